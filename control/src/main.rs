@@ -1,0 +1,5 @@
+//! The `ringcar` executable.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,105 @@
+//! Every bound of the data plane, by name and with its reason. A queue, buffer, retry or wait without an entry
+//! here is a defect.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+/// Bytes one receive can bring. 16 KiB is where the copy cost per byte levels off, and 128 of them fit in L2.
+pub const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Free bytes in front of received ones, for the lines that forwarding adds to a head; a usual head grows by
+/// some 250 bytes (caller and callee ids, `X-Forwarded-*`, `Forwarded`).
+pub const HEADROOM_BYTES: usize = 512;
+
+/// Buffers a worker's ring starts with: 2 MiB. The ring is first in, first out, so all of them are touched, and
+/// more would only be colder.
+pub const BUFFERS_START: u16 = 128;
+
+/// Buffers a worker may grow to when slow readers hold the first ones: 16 MiB. Must be a power of two, as the
+/// kernel's ring wants.
+pub const BUFFERS_MAX: u16 = 1024;
+
+/// Buffers kept out of the ring for heads that are emitted anew and for our own answers.
+pub const SCRATCH_BUFFERS: u16 = 32;
+
+/// Submission queue entries; a turn that needs more submits in between.
+pub const RING_ENTRIES: u32 = 512;
+
+/// Completions handled in one turn, so that one busy connection cannot keep timers and mailbox waiting.
+pub const EVENTS_PER_TURN: usize = 1024;
+
+/// Slices gathered into one send. 64 × 16 KiB is more than a socket's send buffer takes at once.
+pub const GATHER_SLICES: usize = 64;
+
+/// Largest head that is ever accepted, from client or app; `--read-buffer-size` lowers or raises it below this.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Header lines in a head; more are refused with 431. Twice what a browser with many cookies sends.
+pub const HEADER_LINES_MAX: usize = 100;
+
+/// Trailer lines after a chunked body, and the bytes they may take.
+pub const TRAILER_LINES_MAX: usize = 32;
+pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes of chunk extensions in one body. They mean nothing to us and cost the peer's parser time (hyper's bound).
+pub const CHUNK_EXTENSION_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes waiting to be sent in one direction at which its source is no longer read, and the level at which
+/// reading goes on.
+pub const RELAY_HIGH_BYTES: usize = 256 * 1024;
+pub const RELAY_LOW_BYTES: usize = 64 * 1024;
+
+/// Interim (1xx) responses relayed for one request; an app that sends more is at fault.
+pub const INTERIM_RESPONSES_MAX: u32 = 64;
+
+/// Time for a request head, from its first byte (or from accept), as Go's `ReadHeaderTimeout` in daprd.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A keep-alive client may be silent this long between requests.
+pub const DOWNSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A peer that takes no byte of what waits for it for this long is gone.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Time to connect to an app or a peer; daprd's dial timeout.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An idle upstream connection is kept this long. Shorter than the 60 s and more after which servers close, so
+/// that we close first.
+pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Idle connections kept per endpoint and worker; daprd's transport keeps 64.
+pub const POOL_IDLE_MAX: usize = 64;
+
+/// Request bytes remembered for the one replay on a fresh connection; larger requests are not replayed.
+pub const REPLAY_BYTES_MAX: usize = 16 * 1024;
+
+/// daprd's built-in retry against another sidecar that cannot be reached: this often, this far apart.
+pub const PEER_RETRY_MAX: u32 = 3;
+pub const PEER_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After an answer that left request bytes unread, this much and this long is read and dropped, so that the answer
+/// is not lost in a reset.
+pub const LINGER_BYTES_MAX: usize = 256 * 1024;
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Body of a request that control answers (`PUT /v1.0/metadata/{key}`).
+pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// How long control may take over an answer.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Client connections per worker. Below the usual 1,048,576 descriptors of a service, upstream ones included.
+pub const CONNECTIONS_MAX: usize = 100_000;
+
+/// Pause after accept failed for want of descriptors or memory.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Messages waiting for one worker; control sends few, accepts are the bulk.
+pub const MAILBOX_MESSAGES_MAX: usize = 4096;
+
+const _: () = assert!(BUFFERS_MAX.is_power_of_two() && BUFFERS_START <= BUFFERS_MAX);
+const _: () = assert!(RELAY_LOW_BYTES < RELAY_HIGH_BYTES);
+const _: () = assert!(REPLAY_BYTES_MAX <= BUFFER_BYTES);
+const _: () = assert!(POOL_IDLE_TIMEOUT.as_secs() < DOWNSTREAM_IDLE_TIMEOUT.as_secs());

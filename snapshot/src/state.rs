@@ -1,0 +1,107 @@
+//! What control tells: the apps served here, where other apps are, and which sockets to listen on.
+//!
+//! Plain values without rules of their own; [`crate::Snapshot::build`] checks what they must hold together.
+
+use crate::{Address, AppId, InstanceId, ListenerId, Namespace, Version};
+use serde::{Deserialize, Serialize};
+
+/// The whole state, as one message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub version: Version,
+    /// Apps this data plane serves. A sidecar has one.
+    pub apps: Vec<App>,
+    /// Where apps can be called, own ones excluded.
+    pub routes: Vec<Route>,
+    pub listeners: Vec<Listener>,
+    pub on_control_lost: OnControlLost,
+}
+
+/// What the data plane does when the link to control closes without a word.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum OnControlLost {
+    /// End at once: the sidecar was killed, and its ports and its name must be free for the next one.
+    Exit,
+    /// Serve on from the last snapshot until a control comes back.
+    Serve,
+}
+
+/// An app served here: what stands between its caller and its port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct App {
+    pub id: AppId,
+    pub namespace: Namespace,
+    /// `None`: daprd's `--app-port 0`, the app makes calls and takes none.
+    pub channel: Option<AppChannel>,
+    pub origin: Origin,
+    /// Largest request body in bytes; `None` is unlimited (`--max-body-size 0`).
+    pub body_bytes_max: Option<u64>,
+    /// Largest request head in bytes (`--read-buffer-size`, with the 4096 that Go's server adds).
+    pub head_bytes_max: u32,
+    pub health: AppHealth,
+    /// Answer to `GET /v1.0/metadata`, complete with its trailing newline.
+    pub metadata_json: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppChannel {
+    pub address: Address,
+    pub protocol: AppProtocol,
+}
+
+/// `--app-protocol`. Only HTTP/1.1 without TLS is carried; control warns about the others and sends no channel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum AppProtocol {
+    Http,
+}
+
+/// How a caller introduces itself: `X-Forwarded-For`, `X-Forwarded-Host` and `Forwarded`. daprd leaves out what
+/// it does not know.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Host address as text, IPv6 without brackets.
+    pub host_ip: Option<String>,
+    pub host_name: Option<String>,
+}
+
+/// What `/v1.0/healthz` and `/v1.0/healthz/outbound` answer. Empty lists mean ready.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AppHealth {
+    /// Names of the parts that are not ready, as daprd lists them in `dapr is not ready: [...]`.
+    pub unready: Vec<String>,
+    pub outbound_ready: bool,
+}
+
+/// Where an app is served elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    pub id: AppId,
+    pub namespace: Namespace,
+    /// Not empty.
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub instance: InstanceId,
+    pub address: Address,
+}
+
+/// A socket that control bound and hands over with the state.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Listener {
+    pub id: ListenerId,
+    pub kind: ListenerKind,
+    /// Index into [`State::apps`]: whose sidecar answers here.
+    pub app: u32,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum ListenerKind {
+    /// The Dapr HTTP API: the app calls out.
+    Api,
+    /// Other sidecars call in.
+    Peer,
+    /// `--dapr-public-port`: health and metadata only, no invoke fallback.
+    Public,
+}
