@@ -48,6 +48,17 @@ impl Snapshot {
         })
     }
 
+    /// What a data plane has before control told it anything: nothing to serve.
+    pub fn empty() -> Self {
+        Self {
+            version: Version::default(),
+            apps: Vec::new(),
+            listeners: Vec::new(),
+            on_control_lost: OnControlLost::Exit,
+            routes: HashMap::new(),
+        }
+    }
+
     /// The app with this id and namespace, if it is served here, and its number.
     pub fn find_app(&self, id: &str, namespace: &str) -> Option<(usize, &App)> {
         let is_it = |app: &App| app.id.as_str() == id && app.namespace.as_str() == namespace;
@@ -57,6 +68,10 @@ impl Snapshot {
     /// Where else the app can be called.
     pub fn find_route(&self, id: &str, namespace: &str) -> Option<&Route> {
         self.routes.get(id)?.iter().find(|route| route.namespace.as_str() == namespace)
+    }
+
+    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.values().flatten()
     }
 
     pub fn route_count(&self) -> usize {

@@ -14,7 +14,7 @@ pub mod wire;
 
 pub use address::Address;
 pub use build::{BuildError, Snapshot};
-pub use id::{AppId, IdError, InstanceId, ListenerId, Namespace, Version};
+pub use id::{AppId, ID_BYTES_MAX, IdError, InstanceId, ListenerId, Namespace, Version};
 pub use state::{
     App, AppChannel, AppHealth, AppProtocol, Endpoint, Listener, ListenerKind, OnControlLost,
     Origin, Route, State,
