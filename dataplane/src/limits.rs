@@ -35,6 +35,18 @@ pub const GATHER_SLICES: usize = 64;
 /// Largest head that is ever accepted, from client or app; `--read-buffer-size` lowers or raises it below this.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
+/// Buffers that one receive offers at most, where the backend asks for each receive.
+pub const RECEIVE_SLICES: usize = 8;
+
+/// Free buffers at which sockets that found none are read again. Fewer, and they would find none again.
+pub const REARM_BUFFERS_MIN: usize = BUFFERS_MAX as usize / 4;
+
+/// Bytes one socket may send in one turn, so that a fast reader of a long body does not hold up the others.
+pub const FLUSH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Connections one listener may bring in one turn.
+pub const ACCEPTS_PER_TURN: usize = 64;
+
 /// Header lines in a head; more are refused with 431. Twice what a browser with many cookies sends.
 pub const HEADER_LINES_MAX: usize = 100;
 

@@ -30,8 +30,18 @@
 //! find another socket behind its number. Keys carry a generation for the same reason.
 
 mod chunk;
+mod epoll;
+mod pool;
+mod queue;
+mod slab;
+mod socket;
+mod token;
+mod waker;
 
-pub use chunk::{BufferPool, Chunk};
+pub use chunk::{Chunk, ChunkWriter};
+pub use epoll::EpollEngine;
+pub use pool::BufferPool;
+pub use waker::Waker;
 
 use rustix::io::Errno;
 use snapshot::Address;
@@ -98,6 +108,11 @@ pub trait Engine {
     /// Bytes given to [`Engine::send`] that the kernel has not taken.
     fn send_queued_bytes(&self, socket: SocketKey) -> usize;
 
+    /// While `relaxed`, a send that took all of this socket's queue at once does not end the wait of a turn: its
+    /// [`Event::Sent`] comes with whatever ends it. Saves a system call per message where the answer is what one waits
+    /// for. Off at first; turn it off again before waiting for [`Event::Sent`] itself (to close, or to read on).
+    fn relax_sent(&mut self, socket: SocketKey, relaxed: bool);
+
     /// Sends FIN after what is queued (half-close).
     fn shutdown_write(&mut self, socket: SocketKey);
 
@@ -113,7 +128,11 @@ pub trait Engine {
     ///
     /// # Errors
     /// Only when the engine itself is broken; the worker then ends. What goes wrong with a socket is an event.
-    fn turn(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> Result<(), EngineError>;
+    fn turn(
+        &mut self,
+        timeout: Option<Duration>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), EngineError>;
 }
 
 #[derive(Debug)]
@@ -152,6 +171,20 @@ pub enum Event {
     },
     /// Somebody called [`Waker::wake`].
     Woken,
+}
+
+impl Event {
+    /// Whom it is about, if a socket of ours.
+    pub fn socket(&self) -> Option<SocketKey> {
+        match self {
+            Self::Connected { socket }
+            | Self::Failed { socket, .. }
+            | Self::ReceiveClosed { socket }
+            | Self::Received { socket, .. }
+            | Self::Sent { socket, .. } => Some(*socket),
+            Self::AcceptFailed { .. } | Self::Accepted { .. } | Self::Woken => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
