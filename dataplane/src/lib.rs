@@ -4,4 +4,5 @@
 //! directory here. `http`, `dapr` and `route` are pure: bytes, time and a snapshot in, decisions out.
 
 pub mod clock;
+pub mod http;
 pub mod limits;
