@@ -50,6 +50,9 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 /// Header lines in a head; more are refused with 431. Twice what a browser with many cookies sends.
 pub const HEADER_LINES_MAX: usize = 100;
 
+/// Options in the `Connection` lines of one head; each is compared with every line. More are refused with 431.
+pub const CONNECTION_OPTIONS_MAX: usize = 32;
+
 /// Trailer lines after a chunked body, and the bytes they may take.
 pub const TRAILER_LINES_MAX: usize = 32;
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
