@@ -4,4 +4,7 @@
 //! directory here. `http`, `dapr` and `route` are pure: bytes, time and a snapshot in, decisions out.
 
 pub mod clock;
+pub mod dapr;
+pub mod error;
 pub mod limits;
+pub mod route;
