@@ -6,4 +6,7 @@
 pub mod clock;
 pub mod engine;
 pub mod http;
+pub mod dapr;
+pub mod error;
 pub mod limits;
+pub mod route;
