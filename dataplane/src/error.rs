@@ -85,11 +85,12 @@ pub struct ExchangeError {
 }
 
 /// Where the exchange was going when it failed. daprd words the same failure differently at each.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Hop {
     /// From a peer to our app. The text is what the caller's client gets to read.
     InboundFromPeer,
     /// From our app to itself, or to another app of this data plane.
+    #[default]
     SelfCall,
     ToPeer,
 }

@@ -4,9 +4,22 @@
 //! directory here. `http`, `dapr` and `route` are pure: bytes, time and a snapshot in, decisions out.
 
 pub mod clock;
-pub mod engine;
-pub mod http;
+mod connection;
 pub mod dapr;
+pub mod engine;
 pub mod error;
+pub mod http;
 pub mod limits;
+mod link;
+mod listener;
+mod mailbox;
+mod process;
+mod relay;
 pub mod route;
+mod slab;
+mod telemetry;
+mod timer;
+mod upstream;
+mod worker;
+
+pub use process::{Options, RunError, run};

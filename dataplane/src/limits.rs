@@ -87,6 +87,9 @@ pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections kept per endpoint and worker; daprd's transport keeps 64.
 pub const POOL_IDLE_MAX: usize = 64;
 
+/// After sending to an app failed, its answer, which may be why it stopped reading, is awaited this long.
+pub const SEND_FAILED_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Request bytes remembered for the one replay on a fresh connection; larger requests are not replayed.
 pub const REPLAY_BYTES_MAX: usize = 16 * 1024;
 

@@ -16,7 +16,7 @@ use std::io::Write as _;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Answer<'a> {
     pub status: u16,
-    pub content_type: Option<&'static str>,
+    pub content_type: Option<&'a str>,
     /// Further header lines, each with its CRLF.
     pub lines: &'static str,
     pub body: &'a [u8],

@@ -29,6 +29,7 @@
 //! inside the engine until the kernel's last completion (a cancelled operation included), so no completion can ever
 //! find another socket behind its number. Keys carry a generation for the same reason.
 
+mod choose;
 mod chunk;
 mod epoll;
 mod pool;
@@ -38,6 +39,7 @@ mod socket;
 mod token;
 mod waker;
 
+pub use choose::{Choice, Selected, probe};
 pub use chunk::{Chunk, ChunkWriter};
 pub use epoll::EpollEngine;
 pub use pool::BufferPool;

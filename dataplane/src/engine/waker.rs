@@ -26,7 +26,9 @@ struct Shared {
 }
 
 impl Waker {
-    pub(super) fn new() -> Result<Self, Errno> {
+    /// # Errors
+    /// When descriptors are short.
+    pub fn new() -> Result<Self, Errno> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self(Arc::new(Shared { event, pending: AtomicBool::new(false) })))
     }
@@ -42,7 +44,7 @@ impl Waker {
 
     /// Makes the descriptor unreadable again. What was published before a `wake` that this takes back is visible
     /// afterwards.
-    pub(super) fn drain(&self) {
+    pub fn drain(&self) {
         let mut count = [0; 8];
         // Nothing to read is fine: another turn took it.
         let _ = read(&self.0.event, &mut count);

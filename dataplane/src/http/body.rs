@@ -40,6 +40,13 @@ pub struct Piece {
 #[error("the body ended before it was complete")]
 pub struct Truncated;
 
+impl Default for BodyReader {
+    /// Nothing to read.
+    fn default() -> Self {
+        Self::new(Framing::Empty)
+    }
+}
+
 impl BodyReader {
     pub fn new(framing: Framing) -> Self {
         let state = match framing {
@@ -49,6 +56,11 @@ impl BodyReader {
             Framing::UntilClose => State::UntilClose,
         };
         Self { state, data_bytes: 0 }
+    }
+
+    /// Its length is not known before its end.
+    pub fn is_chunked(&self) -> bool {
+        matches!(self.state, State::Chunked(_))
     }
 
     /// How many of `bytes` belong to this body, its framing included. Fewer than all means that the body is complete.

@@ -111,6 +111,11 @@ impl FieldSet {
         Self(bits)
     }
 
+    /// This set and these fields.
+    pub const fn with(self, fields: &[Field]) -> Self {
+        Self(self.0 | Self::of(fields).0)
+    }
+
     pub const fn contains(self, field: Field) -> bool {
         self.0 & field.bit() != 0
     }

@@ -13,9 +13,10 @@ use super::{
 use crate::limits::{HEAD_BYTES_MAX, HEADER_LINES_MAX};
 use arrayvec::ArrayVec;
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Version {
     Http10,
+    #[default]
     Http11,
 }
 

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Method {
     Connect,
     Delete,
@@ -14,10 +14,26 @@ pub enum Method {
     Put,
     Trace,
     /// Any other token. Forwarded, never repeated.
+    #[default]
     Other,
 }
 
 impl Method {
+    /// As it stands in a request line. Another token than these cannot be told; it is never sent under this name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT",
+            Self::Delete => "DELETE",
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
+            Self::Patch => "PATCH",
+            Self::Post | Self::Other => "POST",
+            Self::Put => "PUT",
+            Self::Trace => "TRACE",
+        }
+    }
+
     /// Methods are case-sensitive (RFC 9110 §9.1): `get` is another method than `GET`.
     pub fn from_bytes(name: &[u8]) -> Self {
         match name {

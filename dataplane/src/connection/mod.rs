@@ -1,0 +1,97 @@
+//! A downstream socket's life: from accept through any number of exchanges to its close.
+//!
+//! ```text
+//!            first byte          head complete                 response complete, keep-alive
+//!   Idle ───────────────► ReadingHead ─────────► Exchanging ────────────────────────────► Idle
+//!    ▲                        │                    │  │  │
+//!    │                        │ refused            │  │  └── 101 ──► Tunnel ──► (closed)
+//!    │                        ▼                    │  └── peer unreachable ──► Retrying ──► Exchanging
+//!    │                     Flushing ◄──────────────┘ answered, must close
+//!    │                        │ all sent
+//!    │                        ▼
+//!    │                     Lingering ──► (closed)
+//!    │
+//!    └── Discarding ◄── answered by ourselves before the request's body was read (also AwaitingControl)
+//! ```
+//!
+//! This module holds the state; [`crate::relay`] moves it.
+
+#![forbid(unsafe_code)]
+
+mod exchange;
+mod input;
+
+pub(crate) use exchange::{Encoding, Exchange};
+pub(crate) use input::Input;
+
+use crate::{clock::Instant, engine::SocketKey, slab::Key};
+use snapshot::ListenerKind;
+
+pub(crate) type ConnectionKey = Key<Connection>;
+
+pub(crate) struct Connection {
+    pub socket: SocketKey,
+    pub listener: ListenerKind,
+    /// Whose sidecar the client called: index into the snapshot's apps.
+    pub app: usize,
+    pub state: State,
+    /// Bytes received and not yet understood: the next head, or what was pipelined behind the current request.
+    pub input: Input,
+    pub exchange: Exchange,
+    /// When to look at this connection, if nothing happens before. `None`: never.
+    pub deadline: Option<Instant>,
+    /// When its entry in the timer wheel comes up, if it has one.
+    pub timer_at: Option<Instant>,
+    /// The client sent FIN: it takes answers, and asks nothing more.
+    pub read_closed: bool,
+    /// Not read while the other side is slow.
+    pub paused: bool,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum State {
+    /// Between requests; no byte of the next one is here.
+    Idle,
+    ReadingHead,
+    /// Collects the body of a request that control answers.
+    CollectingForControl {
+        body: Vec<u8>,
+    },
+    AwaitingControl,
+    Exchanging,
+    /// The peer could not be reached; waits to try again.
+    Retrying,
+    Tunnel,
+    /// Answered; reads and drops the rest of the request's body, then goes on.
+    Discarding {
+        bytes_left: usize,
+    },
+    /// Closes once the client took what is queued.
+    Flushing {
+        linger: bool,
+    },
+    /// Sent FIN; reads and drops what the client still sends, so that our answer is not lost in a reset.
+    Lingering {
+        bytes_left: usize,
+    },
+}
+
+impl Connection {
+    pub(crate) fn new(socket: SocketKey, listener: ListenerKind, app: usize) -> Self {
+        Self {
+            socket,
+            listener,
+            app,
+            state: State::Idle,
+            input: Input::default(),
+            exchange: Exchange::default(),
+            deadline: None,
+            timer_at: None,
+            read_closed: false,
+            paused: false,
+        }
+    }
+}
+
+/// DESIGN holds a connection that waits to 1 KB of user memory.
+const _: () = assert!(size_of::<Connection>() <= 640, "an idle connection must stay small");

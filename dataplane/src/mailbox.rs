@@ -1,0 +1,144 @@
+//! Bounded queues between threads, with a bell: the receiver is woken out of its wait.
+
+#![forbid(unsafe_code)]
+
+use crate::{engine::Waker, limits::MAILBOX_MESSAGES_MAX};
+use crossbeam_queue::ArrayQueue;
+use snapshot::{
+    ListenerId, ListenerKind, Snapshot, Version,
+    wire::{AdminCallId, AdminRequest, LogLevel},
+};
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct WorkerId(pub u32);
+
+impl WorkerId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum ToWorker {
+    Adopt(Arc<Snapshot>),
+    Listen {
+        id: ListenerId,
+        kind: ListenerKind,
+        app: usize,
+        socket: OwnedFd,
+    },
+    Unlisten(ListenerId),
+    /// A connection that another worker accepted.
+    Connection {
+        socket: OwnedFd,
+        kind: ListenerKind,
+        app: usize,
+    },
+    ControlReply {
+        connection: u64,
+        status: u16,
+        content_type: String,
+        body: Vec<u8>,
+    },
+    Drain,
+    Exit,
+}
+
+#[derive(Debug)]
+pub(crate) enum FromWorker {
+    Adopted {
+        worker: WorkerId,
+        version: Version,
+    },
+    ControlCall {
+        id: AdminCallId,
+        app: u32,
+        request: AdminRequest,
+    },
+    Log {
+        level: LogLevel,
+        message: String,
+    },
+    Drained {
+        worker: WorkerId,
+    },
+    /// The worker ended; nothing of it goes on.
+    Ended {
+        worker: WorkerId,
+        error: Option<String>,
+    },
+}
+
+pub(crate) struct Mailbox<M> {
+    queue: ArrayQueue<M>,
+    /// Set once the receiving thread has something to be woken from.
+    bell: OnceLock<Waker>,
+    /// Connections of the receiving worker, as others weigh them.
+    load: AtomicUsize,
+}
+
+impl<M> Default for Mailbox<M> {
+    fn default() -> Self {
+        Self {
+            queue: ArrayQueue::new(MAILBOX_MESSAGES_MAX),
+            bell: OnceLock::new(),
+            load: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl<M> Mailbox<M> {
+    /// The receiver can be woken from now on.
+    pub(crate) fn attach(&self, bell: Waker) {
+        // Set twice would mean two receivers; the first one keeps it.
+        let _ = self.bell.set(bell);
+    }
+
+    /// # Errors
+    /// Returns the message when the receiver is so far behind that MAILBOX_MESSAGES_MAX wait.
+    pub(crate) fn try_put(&self, message: M) -> Result<(), M> {
+        self.queue.push(message)?;
+        if let Some(bell) = self.bell.get() {
+            bell.wake();
+        }
+        Ok(())
+    }
+
+    /// Waits for room. For the link thread, and for rare messages of workers: the receiver always empties its mailbox,
+    /// whatever else it does, so this cannot wait for long.
+    pub(crate) fn put(&self, message: M) {
+        let mut message = message;
+        while let Err(back) = self.try_put(message) {
+            message = back;
+            std::thread::yield_now();
+        }
+    }
+
+    pub(crate) fn take(&self) -> Option<M> {
+        self.queue.pop()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(crate) fn load(&self) -> usize {
+        self.load.load(Relaxed)
+    }
+
+    pub(crate) fn set_load(&self, connections: usize) {
+        self.load.store(connections, Relaxed);
+    }
+
+    /// One more is on its way; keeps a burst of accepts from all going to the same worker.
+    pub(crate) fn add_load(&self) {
+        self.load.fetch_add(1, Relaxed);
+    }
+}

@@ -1,0 +1,173 @@
+//! Answers of our own: Dapr's local endpoints, refusals, and exchanges that failed.
+
+#![forbid(unsafe_code)]
+
+use super::Relay;
+use crate::{
+    connection::{ConnectionKey, Exchange, State},
+    dapr::{
+        LocalCall,
+        local::{self, Answer},
+    },
+    engine::{Chunk, Engine},
+    error::{Cause, ErrorContext, ExchangeError, Phase},
+    http::{Method, reply::Reply},
+    limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT},
+};
+use snapshot::wire::AdminRequest;
+use std::rc::Rc;
+
+impl<E: Engine> Relay<E> {
+    /// A request for one of Dapr's own endpoints. `chunk` starts with its head.
+    pub(super) fn answer_local(&mut self, key: ConnectionKey, mut chunk: Chunk, call: LocalCall) {
+        self.counters.requests_own.add(1);
+        let forced = self.request_head.lines.find(crate::http::Field::DaprForceShutdown);
+        let force = forced.is_some_and(|line| line.value.of(&chunk).eq_ignore_ascii_case(b"true"));
+        chunk.advance(self.request_head.bytes as usize);
+        if matches!(call, LocalCall::MetadataSet) {
+            return self.collect(key, chunk);
+        }
+        if self.take_body(key, chunk).is_none() {
+            return;
+        }
+        if matches!(call, LocalCall::Shutdown) {
+            return self.ask_control(key, AdminRequest::Shutdown { force });
+        }
+        let Some(connection) = self.connections.find(key) else { return };
+        let view = Rc::clone(&self.view);
+        let app = &view.snapshot.apps[connection.app];
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        let answer = local::answer(call, app, &connection.exchange.notes, &mut body);
+        self.answer(key, &answer);
+        self.body = body;
+    }
+
+    /// Control's answer to [`super::ControlCall`].
+    pub(crate) fn on_control_reply(
+        &mut self,
+        key: ConnectionKey,
+        status: u16,
+        content_type: &str,
+        body: &[u8],
+    ) {
+        let waits = |state: &State| matches!(state, State::AwaitingControl);
+        if self.connections.find(key).is_none_or(|connection| !waits(&connection.state)) {
+            return;
+        }
+        let content_type = (!content_type.is_empty()).then_some(content_type);
+        self.answer(key, &Answer { status, content_type, body, lines: "", close: false });
+        while let Some(key) = self.ready.pop() {
+            self.read_head(key);
+        }
+    }
+
+    /// The exchange ends with `cause` before its body was looked at. `chunk` starts with its head.
+    pub(super) fn fail_with_body(&mut self, key: ConnectionKey, mut chunk: Chunk, cause: Cause) {
+        chunk.advance(self.request_head.bytes as usize);
+        if self.take_body(key, chunk).is_some() {
+            self.fail(key, cause);
+        }
+    }
+
+    /// The exchange ends with `cause`: the client gets an answer, or, when it has part of the app's already, a cut
+    /// connection, so that it cannot take what it has for the whole.
+    pub(super) fn fail(&mut self, key: ConnectionKey, cause: Cause) {
+        self.release_upstream(key);
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let exchange = &mut connection.exchange;
+        exchange.pending.clear();
+        self.counters.exchange_errors.add(1);
+        if exchange.response_started {
+            self.counters.responses_truncated.add(1);
+            return self.reset_downstream(key);
+        }
+        let error = error_of(exchange, cause);
+        let address = exchange.endpoint.map(|endpoint| Rc::clone(self.endpoints.address(endpoint)));
+        let context = ErrorContext {
+            target: &exchange.notes.target,
+            verb: exchange.method.name().as_bytes(),
+            url_path: &exchange.url_path,
+            address: address.as_deref(),
+            hop: exchange.hop,
+            method: &exchange.notes.method,
+            retries: exchange.retry_count,
+        };
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        let content_type = error.write_reply_body(&context, &mut body);
+        let lines = if cause == Cause::Misdirected { MISDIRECTED } else { "" };
+        let answer = Answer {
+            status: error.status(),
+            content_type: Some(content_type),
+            lines,
+            body: &body,
+            close: error.must_close(),
+        };
+        self.answer(key, &answer);
+        self.body = body;
+    }
+
+    pub(super) fn answer_text(&mut self, key: ConnectionKey, status: u16, text: &str) {
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        body.extend_from_slice(text.as_bytes());
+        body.push(b'\n');
+        let content_type = Some("text/plain; charset=utf-8");
+        self.answer(key, &Answer { status, content_type, lines: "", body: &body, close: true });
+        self.body = body;
+    }
+
+    fn answer(&mut self, key: ConnectionKey, answer: &Answer<'_>) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let exchange = &mut connection.exchange;
+        let complete = exchange.request.is_complete();
+        // Without the 100 it asked for, nobody knows whether the client will send the body.
+        let keep_alive = exchange.keep_alive
+            && !answer.close
+            && !self.draining
+            && (complete || !exchange.expects_continue)
+            && !connection.read_closed;
+        exchange.keep_alive = keep_alive;
+        let reply = Reply {
+            status: answer.status,
+            content_type: answer.content_type,
+            body: answer.body,
+            keep_alive,
+            version: exchange.version,
+            head_only: exchange.method == Method::Head,
+            date: self.date.at(self.unix_seconds),
+            lines: &[answer.lines.as_bytes()],
+        };
+        let mut writer = self.engine.buffers().writer();
+        reply.emit(&mut |bytes| writer.put(bytes));
+        self.engine.send(connection.socket, writer.finish());
+        if !keep_alive {
+            self.close_after_flush(key, !complete);
+        } else if complete {
+            self.next_request(key);
+        } else {
+            connection.state = State::Discarding { bytes_left: LINGER_BYTES_MAX };
+            self.set_deadline(key, Some(LINGER_TIMEOUT));
+        }
+    }
+}
+
+/// Tells the calling sidecar that it was not the app who answered.
+const MISDIRECTED: &str = "Ringcar-Error: misdirected\r\n";
+
+/// Whose fault it is and how far the exchange had come, from what the exchange remembers.
+fn error_of(exchange: &Exchange, cause: Cause) -> ExchangeError {
+    let phase = match (exchange.endpoint, exchange.upstream_reached) {
+        (None, _) => Phase::Routing,
+        (Some(_), false) => Phase::Connecting,
+        (Some(_), true) if !exchange.request.is_complete() => Phase::SendingRequest,
+        (Some(_), true) => Phase::AwaitingResponse,
+    };
+    match cause {
+        Cause::BadRequest(_) | Cause::BodyTooLarge | Cause::NoTarget => {
+            ExchangeError::downstream(phase, cause)
+        }
+        _ => ExchangeError::upstream(phase, cause),
+    }
+}

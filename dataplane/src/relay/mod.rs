@@ -1,0 +1,379 @@
+//! The relay moves exchanges: bytes from downstream to upstream and back, from the first head to the last trailer.
+//!
+//! It owns the engine and every connection of its worker. Each event of the engine ends in one of the `on_*` methods;
+//! the files of this directory follow a request's way:
+//!
+//! ```text
+//! request.rs   downstream bytes → head → who is asked
+//! answer.rs    answers of our own, errors among them
+//! call.rs      rewritten head → upstream connection (call.rs: which, retry.rs: again)
+//! response.rs  upstream bytes → head → downstream
+//! finish.rs    what becomes of both connections afterwards
+//! tunnel.rs    after 101: bytes only
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod call;
+mod finish;
+mod owner;
+mod request;
+mod response;
+mod retry;
+mod tunnel;
+mod view;
+
+pub(crate) use view::View;
+
+use crate::{
+    clock::Instant,
+    connection::{Connection, ConnectionKey, State},
+    engine::{Engine, Event, Operation, SocketKey},
+    http::{RequestHead, ResponseHead, date::DateCache},
+    limits::{HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, STALL_TIMEOUT},
+    slab::Slab,
+    telemetry::Counters,
+    timer::Wheel,
+    upstream::{Endpoints, Upstream, UpstreamKey},
+};
+use owner::{Owner, Owners};
+use rustix::io::Errno;
+use snapshot::{ListenerKind, Snapshot, wire::AdminRequest};
+use std::{os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
+
+/// A request that control answers; the worker sends it on.
+#[derive(Debug)]
+pub(crate) struct ControlCall {
+    pub connection: ConnectionKey,
+    pub app: usize,
+    pub request: AdminRequest,
+}
+
+/// What a timer's entry names.
+#[derive(Clone, Copy)]
+enum TimerKey {
+    Connection(ConnectionKey),
+    Upstream(UpstreamKey),
+}
+
+pub(crate) struct Relay<E> {
+    pub engine: E,
+    pub counters: Arc<Counters>,
+    /// Filled by exchanges, emptied by the worker each turn.
+    pub control_calls: Vec<ControlCall>,
+    connections: Slab<Connection>,
+    upstreams: Slab<Upstream>,
+    owners: Owners,
+    endpoints: Endpoints,
+    timers: Wheel<TimerKey>,
+    view: Rc<View>,
+    now: Instant,
+    date: DateCache,
+    unix_seconds: u64,
+    draining: bool,
+    /// Connections whose next request is already here; looked at when the current event is done with.
+    ready: Vec<ConnectionKey>,
+    /// Heads are parsed into these, so that their 2 KB are never moved.
+    request_head: Box<RequestHead>,
+    response_head: Box<ResponseHead>,
+    /// Lines for the head under construction, and bodies of our own answers.
+    lines: Vec<u8>,
+    body: Vec<u8>,
+    /// Buffers of finished replays, for the next ones.
+    spare: Vec<Vec<u8>>,
+    due: Vec<TimerKey>,
+    /// Which of an app's endpoints is next; they take turns.
+    next_endpoint: usize,
+}
+
+impl<E: Engine> Relay<E> {
+    pub(crate) fn new(
+        engine: E,
+        snapshot: Arc<Snapshot>,
+        counters: Arc<Counters>,
+        now: Instant,
+    ) -> Self {
+        let mut endpoints = Endpoints::default();
+        Self {
+            engine,
+            counters,
+            control_calls: Vec::new(),
+            connections: Slab::default(),
+            upstreams: Slab::default(),
+            owners: Owners::default(),
+            view: Rc::new(View::new(snapshot, &mut endpoints)),
+            endpoints,
+            timers: Wheel::new(now),
+            now,
+            date: DateCache::new(),
+            unix_seconds: 0,
+            draining: false,
+            ready: Vec::new(),
+            request_head: Box::new(RequestHead::new()),
+            response_head: Box::new(ResponseHead::new()),
+            lines: Vec::new(),
+            body: Vec::new(),
+            spare: Vec::new(),
+            due: Vec::new(),
+            next_endpoint: 0,
+        }
+    }
+
+    /// Time for everything until the next call; read once a turn.
+    pub(crate) fn set_time(&mut self, now: Instant, unix_seconds: u64) {
+        self.now = now;
+        self.unix_seconds = unix_seconds;
+    }
+
+    pub(crate) fn time(&self) -> Instant {
+        self.now
+    }
+
+    /// From now on new requests see this snapshot. Exchanges under way need none.
+    pub(crate) fn adopt_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+        self.view = Rc::new(View::new(snapshot, &mut self.endpoints));
+        let view = Rc::clone(&self.view);
+        for key in self.endpoints.retire(|address| view.knows(address)) {
+            self.close_upstream(key);
+        }
+    }
+
+    pub(crate) fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub(crate) fn accept(&mut self, socket: OwnedFd, listener: ListenerKind, app: usize) {
+        let socket = self.engine.adopt(socket);
+        let mut connection = Connection::new(socket, listener, app);
+        connection.deadline = Some(self.now + HEAD_TIMEOUT);
+        let key = self.connections.insert(connection);
+        self.owners.set(socket, Owner::Downstream(key));
+        self.engine.relax_sent(socket, true);
+        self.engine.receive_start(socket);
+        self.counters.connections_accepted.add(1);
+        self.schedule_connection(key);
+    }
+
+    /// Handles one event of a socket; those of listeners and of the waker are the worker's.
+    pub(crate) fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Connected { socket } => self.on_connected(socket),
+            Event::Failed { socket, operation, error } => self.on_failed(socket, operation, error),
+            Event::ReceiveClosed { socket } => self.on_receive_closed(socket),
+            Event::Received { socket, chunk } => match self.owners.find(socket) {
+                Some(Owner::Downstream(key)) => self.on_downstream_bytes(key, chunk),
+                Some(Owner::Upstream(key)) => self.on_upstream_bytes(key, chunk),
+                None => {}
+            },
+            Event::Sent { socket, .. } => self.on_sent(socket),
+            Event::AcceptFailed { .. } | Event::Accepted { .. } | Event::Woken => {
+                debug_assert!(false, "the worker keeps these to itself");
+            }
+        }
+        while let Some(key) = self.ready.pop() {
+            self.read_head(key);
+        }
+    }
+
+    fn on_connected(&mut self, socket: SocketKey) {
+        if let Some(Owner::Upstream(key)) = self.owners.find(socket) {
+            self.on_upstream_connected(key);
+        }
+    }
+
+    fn on_failed(&mut self, socket: SocketKey, operation: Operation, error: Errno) {
+        match self.owners.find(socket) {
+            // Whatever failed, the client is gone.
+            Some(Owner::Downstream(key)) => self.abandon(key),
+            Some(Owner::Upstream(key)) => self.on_upstream_failed(key, operation, error),
+            None => {}
+        }
+    }
+
+    fn on_receive_closed(&mut self, socket: SocketKey) {
+        match self.owners.find(socket) {
+            Some(Owner::Downstream(key)) => self.on_downstream_closed(key),
+            Some(Owner::Upstream(key)) => self.on_upstream_closed(key),
+            None => {}
+        }
+    }
+
+    /// Room in a send queue: its source is read again, and who waited for an empty queue goes on.
+    fn on_sent(&mut self, socket: SocketKey) {
+        let queued = self.engine.send_queued_bytes(socket);
+        match self.owners.find(socket) {
+            Some(Owner::Downstream(key)) => {
+                if queued <= RELAY_LOW_BYTES {
+                    self.resume_upstream(key);
+                }
+                if queued == 0 {
+                    self.on_downstream_flushed(key);
+                }
+                self.note_progress(key);
+            }
+            Some(Owner::Upstream(key)) => {
+                let Some(borrower) = self.upstreams.find(key).and_then(Upstream::borrower) else {
+                    return;
+                };
+                if queued <= RELAY_LOW_BYTES {
+                    self.resume_downstream(borrower);
+                }
+                if queued == 0 {
+                    self.on_tunnel_flushed(borrower);
+                }
+                self.note_progress(borrower);
+            }
+            None => {}
+        }
+    }
+
+    // Back-pressure: a source is not read while RELAY_HIGH_BYTES of it wait on the other side.
+
+    fn pause_downstream_if_full(&mut self, key: ConnectionKey, queued: usize) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        if queued >= RELAY_HIGH_BYTES && !connection.paused {
+            connection.paused = true;
+            self.engine.receive_stop(connection.socket);
+            if let Some(upstream) =
+                connection.exchange.upstream.and_then(|key| self.upstreams.find(key))
+            {
+                self.engine.relax_sent(upstream.socket, false);
+            }
+        }
+    }
+
+    fn resume_downstream(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        if connection.paused {
+            connection.paused = false;
+            self.engine.receive_start(connection.socket);
+            if let Some(upstream) =
+                connection.exchange.upstream.and_then(|key| self.upstreams.find(key))
+            {
+                self.engine.relax_sent(upstream.socket, true);
+            }
+        }
+    }
+
+    fn pause_upstream_if_full(&mut self, key: UpstreamKey, downstream: SocketKey) {
+        let queued = self.engine.send_queued_bytes(downstream);
+        let Some(upstream) = self.upstreams.find_mut(key) else { return };
+        if queued >= RELAY_HIGH_BYTES && !upstream.paused {
+            upstream.paused = true;
+            self.engine.receive_stop(upstream.socket);
+            self.engine.relax_sent(downstream, false);
+        }
+    }
+
+    fn resume_upstream(&mut self, borrower: ConnectionKey) {
+        let Some(connection) = self.connections.find(borrower) else { return };
+        let Some(key) = connection.exchange.upstream else { return };
+        let Some(upstream) = self.upstreams.find_mut(key) else { return };
+        if upstream.paused {
+            upstream.paused = false;
+            self.engine.receive_start(upstream.socket);
+            self.engine.relax_sent(connection.socket, true);
+        }
+    }
+
+    // Deadlines.
+
+    /// Something moved in this exchange: the stall clock starts anew, or stops when nobody owes us a byte.
+    fn note_progress(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let upstream = connection.exchange.upstream.and_then(|key| self.upstreams.find(key));
+        let queued = self.engine.send_queued_bytes(connection.socket)
+            + upstream.map_or(0, |upstream| self.engine.send_queued_bytes(upstream.socket));
+        let stalls = match connection.state {
+            State::Exchanging => queued > 0 || !connection.exchange.request.is_complete(),
+            State::Tunnel => queued > 0,
+            State::Flushing { .. } => true,
+            _ => return,
+        };
+        connection.deadline = stalls.then(|| self.now + STALL_TIMEOUT);
+        self.schedule_connection(key);
+    }
+
+    fn set_deadline(&mut self, key: ConnectionKey, after: Option<Duration>) {
+        let now = self.now;
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        connection.deadline = after.map(|after| now + after);
+        self.schedule_connection(key);
+    }
+
+    fn schedule_connection(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let Some(deadline) = connection.deadline else { return };
+        if connection.timer_at.is_none_or(|at| at > deadline + EARLIER_ENTRY_SLACK) {
+            connection.timer_at = Some(self.timers.enter(TimerKey::Connection(key), deadline));
+        }
+    }
+
+    fn set_upstream_deadline(&mut self, key: UpstreamKey, after: Option<Duration>) {
+        let Some(upstream) = self.upstreams.find_mut(key) else { return };
+        upstream.deadline = after.map(|after| self.now + after);
+        let Some(deadline) = upstream.deadline else { return };
+        if upstream.timer_at.is_none_or(|at| at > deadline + EARLIER_ENTRY_SLACK) {
+            upstream.timer_at = Some(self.timers.enter(TimerKey::Upstream(key), deadline));
+        }
+    }
+
+    pub(crate) fn next_timer_in(&self) -> Option<Duration> {
+        self.timers.next_in(self.now)
+    }
+
+    pub(crate) fn expire_timers(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.expire(self.now, &mut due);
+        for key in due.drain(..) {
+            match key {
+                TimerKey::Connection(key) => self.on_connection_timer(key),
+                TimerKey::Upstream(key) => self.on_upstream_timer(key),
+            }
+        }
+        self.due = due;
+        while let Some(key) = self.ready.pop() {
+            self.read_head(key);
+        }
+    }
+
+    fn on_connection_timer(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        // An earlier entry replaced this one; it comes up on its own.
+        if connection.timer_at.is_some_and(|at| at > self.now) {
+            return;
+        }
+        connection.timer_at = None;
+        match connection.deadline {
+            None => {}
+            Some(deadline) if deadline > self.now => self.schedule_connection(key),
+            Some(_) => {
+                connection.deadline = None;
+                self.on_connection_timeout(key);
+            }
+        }
+    }
+
+    fn on_upstream_timer(&mut self, key: UpstreamKey) {
+        let Some(upstream) = self.upstreams.find_mut(key) else { return };
+        if upstream.timer_at.is_some_and(|at| at > self.now) {
+            return;
+        }
+        upstream.timer_at = None;
+        match upstream.deadline {
+            None => {}
+            Some(deadline) if deadline > self.now => {
+                upstream.timer_at = Some(self.timers.enter(TimerKey::Upstream(key), deadline));
+            }
+            Some(_) => {
+                upstream.deadline = None;
+                self.on_upstream_timeout(key);
+            }
+        }
+    }
+}
+
+/// An entry that comes up at most this much after the deadline is not replaced by an earlier one; timer entries are
+/// rounded up by up to two ticks.
+const EARLIER_ENTRY_SLACK: Duration = Duration::from_millis(100);

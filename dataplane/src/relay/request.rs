@@ -1,0 +1,279 @@
+//! Downstream bytes: heads are parsed and handed to whoever answers, body bytes go on upstream.
+
+#![forbid(unsafe_code)]
+
+use super::Relay;
+use crate::{
+    connection::{Connection, ConnectionKey, State},
+    dapr::{self, Asked},
+    engine::{Chunk, Engine},
+    error::Cause,
+    http::{BodyReader, ChunkError, Field, Parsed, RequestError, Version, parse_request},
+    limits::{ADMIN_BODY_BYTES_MAX, ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, STALL_TIMEOUT},
+};
+use snapshot::{ListenerKind, wire::AdminRequest};
+
+impl<E: Engine> Relay<E> {
+    pub(super) fn on_downstream_bytes(&mut self, key: ConnectionKey, chunk: Chunk) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        match &mut connection.state {
+            State::Idle | State::ReadingHead => {
+                connection.input.push(chunk);
+                self.read_head(key);
+            }
+            State::CollectingForControl { .. } => self.collect_for_control(key, chunk),
+            State::Exchanging | State::Retrying => self.on_request_bytes(key, chunk),
+            State::Tunnel => self.tunnel_upstream(key, chunk),
+            State::AwaitingControl | State::Flushing { .. } => self.stash(key, chunk),
+            State::Discarding { .. } => self.discard(key, chunk),
+            State::Lingering { bytes_left } => match bytes_left.checked_sub(chunk.len()) {
+                Some(left) => *bytes_left = left,
+                None => self.close_downstream(key),
+            },
+        }
+    }
+
+    /// Parses the next head from what is here, if it is whole, and starts its exchange.
+    pub(super) fn read_head(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        if !matches!(connection.state, State::Idle | State::ReadingHead) {
+            return;
+        }
+        let bytes_max = self.view.snapshot.apps[connection.app].head_bytes_max as usize;
+        let bytes_max = bytes_max.min(HEAD_BYTES_MAX);
+        let Some(chunk) = connection.input.take_for_parsing(bytes_max) else {
+            return self.await_head(key);
+        };
+        match parse_request(&chunk, bytes_max, &mut self.request_head) {
+            Ok(Parsed::Complete) => self.begin(key, chunk),
+            Ok(Parsed::Partial) => {
+                connection.input.push(chunk);
+                connection.input.copy_out();
+                self.await_head(key);
+            }
+            Err(error) => self.refuse(key, error),
+        }
+    }
+
+    /// The clock of a head runs from its first byte and does not start anew with later ones.
+    fn await_head(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        if connection.read_closed {
+            return self.close_downstream(key);
+        }
+        if connection.state == State::Idle && !connection.input.is_empty() {
+            connection.state = State::ReadingHead;
+            self.set_deadline(key, Some(HEAD_TIMEOUT));
+        }
+    }
+
+    /// A head that is not to be understood: the client is told why, and nothing more is read as HTTP.
+    fn refuse(&mut self, key: ConnectionKey, error: RequestError) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        self.counters.requests_refused.add(1);
+        connection.exchange.reset(self.now);
+        connection.exchange.version = Version::Http11;
+        connection.exchange.method = crate::http::Method::Other;
+        connection.exchange.keep_alive = false;
+        let text = error.to_string();
+        self.answer_text(key, error.status(), &text);
+    }
+
+    /// A whole head is in `self.request_head`, its bytes at the start of `chunk`.
+    fn begin(&mut self, key: ConnectionKey, chunk: Chunk) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let head = &self.request_head;
+        let exchange = &mut connection.exchange;
+        exchange.reset(self.now);
+        exchange.method = head.method;
+        exchange.version = head.version;
+        exchange.keep_alive = head.keep_alive && !connection.read_closed && !self.draining;
+        exchange.expects_continue = head.expect_continue;
+        exchange.request = BodyReader::new(head.framing);
+        connection.state = State::Exchanging;
+        connection.deadline = None;
+        if connection.listener == ListenerKind::Peer {
+            return self.call_from_peer(key, chunk);
+        }
+        let line = |field| head.lines.find(field).map(|line| line.value.of(&chunk));
+        let request = dapr::Request {
+            method: head.method_name.of(&chunk),
+            target: head.target.of(&chunk),
+            app_id_header: line(Field::DaprAppId),
+            authorization: line(Field::Authorization),
+        };
+        let asked = match connection.listener {
+            ListenerKind::Public => {
+                Asked::Local(dapr::interpret_public(&request, &mut exchange.notes))
+            }
+            ListenerKind::Api | ListenerKind::Peer => {
+                dapr::interpret(&request, &mut exchange.notes)
+            }
+        };
+        match asked {
+            Asked::Invoke { .. } => self.call_out(key, chunk),
+            Asked::Local(call) => self.answer_local(key, chunk, call),
+            Asked::NoTarget => self.fail_with_body(key, chunk, Cause::NoTarget),
+        }
+    }
+
+    /// Takes the part of `chunk` that is this request's body; the rest is kept for the next one. `None`: the body is
+    /// broken, and the client was told.
+    pub(super) fn take_body(&mut self, key: ConnectionKey, chunk: Chunk) -> Option<Chunk> {
+        self.take_message(key, chunk, 0)
+    }
+
+    /// As [`Self::take_body`], with `head_bytes` of an already understood head in front, which stay in front.
+    pub(super) fn take_message(
+        &mut self,
+        key: ConnectionKey,
+        mut chunk: Chunk,
+        head_bytes: usize,
+    ) -> Option<Chunk> {
+        let connection = self.connections.find_mut(key)?;
+        match connection.exchange.request.take(&chunk[head_bytes..]) {
+            Ok(count) => {
+                let body = chunk.split_to(head_bytes + count);
+                keep_for_later(connection, chunk);
+                Some(body)
+            }
+            Err(error) => {
+                self.fail(key, bad_body(error));
+                None
+            }
+        }
+    }
+
+    fn on_request_bytes(&mut self, key: ConnectionKey, chunk: Chunk) {
+        let Some(connection) = self.connections.find(key) else { return };
+        if connection.exchange.request.is_complete() {
+            return self.stash(key, chunk);
+        }
+        let Some(body) = self.take_body(key, chunk) else { return };
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let exchange = &mut connection.exchange;
+        if exchange.request_bytes_max.is_some_and(|max| exchange.request.data_bytes() > max) {
+            return self.fail(key, Cause::BodyTooLarge);
+        }
+        self.send_upstream(key, body);
+        self.note_progress(key);
+    }
+
+    /// What a client sends ahead of its next request waits, but not without bound.
+    fn stash(&mut self, key: ConnectionKey, chunk: Chunk) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        keep_for_later(connection, chunk);
+        if connection.input.len() >= HEAD_BYTES_MAX && !connection.paused {
+            connection.paused = true;
+            self.engine.receive_stop(connection.socket);
+        }
+    }
+
+    /// The rest of a body that nobody wants, as far as it is cheaper to read it than to lose the connection.
+    fn discard(&mut self, key: ConnectionKey, chunk: Chunk) {
+        let received = chunk.len();
+        let Some(_) = self.take_body(key, chunk) else { return };
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let State::Discarding { bytes_left } = &mut connection.state else { return };
+        if connection.exchange.request.is_complete() {
+            return self.next_request(key);
+        }
+        match bytes_left.checked_sub(received) {
+            Some(left) => *bytes_left = left,
+            None => self.close_after_flush(key, true),
+        }
+    }
+
+    pub(super) fn on_downstream_closed(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        connection.read_closed = true;
+        connection.exchange.keep_alive = false;
+        match connection.state {
+            State::Idle | State::ReadingHead | State::Lingering { .. } => {
+                self.close_downstream(key)
+            }
+            State::CollectingForControl { .. } | State::Discarding { .. } => {
+                self.close_downstream(key)
+            }
+            // A client may close its side after its request and still read the answer (RFC 9112 §9.6), but a request
+            // that will never be whole must not be completed.
+            State::Exchanging | State::Retrying if !connection.exchange.request.is_complete() => {
+                self.abandon(key);
+            }
+            State::Tunnel => self.tunnel_downstream_closed(key),
+            State::Exchanging
+            | State::Retrying
+            | State::AwaitingControl
+            | State::Flushing { .. } => {}
+        }
+    }
+
+    // Requests that control answers.
+
+    pub(super) fn collect(&mut self, key: ConnectionKey, chunk: Chunk) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        connection.state = State::CollectingForControl { body: Vec::new() };
+        self.set_deadline(key, Some(STALL_TIMEOUT));
+        self.collect_for_control(key, chunk);
+    }
+
+    fn collect_for_control(&mut self, key: ConnectionKey, mut chunk: Chunk) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let State::CollectingForControl { body } = &mut connection.state else { return };
+        let request = &mut connection.exchange.request;
+        while !request.is_complete() && !chunk.is_empty() {
+            let piece = match request.next_data(&chunk) {
+                Ok(piece) => piece,
+                Err(error) => return self.fail(key, bad_body(error)),
+            };
+            chunk.advance(piece.framing);
+            body.extend_from_slice(&chunk.split_to(piece.data));
+            if body.len() > ADMIN_BODY_BYTES_MAX {
+                return self.fail(key, Cause::BodyTooLarge);
+            }
+        }
+        if !request.is_complete() {
+            return;
+        }
+        let body = std::mem::take(body);
+        keep_for_later(connection, chunk);
+        let name = String::from_utf8_lossy(&connection.exchange.notes.target).into_owned();
+        self.ask_control(key, AdminRequest::SetMetadata { key: name, value: body });
+    }
+
+    pub(super) fn ask_control(&mut self, key: ConnectionKey, request: AdminRequest) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        connection.state = State::AwaitingControl;
+        let app = connection.app;
+        self.control_calls.push(super::ControlCall { connection: key, app, request });
+        self.set_deadline(key, Some(ADMIN_TIMEOUT));
+    }
+
+    pub(super) fn on_connection_timeout(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.find(key) else { return };
+        match connection.state {
+            State::AwaitingControl => self.fail(key, Cause::ControlAway),
+            State::Retrying => self.try_again(key),
+            State::Exchanging | State::Tunnel => self.abandon(key),
+            State::Discarding { .. } => self.close_after_flush(key, true),
+            State::Idle
+            | State::ReadingHead
+            | State::CollectingForControl { .. }
+            | State::Flushing { .. }
+            | State::Lingering { .. } => self.close_downstream(key),
+        }
+    }
+}
+
+/// A body whose end cannot be found: the client is told, and the connection ends.
+fn bad_body(_: ChunkError) -> Cause {
+    Cause::BadRequest("the chunked body is malformed")
+}
+
+/// Bytes behind the current request. They are copied: a slow exchange must not hold a receive buffer.
+pub(super) fn keep_for_later(connection: &mut Connection, chunk: Chunk) {
+    if !chunk.is_empty() {
+        connection.input.push(chunk);
+        connection.input.copy_out();
+    }
+}

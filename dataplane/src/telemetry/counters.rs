@@ -1,0 +1,121 @@
+//! Counters of one worker: written by it alone, summed by the link thread when control asks.
+//!
+//! A count is a relaxed load and store, not an atomic addition: there is one writer, so nothing can be lost, and no bus
+//! lock is paid on the request path.
+
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A number that one thread counts and others read.
+#[derive(Debug, Default)]
+pub(crate) struct Tally(AtomicU64);
+
+impl Tally {
+    pub(crate) fn add(&self, count: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $field:ident: $kind:ident $name:literal $({ $label:literal: $value:literal })?,)*) => {
+        /// One worker's counters.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $($(#[$doc])* pub(crate) $field: Tally,)*
+        }
+
+        impl Counters {
+            /// Adds this worker's values to `sums`, which has one place per counter in the order of [`Self::describe`].
+            pub(crate) fn add_to(&self, sums: &mut [u64]) {
+                let values = [$(self.$field.value()),*];
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum += value;
+                }
+            }
+
+            /// Metric name, label and kind of each counter.
+            pub(crate) fn describe() -> &'static [Description] {
+                &[$(Description {
+                    name: $name,
+                    label: counters!(@label $($label, $value)?),
+                    kind: Kind::$kind,
+                }),*]
+            }
+        }
+    };
+    (@label) => { None };
+    (@label $label:literal, $value:literal) => { Some(($label, $value)) };
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+}
+
+#[derive(Debug)]
+pub(crate) struct Description {
+    pub name: &'static str,
+    pub label: Option<(&'static str, &'static str)>,
+    pub kind: Kind,
+}
+
+counters! {
+    /// Requests whose head was complete, by who answers them.
+    requests_local: Counter "ringcar_requests_total" { "to": "local_app" },
+    requests_peer: Counter "ringcar_requests_total" { "to": "peer" },
+    requests_own: Counter "ringcar_requests_total" { "to": "ringcar" },
+    /// Heads that were refused before anybody was asked.
+    requests_refused: Counter "ringcar_requests_refused_total",
+    /// Exchanges that ended without an answer from the app.
+    exchange_errors: Counter "ringcar_exchange_errors_total",
+    /// Responses that were cut off after their head had been forwarded.
+    responses_truncated: Counter "ringcar_responses_truncated_total",
+    connections_accepted: Counter "ringcar_connections_accepted_total",
+    connections_open: Gauge "ringcar_connections_open",
+    accept_failures: Counter "ringcar_accept_failures_total",
+    upstream_connects: Counter "ringcar_upstream_connects_total",
+    upstream_connect_failures: Counter "ringcar_upstream_connect_failures_total",
+    /// Requests that went out on a pooled connection.
+    upstream_reuses: Counter "ringcar_upstream_reuses_total",
+    /// Requests sent again because a pooled connection died before it answered.
+    upstream_replays: Counter "ringcar_upstream_replays_total",
+    /// Further attempts at a peer that could not be reached.
+    peer_retries: Counter "ringcar_peer_retries_total",
+    tunnels: Counter "ringcar_tunnels_total",
+    buffers_leased: Gauge "ringcar_buffers_leased",
+    turns: Counter "ringcar_worker_turns_total",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_two_workers_keep_their_places() {
+        let (a, b) = (Counters::default(), Counters::default());
+        a.requests_peer.add(2);
+        b.requests_peer.add(3);
+        b.connections_open.set(7);
+        let mut sums = vec![0; Counters::describe().len()];
+        a.add_to(&mut sums);
+        b.add_to(&mut sums);
+        let find = |name, label| {
+            let is_it =
+                |d: &Description| d.name == name && d.label.map(|(_, value)| value) == label;
+            sums[Counters::describe().iter().position(is_it).unwrap()]
+        };
+        assert_eq!(find("ringcar_requests_total", Some("peer")), 5);
+        assert_eq!(find("ringcar_requests_total", Some("local_app")), 0);
+        assert_eq!(find("ringcar_connections_open", None), 7);
+    }
+}

@@ -1,0 +1,184 @@
+//! A worker: one thread, one engine, its own connections. It turns: mailbox, engine, events, timers, and again.
+//!
+//! Workers share nothing they could wait for. What one tells another, or the link, goes through a bounded mailbox.
+
+#![forbid(unsafe_code)]
+
+use crate::{
+    clock,
+    engine::{Engine, EngineError, Event},
+    limits::ACCEPT_PAUSE,
+    listener::{Admission, Listeners},
+    mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
+    relay::Relay,
+    slab::Key,
+    telemetry::Counters,
+};
+use snapshot::{
+    Snapshot,
+    wire::{AdminCallId, LogLevel},
+};
+use std::{sync::Arc, time::Duration};
+
+/// What a worker has from the process: who it is, and whom it can talk to.
+pub(crate) struct Surroundings {
+    pub id: WorkerId,
+    /// All workers' mailboxes, this one's included, by worker id.
+    pub mailboxes: Arc<[Mailbox<ToWorker>]>,
+    pub link: Arc<Mailbox<FromWorker>>,
+}
+
+pub(crate) struct Worker<E> {
+    surroundings: Surroundings,
+    relay: Relay<E>,
+    listeners: Listeners,
+    admission: Admission,
+    stage: Stage,
+    events: Vec<Event>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Running,
+    /// Accepts nothing; ends each connection as soon as it may.
+    Draining,
+    /// Drained and said so. Waits to be told to exit.
+    Drained,
+    Exiting,
+}
+
+impl<E: Engine> Worker<E> {
+    pub(crate) fn new(engine: E, counters: Arc<Counters>, surroundings: Surroundings) -> Self {
+        let snapshot = Arc::new(Snapshot::empty());
+        let admission = Admission::new(surroundings.id, Arc::clone(&surroundings.mailboxes));
+        Self {
+            relay: Relay::new(engine, snapshot, counters, clock::now()),
+            listeners: Listeners::default(),
+            admission,
+            stage: Stage::Running,
+            events: Vec::new(),
+            surroundings,
+        }
+    }
+
+    /// Runs until told to exit.
+    ///
+    /// # Errors
+    /// When the engine itself is broken.
+    pub(crate) fn run(mut self) -> Result<(), EngineError> {
+        while self.stage != Stage::Exiting {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> Result<(), EngineError> {
+        let mut events = std::mem::take(&mut self.events);
+        let timeout = self.timeout();
+        self.relay.engine.turn(timeout, &mut events)?;
+        self.relay.set_time(clock::now(), clock::unix_seconds());
+        // Before the events: a request must see any snapshot that was announced before the request was sent.
+        self.read_mailbox();
+        for event in events.drain(..) {
+            match event {
+                Event::Accepted { listener, socket } => {
+                    self.admission.admit(&self.listeners, listener, socket, &mut self.relay);
+                }
+                Event::AcceptFailed { listener, error } => {
+                    self.relay.counters.accept_failures.add(1);
+                    self.listeners.pause(listener, self.relay.time() + ACCEPT_PAUSE);
+                    self.log(
+                        LogLevel::Warning,
+                        format!("accept failed: {error}; pausing for a moment"),
+                    );
+                }
+                Event::Woken => {}
+                event => self.relay.on_event(event),
+            }
+        }
+        self.events = events;
+        self.relay.expire_timers();
+        self.listeners.resume_due(self.relay.time(), &mut self.relay.engine);
+        self.report();
+        Ok(())
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.mailbox().is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let accept = self.listeners.next_resume_in(self.relay.time());
+        [self.relay.next_timer_in(), accept].into_iter().flatten().min()
+    }
+
+    fn mailbox(&self) -> &Mailbox<ToWorker> {
+        &self.surroundings.mailboxes[self.surroundings.id.index()]
+    }
+
+    fn read_mailbox(&mut self) {
+        while let Some(message) = self.mailbox().take() {
+            match message {
+                ToWorker::Adopt(snapshot) => self.adopt(snapshot),
+                ToWorker::Listen { id, kind, app, socket } => {
+                    let key = self.relay.engine.listen(socket);
+                    self.listeners.insert(key, id, kind, app);
+                }
+                ToWorker::Unlisten(id) => {
+                    if let Some(key) = self.listeners.remove(id) {
+                        self.relay.engine.unlisten(key);
+                    }
+                }
+                ToWorker::Connection { socket, kind, app } => self.relay.accept(socket, kind, app),
+                ToWorker::ControlReply { connection, status, content_type, body } => {
+                    let connection = Key::from_bits(connection);
+                    self.relay.on_control_reply(connection, status, &content_type, &body);
+                }
+                ToWorker::Drain => self.drain(),
+                ToWorker::Exit => self.stage = Stage::Exiting,
+            }
+        }
+    }
+
+    fn adopt(&mut self, snapshot: Arc<Snapshot>) {
+        let version = snapshot.version;
+        self.listeners.reassign(&snapshot);
+        self.relay.adopt_snapshot(snapshot);
+        let worker = self.surroundings.id;
+        self.surroundings.link.put(FromWorker::Adopted { worker, version });
+    }
+
+    fn drain(&mut self) {
+        if self.stage != Stage::Running {
+            return;
+        }
+        self.stage = Stage::Draining;
+        for key in self.listeners.remove_all() {
+            self.relay.engine.unlisten(key);
+        }
+        self.relay.drain();
+    }
+
+    /// What this turn leaves for others.
+    fn report(&mut self) {
+        let worker = self.surroundings.id;
+        for call in self.relay.control_calls.drain(..) {
+            let id = AdminCallId { worker: worker.0, connection: call.connection.to_bits() };
+            let app = u32::try_from(call.app).expect("the listener's app number was a u32");
+            self.surroundings.link.put(FromWorker::ControlCall { id, app, request: call.request });
+        }
+        let count = self.relay.connection_count();
+        self.mailbox().set_load(count);
+        self.relay.counters.connections_open.set(count as u64);
+        self.relay.counters.turns.add(1);
+        let leased = self.relay.engine.buffers().leased_buffers();
+        self.relay.counters.buffers_leased.set(leased as u64);
+        if self.stage == Stage::Draining && count == 0 && self.mailbox().is_empty() {
+            self.stage = Stage::Drained;
+            self.surroundings.link.put(FromWorker::Drained { worker });
+        }
+    }
+
+    fn log(&self, level: LogLevel, message: String) {
+        self.surroundings.link.put(FromWorker::Log { level, message });
+    }
+}
