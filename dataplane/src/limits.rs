@@ -20,6 +20,10 @@ pub const BUFFERS_START: u16 = 128;
 /// kernel's ring wants.
 pub const BUFFERS_MAX: u16 = 1024;
 
+/// Free buffers below which bytes that cannot leave at once are copied to the heap, so that a few clients that do not
+/// read cannot hold all buffers. What each of them makes us keep is bounded by RELAY_HIGH_BYTES.
+pub const BUFFERS_SCARCE: usize = BUFFERS_MAX as usize / 2;
+
 /// Buffers kept out of the ring for heads that are emitted anew and for our own answers.
 pub const SCRATCH_BUFFERS: u16 = 32;
 

@@ -111,8 +111,8 @@ impl<M> Mailbox<M> {
         Ok(())
     }
 
-    /// Waits for room. For the link thread, and for rare messages of workers: the receiver always empties its mailbox,
-    /// whatever else it does, so this cannot wait for long.
+    /// Waits for room. For the link thread, whose receivers empty their mailboxes each turn, and for what a worker says
+    /// once per message of the link thread, which therefore is not waiting for that worker.
     pub(crate) fn put(&self, message: M) {
         let mut message = message;
         while let Err(back) = self.try_put(message) {

@@ -45,8 +45,9 @@ pub(crate) struct Link {
     counters: Vec<Arc<Counters>>,
     /// The version each worker runs on.
     adopted: Vec<Version>,
-    /// The version control was last told is live.
+    /// The version that control was told is live; the default while it waits for `sent` to become so.
     live: Version,
+    /// The last version that was passed on to the workers.
     sent: Version,
     drained: Vec<bool>,
     listening: Vec<ListenerId>,
@@ -226,6 +227,7 @@ impl Link {
         };
         self.on_control_lost = snapshot.on_control_lost;
         self.sent = version;
+        self.live = Version::default();
         self.tell_all(|| ToWorker::Adopt(Arc::clone(&snapshot)));
         self.open(&snapshot, sockets, received);
         self.close_gone(&snapshot);
@@ -289,10 +291,9 @@ impl Link {
 
     fn on_adopted(&mut self, worker: WorkerId, version: Version) {
         self.adopted[worker.index()] = version;
-        let oldest = self.adopted.iter().min().copied().unwrap_or_default();
-        if oldest > self.live {
-            self.live = oldest;
-            self.send(&FromDataPlane::Live { version: oldest });
+        if self.live != self.sent && self.adopted.iter().all(|adopted| *adopted == self.sent) {
+            self.live = self.sent;
+            self.send(&FromDataPlane::Live { version });
         }
     }
 }

@@ -43,6 +43,12 @@ impl<E: Engine> Relay<E> {
         self.body = body;
     }
 
+    /// Control cannot be asked: it is away, or too far behind.
+    pub(crate) fn on_control_away(&mut self, key: ConnectionKey) {
+        self.fail(key, Cause::ControlAway);
+        self.read_ready();
+    }
+
     /// Control's answer to [`super::ControlCall`].
     pub(crate) fn on_control_reply(
         &mut self,
@@ -57,9 +63,7 @@ impl<E: Engine> Relay<E> {
         }
         let content_type = (!content_type.is_empty()).then_some(content_type);
         self.answer(key, &Answer { status, content_type, body, lines: "", close: false });
-        while let Some(key) = self.ready.pop() {
-            self.read_head(key);
-        }
+        self.read_ready();
     }
 
     /// The exchange ends with `cause` before its body was looked at. `chunk` starts with its head.
@@ -148,6 +152,7 @@ impl<E: Engine> Relay<E> {
             self.next_request(key);
         } else {
             connection.state = State::Discarding { bytes_left: LINGER_BYTES_MAX };
+            self.resume_downstream(key);
             self.set_deadline(key, Some(LINGER_TIMEOUT));
         }
     }

@@ -239,8 +239,9 @@ impl<E: Engine> Relay<E> {
             return;
         }
         let Some(connection) = self.connections.find_mut(key) else { return };
-        let pending = &mut connection.exchange.pending;
-        pending.extend([head, rest].into_iter().filter(|chunk| !chunk.is_empty()));
+        for chunk in [head, rest] {
+            push_pending(connection, &chunk);
+        }
         self.connect(key, endpoint);
     }
 
@@ -305,10 +306,11 @@ impl<E: Engine> Relay<E> {
             // The app no longer takes the request, but may be answering it.
             Some(upstream) if upstream.send_failed => return,
             Some(Upstream { state: UpstreamState::Busy(_), socket, .. }) => {
-                self.engine.send(*socket, chunk);
-                self.engine.send_queued_bytes(*socket)
+                let socket = *socket;
+                self.forward(socket, chunk);
+                self.engine.send_queued_bytes(socket)
             }
-            _ => push_pending(connection, chunk),
+            _ => push_pending(connection, &chunk),
         };
         if queued >= RELAY_HIGH_BYTES {
             self.pause_downstream_if_full(key, queued);
@@ -316,9 +318,12 @@ impl<E: Engine> Relay<E> {
     }
 }
 
-fn push_pending(connection: &mut Connection, chunk: Chunk) -> usize {
+/// Copies: who waits for a connection must not hold a receive buffer.
+fn push_pending(connection: &mut Connection, chunk: &Chunk) -> usize {
     let pending = &mut connection.exchange.pending;
-    pending.push_back(chunk);
+    if !chunk.is_empty() {
+        pending.push_back(Chunk::from_vec(chunk.to_vec(), 0));
+    }
     pending.iter().map(|chunk| chunk.len()).sum()
 }
 

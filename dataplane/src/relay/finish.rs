@@ -51,6 +51,7 @@ impl<E: Engine> Relay<E> {
         } else {
             self.ready.push(key);
         }
+        self.engine.relax_sent(connection.socket, true);
         self.resume_downstream(key);
         self.set_deadline(key, Some(DOWNSTREAM_IDLE_TIMEOUT));
     }

@@ -29,9 +29,9 @@ pub(crate) use view::View;
 use crate::{
     clock::Instant,
     connection::{Connection, ConnectionKey, State},
-    engine::{Engine, Event, Operation, SocketKey},
+    engine::{Chunk, Engine, Event, Operation, SocketKey},
     http::{RequestHead, ResponseHead, date::DateCache},
-    limits::{HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, STALL_TIMEOUT},
+    limits::{BUFFERS_SCARCE, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, STALL_TIMEOUT},
     slab::Slab,
     telemetry::Counters,
     timer::Wheel,
@@ -171,6 +171,11 @@ impl<E: Engine> Relay<E> {
                 debug_assert!(false, "the worker keeps these to itself");
             }
         }
+        self.read_ready();
+    }
+
+    /// Takes up requests that were already here when the one before them ended.
+    fn read_ready(&mut self) {
         while let Some(key) = self.ready.pop() {
             self.read_head(key);
         }
@@ -225,6 +230,16 @@ impl<E: Engine> Relay<E> {
                 self.note_progress(borrower);
             }
             None => {}
+        }
+    }
+
+    /// Passes bytes on as they came. What cannot leave at once must not hold receive buffers while these are scarce.
+    fn forward(&mut self, socket: SocketKey, chunk: Chunk) {
+        let scarce = self.engine.buffers().free_buffers() < BUFFERS_SCARCE;
+        if scarce && self.engine.send_queued_bytes(socket) > 0 {
+            self.engine.send(socket, Chunk::from_vec(chunk.to_vec(), 0));
+        } else {
+            self.engine.send(socket, chunk);
         }
     }
 
@@ -333,9 +348,7 @@ impl<E: Engine> Relay<E> {
             }
         }
         self.due = due;
-        while let Some(key) = self.ready.pop() {
-            self.read_head(key);
-        }
+        self.read_ready();
     }
 
     fn on_connection_timer(&mut self, key: ConnectionKey) {

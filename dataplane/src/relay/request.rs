@@ -39,8 +39,10 @@ impl<E: Engine> Relay<E> {
         if !matches!(connection.state, State::Idle | State::ReadingHead) {
             return;
         }
-        let bytes_max = self.view.snapshot.apps[connection.app].head_bytes_max as usize;
-        let bytes_max = bytes_max.min(HEAD_BYTES_MAX);
+        let Some(app) = self.view.snapshot.apps.get(connection.app) else {
+            return self.close_downstream(key);
+        };
+        let bytes_max = HEAD_BYTES_MAX.min(app.head_bytes_max as usize);
         let Some(chunk) = connection.input.take_for_parsing(bytes_max) else {
             return self.await_head(key);
         };
@@ -213,6 +215,9 @@ impl<E: Engine> Relay<E> {
     pub(super) fn collect(&mut self, key: ConnectionKey, chunk: Chunk) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         connection.state = State::CollectingForControl { body: Vec::new() };
+        if connection.exchange.expects_continue && chunk.is_empty() {
+            self.engine.send(connection.socket, Chunk::from_static(CONTINUE));
+        }
         self.set_deadline(key, Some(STALL_TIMEOUT));
         self.collect_for_control(key, chunk);
     }
@@ -264,6 +269,9 @@ impl<E: Engine> Relay<E> {
         }
     }
 }
+
+/// RFC 9110 §15.2.1.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A body whose end cannot be found: the client is told, and the connection ends.
 fn bad_body(_: ChunkError) -> Cause {

@@ -20,7 +20,11 @@ use crate::{
 const HOP_FIELDS: FieldSet =
     FieldSet::of(&[Field::Connection, Field::HopByHop, Field::RingcarError, Field::Upgrade]);
 
+/// An interim response has no body, so it says nothing of one (RFC 9110 §8.6, RFC 9112 §6.1).
+const INTERIM_FIELDS: FieldSet = HOP_FIELDS.with(&[Field::ContentLength, Field::TransferEncoding]);
+
 const SWITCHING_PROTOCOLS: u16 = 101;
+const NO_CONTENT: u16 = 204;
 const MISDIRECTED_REQUEST: u16 = 421;
 
 impl<E: Engine> Relay<E> {
@@ -93,7 +97,7 @@ impl<E: Engine> Relay<E> {
             let head = &self.response_head;
             let mut status = [0; STATUS_LINE_BYTES_MAX];
             let start_line = status_line(head, &chunk, Version::Http11, &mut status);
-            let rewrite = Rewrite { start_line: &[start_line], drop: HOP_FIELDS, added: &[] };
+            let rewrite = Rewrite { start_line: &[start_line], drop: INTERIM_FIELDS, added: &[] };
             rewrite_anew(&chunk, &head.lines, &rewrite, &mut |bytes| writer.put(bytes));
             self.engine.send(connection.socket, writer.finish());
         }
@@ -178,7 +182,7 @@ impl<E: Engine> Relay<E> {
                 // More than was announced: whatever it is, this connection cannot be trusted with another request.
                 exchange.upstream_keep_alive &= chunk.is_empty();
                 let socket = connection.socket;
-                self.engine.send(socket, message);
+                self.forward(socket, message);
                 self.after_body_bytes(borrower, key);
             }
             Err(_) => self.fail(borrower, Cause::BadResponse),
@@ -196,7 +200,7 @@ impl<E: Engine> Relay<E> {
         let mut writer = self.engine.buffers().writer();
         writer.put(chunk_header(chunk.len(), &mut header));
         self.engine.send(socket, writer.finish());
-        self.engine.send(socket, chunk);
+        self.forward(socket, chunk);
         self.engine.send(socket, Chunk::from_static(b"\r\n"));
         self.pause_upstream_if_full(key, socket);
     }
@@ -266,6 +270,10 @@ fn prepare(
     // An answer that overtakes its request leaves bytes behind that nobody will read.
     let overtakes = !exchange.request.is_complete();
     exchange.keep_alive &= !(draining || ends_by_close || overtakes || connection.read_closed);
+    if head.status == NO_CONTENT {
+        // RFC 9110 §8.6 and RFC 9112 §6.1: it has neither, and an app that sends them confuses its client.
+        drop = drop.with(&[Field::ContentLength, Field::TransferEncoding]);
+    }
     match exchange.encoding {
         Encoding::Chunked => lines.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         Encoding::Unchunked => drop = drop.with(&[Field::TransferEncoding]),

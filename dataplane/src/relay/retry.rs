@@ -121,7 +121,8 @@ impl<E: Engine> Relay<E> {
     pub(super) fn try_again(&mut self, key: ConnectionKey) {
         let view = Rc::clone(&self.view);
         let Some(connection) = self.connections.find_mut(key) else { return };
-        let namespace = view.snapshot.apps[connection.app].namespace.as_str();
+        let Some(app) = view.snapshot.apps.get(connection.app) else { return self.abandon(key) };
+        let namespace = app.namespace.as_str();
         let exchange = &mut connection.exchange;
         let found = match split_id(&exchange.notes.target, namespace) {
             Ok(Named::App { id, namespace }) => {

@@ -161,10 +161,15 @@ impl<E: Engine> Worker<E> {
     /// What this turn leaves for others.
     fn report(&mut self) {
         let worker = self.surroundings.id;
-        for call in self.relay.control_calls.drain(..) {
-            let id = AdminCallId { worker: worker.0, connection: call.connection.to_bits() };
+        for call in std::mem::take(&mut self.relay.control_calls) {
+            let key = call.connection;
+            let id = AdminCallId { worker: worker.0, connection: key.to_bits() };
             let app = u32::try_from(call.app).expect("the listener's app number was a u32");
-            self.surroundings.link.put(FromWorker::ControlCall { id, app, request: call.request });
+            let call = FromWorker::ControlCall { id, app, request: call.request };
+            // A control that has stopped reading must not stop this worker.
+            if self.surroundings.link.try_put(call).is_err() {
+                self.relay.on_control_away(key);
+            }
         }
         let count = self.relay.connection_count();
         self.mailbox().set_load(count);
@@ -179,6 +184,7 @@ impl<E: Engine> Worker<E> {
     }
 
     fn log(&self, level: LogLevel, message: String) {
-        self.surroundings.link.put(FromWorker::Log { level, message });
+        // Better a lost line than a worker that waits.
+        let _ = self.surroundings.link.try_put(FromWorker::Log { level, message });
     }
 }
