@@ -29,6 +29,7 @@
 //! inside the engine until the kernel's last completion (a cancelled operation included), so no completion can ever
 //! find another socket behind its number. Keys carry a generation for the same reason.
 
+mod choose;
 mod chunk;
 mod epoll;
 mod pool;
@@ -36,11 +37,14 @@ mod queue;
 mod slab;
 mod socket;
 mod token;
+mod uring;
 mod waker;
 
+pub use choose::{Choice, Selected, Unusable, epoll, probe, uring};
 pub use chunk::{Chunk, ChunkWriter};
 pub use epoll::EpollEngine;
 pub use pool::BufferPool;
+pub use uring::UringEngine;
 pub use waker::Waker;
 
 use rustix::io::Errno;
