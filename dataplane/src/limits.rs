@@ -30,6 +30,10 @@ pub const SCRATCH_BUFFERS: u16 = 32;
 /// Submission queue entries; a turn that needs more submits in between.
 pub const RING_ENTRIES: u32 = 512;
 
+/// Completion queue entries. Multishot operations complete more than once per submission; what does not fit waits in
+/// the kernel, at a price.
+pub const COMPLETION_ENTRIES: u32 = 8 * RING_ENTRIES;
+
 /// Completions handled in one turn, so that one busy connection cannot keep timers and mailbox waiting.
 pub const EVENTS_PER_TURN: usize = 1024;
 
@@ -38,6 +42,15 @@ pub const GATHER_SLICES: usize = 64;
 
 /// Largest head that is ever accepted, from client or app; `--read-buffer-size` lowers or raises it below this.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes offered in one send, so that counts fit the kernel's 32 bits.
+pub const SEND_BYTES_MAX: usize = 1 << 30;
+
+/// Vectors of gathered sends kept for reuse, 1 KiB each.
+pub const GATHERS_KEPT: usize = 64;
+
+/// How long an engine that is dropped waits for the kernel to end its operations.
+pub const QUIESCE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Buffers that one receive offers at most, where the backend asks for each receive.
 pub const RECEIVE_SLICES: usize = 8;

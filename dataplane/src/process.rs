@@ -95,9 +95,8 @@ fn start_worker(
     let (started, starting) = mpsc::channel();
     let name = format!("worker-{}", surroundings.id.0);
     let body = move || match backend {
-        Backend::Epoll | Backend::Uring => {
-            serve(engine::EpollEngine::new(), surroundings, counters, &started)
-        }
+        Backend::Epoll => serve(engine::epoll(), surroundings, counters, &started),
+        Backend::Uring => serve(engine::uring(), surroundings, counters, &started),
     };
     let thread = thread::Builder::new().name(name).stack_size(WORKER_STACK_BYTES).spawn(body);
     let thread = thread.map_err(|error| error.to_string())?;

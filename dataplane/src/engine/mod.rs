@@ -37,12 +37,14 @@ mod queue;
 mod slab;
 mod socket;
 mod token;
+mod uring;
 mod waker;
 
-pub use choose::{Choice, Selected, probe};
+pub use choose::{Choice, Selected, Unusable, epoll, probe, uring};
 pub use chunk::{Chunk, ChunkWriter};
 pub use epoll::EpollEngine;
 pub use pool::BufferPool;
+pub use uring::UringEngine;
 pub use waker::Waker;
 
 use rustix::io::Errno;

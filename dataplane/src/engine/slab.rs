@@ -52,6 +52,10 @@ impl<T> Slab<T> {
         Some((entry.generation, entry.value.as_mut()?))
     }
 
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|entry| entry.value.as_mut())
+    }
+
     /// The index may be reused from now on, under another generation.
     pub(super) fn remove(&mut self, index: u32) -> Option<T> {
         let entry = self.entries.get_mut(index as usize)?;
@@ -80,5 +84,6 @@ mod tests {
         assert_eq!(slab.find(index, later), Some(&'b'));
         assert_eq!(slab.at_mut(index), Some((later, &mut 'b')));
         assert_eq!(slab.find(index + 1, 0), None);
+        assert_eq!(slab.values_mut().count(), 1);
     }
 }
