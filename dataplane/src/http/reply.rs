@@ -142,3 +142,89 @@ pub fn reason(status: u16) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+
+    fn emit(reply: &Reply<'_>) -> String {
+        let mut out = Vec::new();
+        reply.emit(&mut |bytes| out.extend_from_slice(bytes));
+        String::from_utf8(out).unwrap()
+    }
+
+    fn not_found() -> Reply<'static> {
+        Reply {
+            status: 404,
+            content_type: Some("application/json"),
+            body: b"{}",
+            keep_alive: true,
+            version: Version::Http11,
+            head_only: false,
+            date: DATE,
+            lines: &[],
+        }
+    }
+
+    #[test]
+    fn replies_say_how_long_they_are_and_whether_the_connection_stays() {
+        const HEAD: &str = "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\n\
+                            Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 2\r\n";
+        let old = Version::Http10;
+        for (case, reply, lines, body) in [
+            ("stays", not_found(), "", "{}"),
+            ("closes", Reply { keep_alive: false, ..not_found() }, "Connection: close\r\n", "{}"),
+            (
+                "1.0 stays",
+                Reply { version: old, ..not_found() },
+                "Connection: keep-alive\r\n",
+                "{}",
+            ),
+            (
+                "1.0 closes",
+                Reply { version: old, keep_alive: false, ..not_found() },
+                "Connection: close\r\n",
+                "{}",
+            ),
+            ("answers HEAD", Reply { head_only: true, ..not_found() }, "", ""),
+            (
+                "more lines",
+                Reply { lines: &[b"A: b\r\n", b"C: d\r\n"], ..not_found() },
+                "A: b\r\nC: d\r\n",
+                "{}",
+            ),
+        ] {
+            assert_eq!(emit(&reply), format!("{HEAD}{lines}\r\n{body}"), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_204_has_no_length() {
+        let reply = Reply { status: 204, content_type: None, body: b"", ..not_found() };
+        let text = "HTTP/1.1 204 No Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n";
+        assert_eq!(emit(&reply), text);
+    }
+
+    #[test]
+    fn an_empty_body_has_length_zero_and_an_unknown_status_no_reason() {
+        let reply = Reply { status: 599, content_type: None, body: b"", ..not_found() };
+        let text =
+            "HTTP/1.1 599 \r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(emit(&reply), text);
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        for (number, text) in [
+            (0, "0"),
+            (9, "9"),
+            (10, "10"),
+            (1_048_576, "1048576"),
+            (u64::MAX, "18446744073709551615"),
+        ] {
+            assert_eq!(decimal(number, &mut [0; 20]), text.as_bytes());
+        }
+    }
+}

@@ -141,3 +141,205 @@ impl ResponseHead {
 }
 
 const REASON_START: usize = "HTTP/1.1 200 ".len();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 4096;
+
+    type Verdict = Result<Parsed, ResponseError>;
+
+    fn parse(bytes: &[u8], method: Method) -> (Verdict, ResponseHead) {
+        let mut head = ResponseHead::new();
+        (parse_response(bytes, MAX, method, &mut head), head)
+    }
+
+    /// A reader that gets one more byte at a time comes to the same verdict.
+    fn assert_split_invariant(case: &str, bytes: &[u8]) {
+        let whole = parse(bytes, Method::Get);
+        let pieces = (0..bytes.len())
+            .map(|count| parse(&bytes[..count], Method::Get))
+            .find(|(verdict, _)| *verdict != Ok(Parsed::Partial))
+            .unwrap_or_else(|| parse(bytes, Method::Get));
+        match (&whole.0, &pieces.0) {
+            (Err(_), Err(_)) => {}
+            _ => assert_eq!(format!("{whole:?}"), format!("{pieces:?}"), "{case}"),
+        }
+    }
+
+    fn refusal(error: impl Into<ResponseError>) -> ResponseError {
+        error.into()
+    }
+
+    #[test]
+    fn refuses_what_does_not_say_where_it_ends() {
+        use FramingError::*;
+        use HeadError::*;
+        for (case, text, error) in [
+            ("no http", "ICY 200 OK\r\n\r\n", refusal(BadStartLine)),
+            ("http/2", "HTTP/2.0 200 OK\r\n\r\n", refusal(BadStartLine)),
+            ("version 1.2", "HTTP/1.2 200 OK\r\n\r\n", refusal(BadStartLine)),
+            ("empty line in front", "\r\nHTTP/1.1 200 OK\r\n\r\n", refusal(BadStartLine)),
+            ("status below 100", "HTTP/1.1 099 OK\r\n\r\n", ResponseError::BadStatus),
+            ("status of two digits", "HTTP/1.1 20 OK\r\n\r\n", refusal(BadStartLine)),
+            ("status of four digits", "HTTP/1.1 2000 OK\r\n\r\n", refusal(BadStartLine)),
+            ("status with sign", "HTTP/1.1 +20 OK\r\n\r\n", refusal(BadStartLine)),
+            ("two blanks before the status", "HTTP/1.1  200 OK\r\n\r\n", refusal(BadStartLine)),
+            (
+                "control character in the reason",
+                "HTTP/1.1 200 O\x01K\r\n\r\n",
+                refusal(BadStartLine),
+            ),
+            ("bare CR in the reason", "HTTP/1.1 200 O\rK\r\n\r\n", refusal(BadStartLine)),
+            ("bare LF after the status line", "HTTP/1.1 200 OK\nA: b\r\n\r\n", refusal(BadLineEnd)),
+            ("bare LF without reason", "HTTP/1.1 200\nA: b\r\n\r\n", refusal(BadLineEnd)),
+            ("bare LF after a line", "HTTP/1.1 200 OK\r\nA: b\n\r\n", refusal(BadLineEnd)),
+            ("bare LF at the end", "HTTP/1.1 200 OK\r\nA: b\r\n\n", refusal(BadLineEnd)),
+            ("space before colon", "HTTP/1.1 200 OK\r\nA : b\r\n\r\n", refusal(BadName)),
+            ("obs-fold", "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", refusal(BadName)),
+            ("NUL in a value", "HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n", refusal(BadValue)),
+            ("bad length", "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n", refusal(BadLength)),
+            (
+                "bad length without body",
+                "HTTP/1.1 204 No\r\nContent-Length: x\r\n\r\n",
+                refusal(BadLength),
+            ),
+            (
+                "length as a list",
+                "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n",
+                refusal(BadLength),
+            ),
+            (
+                "two lengths",
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+                refusal(RepeatedLength),
+            ),
+            (
+                "length and chunked",
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+                refusal(Ambiguous),
+            ),
+            (
+                "chunked twice",
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                refusal(RepeatedCoding),
+            ),
+            (
+                "gzip, chunked",
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                refusal(UnsupportedCoding),
+            ),
+            (
+                "chunked is not last",
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n",
+                refusal(BadCoding),
+            ),
+            (
+                "chunked in 1.0",
+                "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+                refusal(CodingInHttp10),
+            ),
+        ] {
+            assert_eq!(parse(text.as_bytes(), Method::Get).0, Err(error), "{case}");
+            assert_split_invariant(case, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn refuses_heads_beyond_their_bounds() {
+        let lines = "X: 1\r\n".repeat(HEADER_LINES_MAX + 1);
+        let many = format!("HTTP/1.1 200 OK\r\n{lines}\r\n");
+        let large = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(MAX));
+        for (case, text, error) in
+            [("lines", many, HeadError::TooManyLines), ("bytes", large, HeadError::TooLarge)]
+        {
+            assert_eq!(parse(text.as_bytes(), Method::Get).0, Err(error.into()), "{case}");
+        }
+    }
+
+    #[test]
+    fn framing_follows_rfc_9112_6_3() {
+        use Framing::*;
+        const LENGTH: &str = "Content-Length: 5";
+        const CHUNKED: &str = "Transfer-Encoding: chunked";
+        for (case, method, status, lines, framing) in [
+            ("neither", Method::Get, 200, "X: 1", UntilClose),
+            ("length", Method::Get, 200, LENGTH, Length(5)),
+            ("chunked", Method::Get, 200, CHUNKED, Chunked),
+            ("HEAD", Method::Head, 200, LENGTH, Empty),
+            ("HEAD, chunked", Method::Head, 200, CHUNKED, Empty),
+            ("HEAD, neither", Method::Head, 200, "X: 1", Empty),
+            ("100", Method::Post, 100, "X: 1", Empty),
+            ("103 with length", Method::Get, 103, LENGTH, Empty),
+            ("204", Method::Get, 204, "X: 1", Empty),
+            ("204 with length", Method::Get, 204, LENGTH, Empty),
+            ("204, chunked", Method::Get, 204, CHUNKED, Empty),
+            ("304 with length", Method::Get, 304, LENGTH, Empty),
+            ("205 has a body", Method::Get, 205, LENGTH, Length(5)),
+            ("999", Method::Get, 999, LENGTH, Length(5)),
+        ] {
+            let text = format!("HTTP/1.1 {status} R\r\n{lines}\r\n\r\nhello");
+            let (verdict, head) = parse(text.as_bytes(), method);
+            assert_eq!(verdict, Ok(Parsed::Complete), "{case}");
+            assert_eq!((head.status, head.framing), (status, framing), "{case}");
+            assert_eq!(head.bytes as usize, text.len() - 5, "{case}");
+            assert_split_invariant(case, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_connection_stays_when_both_framing_and_options_allow_it() {
+        for (case, version, lines, keep_alive) in [
+            ("until close", "1.1", "X: 1", false),
+            ("until close, against its word", "1.1", "Connection: keep-alive", false),
+            ("length", "1.1", "Content-Length: 0", true),
+            ("chunked", "1.1", "Transfer-Encoding: chunked", true),
+            ("close", "1.1", "Content-Length: 0\r\nConnection: close", false),
+            ("1.0", "1.0", "Content-Length: 0", false),
+            ("1.0 keep-alive", "1.0", "Content-Length: 0\r\nConnection: Keep-Alive", true),
+        ] {
+            let text = format!("HTTP/{version} 200 OK\r\n{lines}\r\n\r\n");
+            let (verdict, head) = parse(text.as_bytes(), Method::Get);
+            assert_eq!(verdict, Ok(Parsed::Complete), "{case}");
+            assert_eq!(head.keep_alive, keep_alive, "{case}");
+        }
+    }
+
+    #[test]
+    fn reads_the_reason_as_it_is() {
+        for (line, reason) in [
+            ("HTTP/1.1 200", ""),
+            ("HTTP/1.1 200 ", ""),
+            ("HTTP/1.1 404 Not Found", "Not Found"),
+            ("HTTP/1.0 418 \tich bin  eine Teekanne \u{fc}", "\tich bin  eine Teekanne \u{fc}"),
+        ] {
+            for lines in ["", "Content-Length: 0\r\n"] {
+                let text = format!("{line}\r\n{lines}\r\n");
+                let (verdict, head) = parse(text.as_bytes(), Method::Get);
+                assert_eq!(verdict, Ok(Parsed::Complete), "{line}");
+                assert_eq!(head.reason.of(text.as_bytes()), reason.as_bytes(), "{line}");
+                assert_split_invariant(line, text.as_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_101_that_names_its_protocol_is_an_upgrade() {
+        for (case, line, lines, upgrade) in [
+            ("200", "1.1 200", "Connection: upgrade\r\nUpgrade: websocket", None),
+            ("1.0", "1.0 101", "Connection: upgrade\r\nUpgrade: websocket", None),
+            ("not named", "1.1 101", "Upgrade: websocket", None),
+            ("no protocol", "1.1 101", "Connection: upgrade", None),
+            ("empty protocol", "1.1 101", "Connection: upgrade\r\nUpgrade:", None),
+            ("two", "1.1 101", "Connection: upgrade\r\nUpgrade: a\r\nUpgrade: b", None),
+            ("101", "1.1 101", "Connection: Upgrade\r\nUpgrade: websocket", Some("websocket")),
+        ] {
+            let text = format!("HTTP/{line} R\r\n{lines}\r\n\r\n");
+            let (verdict, head) = parse(text.as_bytes(), Method::Get);
+            assert_eq!(verdict, Ok(Parsed::Complete), "{case}");
+            let found = head.upgrade.map(|span| span.of(text.as_bytes()));
+            assert_eq!(found, upgrade.map(str::as_bytes), "{case}");
+        }
+    }
+}

@@ -99,3 +99,79 @@ fn has_control(bytes: &[u8]) -> bool {
 fn is_control(byte: u8) -> bool {
     (byte < b' ' && byte != b'\t' && byte != b'\r' && byte != b'\n') || byte == 0x7f
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is looked for, said as plainly as possible: an offset after which a verdict is possible.
+    fn verdict_at(bytes: &[u8]) -> Option<usize> {
+        (0..=bytes.len()).find(|end| {
+            let bytes = &bytes[..*end];
+            let is_bare = |at: usize| match bytes[at] {
+                b'\r' => bytes.get(at + 1).is_some_and(|next| *next != b'\n'),
+                b'\n' => at == 0 || bytes[at - 1] != b'\r',
+                byte => byte < 32 && byte != 9 || byte == 127,
+            };
+            (0..*end).any(is_bare) || bytes.ends_with(b"\r\n\r\n")
+        })
+    }
+
+    /// Pseudo-random (xorshift), so that a failure can be repeated.
+    fn next(seed: &mut u64) -> usize {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        (*seed >> 32) as usize
+    }
+
+    #[test]
+    fn agrees_with_the_plain_definition_however_the_bytes_arrive() {
+        let parts: [&[u8]; 8] =
+            [b"\r\n", b"\r\n", b"\r\n", b"Host: a", b"\r", b"\n", b"\t x", b"GET / HTTP/1.1"];
+        let mut seed = 0x9e37_79b9_7f4a_7c15;
+        for round in 0..3000 {
+            let count = next(&mut seed) % 12;
+            let mut bytes = Vec::new();
+            for _ in 0..count {
+                bytes.extend_from_slice(parts[next(&mut seed) % parts.len()]);
+            }
+            let want = verdict_at(&bytes);
+            let mut scan = HeadScan::new(HEAD_BYTES_MAX);
+            let mut end = 0;
+            while end < bytes.len() {
+                end = (end + 1 + next(&mut seed) % 9).min(bytes.len());
+                let is_decided = want.is_some_and(|want| want <= end);
+                assert_eq!(scan.is_complete(&bytes[..end]), is_decided, "{round}: {bytes:?} {end}");
+                if is_decided {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn finds_each_control_character_wherever_it_is() {
+        for byte in 0..=255u8 {
+            let is_forbidden = matches!(byte, 0..=8 | 11 | 12 | 14..=31 | 127);
+            for at in [0, 1, 15, 31, 32, 255, 256, 299] {
+                let mut bytes = [b'a'; 300];
+                bytes[at] = byte;
+                assert_eq!(has_control(&bytes), is_forbidden, "{byte} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_buffer_gets_a_verdict_and_a_new_head_starts_over() {
+        let mut scan = HeadScan::new(8);
+        assert!(!scan.is_complete(b"GET /aa"));
+        assert!(scan.is_complete(b"GET /aaa"));
+        scan.reset();
+        assert!(scan.is_complete(b"a\r\n\r\n"));
+        scan.reset();
+        assert!(!scan.is_complete(b"a\r\nb\r"));
+        assert!(!scan.is_complete(b"a\r\nb\r\n"));
+        assert!(!scan.is_complete(b"a\r\nb\r\n\r"));
+    }
+}
