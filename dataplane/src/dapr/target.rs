@@ -86,7 +86,7 @@ fn keep_id_of_pair(text: &mut Vec<u8>, start: usize) -> bool {
 /// Standard base64 with padding, as Go's `base64.StdEncoding` takes it: unused bits of the last
 /// byte are not looked at.
 fn decode_base64(text: &[u8], out: &mut Vec<u8>) -> bool {
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return false;
     }
     let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
