@@ -469,3 +469,455 @@ impl fmt::Display for GoErrno {
         f.write_str(words)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dapr::escape;
+
+    const TCP: &str = "127.0.0.1:6002";
+
+    fn tcp() -> Address {
+        Address::Tcp(TCP.parse().unwrap())
+    }
+
+    fn unix() -> Address {
+        Address::Unix("/run/b.sock".into())
+    }
+
+    fn context<'a>(hop: Hop, address: &'a Address) -> ErrorContext<'a> {
+        ErrorContext {
+            target: b"b.prod",
+            method: b"x",
+            verb: b"POST",
+            url_path: b"/x?y=1",
+            address: Some(address),
+            hop,
+            retries: 0,
+        }
+    }
+
+    fn body(error: ExchangeError, context: &ErrorContext<'_>) -> (String, &'static str) {
+        let mut out = Vec::new();
+        let content_type = error.write_reply_body(context, &mut out);
+        (String::from_utf8(out).unwrap(), content_type)
+    }
+
+    /// The message of a failed invocation, with JSON's quotes taken back.
+    fn failure(error: ExchangeError, context: &ErrorContext<'_>) -> String {
+        let (body, content_type) = body(error, context);
+        assert_eq!(content_type, "application/json");
+        let target = String::from_utf8_lossy(context.target);
+        let start = format!(
+            "{{\"errorCode\":\"ERR_DIRECT_INVOKE\",\"message\":\"failed to invoke, id: {target}, \
+             err: "
+        );
+        let rest = body.strip_prefix(&start).expect("begins as daprd's");
+        rest.strip_suffix("\"}").expect("ends as daprd's").replace("\\\"", "\"")
+    }
+
+    fn of_phase(cause: Cause) -> ExchangeError {
+        match cause {
+            Cause::Connect(_) | Cause::ConnectTimeout => {
+                ExchangeError::upstream(Phase::Connecting, cause)
+            }
+            Cause::Reset(Errno::PIPE) => ExchangeError::upstream(Phase::SendingRequest, cause),
+            Cause::BodyTooLarge => ExchangeError::downstream(Phase::SendingRequest, cause),
+            _ => ExchangeError::upstream(Phase::AwaitingResponse, cause),
+        }
+    }
+
+    #[test]
+    fn refuses_bad_http_in_plain_text_and_closes() {
+        for (cause, status, words) in [
+            (Cause::BadRequest("two Host lines"), 400, "two Host lines\n"),
+            (Cause::HeadTimeout, 408, "the request head did not arrive in time\n"),
+            (
+                Cause::ExpectationFailed,
+                417,
+                "the only expectation that can be met is 100-continue\n",
+            ),
+            (Cause::HeadTooLarge, 431, "the request head is too large\n"),
+            (Cause::TransferCoding, 501, "the only transfer coding that is known is chunked\n"),
+            (Cause::Version, 505, "the HTTP version is not supported; use HTTP/1.1\n"),
+        ] {
+            let error = ExchangeError::downstream(Phase::ReadingRequest, cause);
+            let address = tcp();
+            let got = body(error, &context(Hop::SelfCall, &address));
+            assert_eq!(got, (words.to_string(), "text/plain; charset=utf-8"), "{cause:?}");
+            assert_eq!(error.status(), status, "{cause:?}");
+            assert!(error.must_close(), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn words_that_need_no_target() {
+        let address = tcp();
+        let context = context(Hop::SelfCall, &address);
+        for (cause, status, want) in [
+            (
+                Cause::NoTarget,
+                404,
+                "{\"errorCode\":\"ERR_DIRECT_INVOKE\",\"message\":\"failed getting app id either \
+                 from the URL path or the header dapr-app-id\"}",
+            ),
+            (
+                Cause::ControlAway,
+                503,
+                "{\"errorCode\":\"ERR_INTERNAL\",\"message\":\"the control process of this sidecar \
+                 does not answer; try again\"}",
+            ),
+        ] {
+            let error = ExchangeError::downstream(Phase::Routing, cause);
+            assert_eq!(body(error, &context), (want.to_string(), "application/json"), "{cause:?}");
+            assert_eq!(error.status(), status, "{cause:?}");
+            assert!(!error.must_close(), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn words_before_anybody_is_called_as_daprd_1_18() {
+        let address = tcp();
+        for (case, target, method, cause, hop, want) in [
+            (
+                "no id",
+                "",
+                "x",
+                Cause::InvalidId(TargetError::Empty),
+                Hop::ToPeer,
+                "app id is empty",
+            ),
+            (
+                "bad id",
+                "a.b.c",
+                "x",
+                Cause::InvalidId(TargetError::Malformed),
+                Hop::ToPeer,
+                "invalid app id a.b.c",
+            ),
+            (
+                "forbidden character",
+                "b",
+                "test#\\u00fc",
+                Cause::Method(MethodError::Forbidden),
+                Hop::ToPeer,
+                "rpc error: code = InvalidArgument desc = invalid method: method contains \
+                 forbidden character: \"test#\\\\\\\\u00fc\"",
+            ),
+            (
+                "control character",
+                "b",
+                "test\rstream",
+                Cause::Method(MethodError::Control { position: 4 }),
+                Hop::ToPeer,
+                "rpc error: code = InvalidArgument desc = invalid method: method contains control \
+                 character at position 4: \"test\\\\rstream\"",
+            ),
+            (
+                "unknown, named without its namespace",
+                "b.prod",
+                "x",
+                Cause::NotFound,
+                Hop::ToPeer,
+                "couldn't find service: b",
+            ),
+            (
+                "unknown at the peer",
+                "b",
+                "x",
+                Cause::Misdirected,
+                Hop::InboundFromPeer,
+                "couldn't find service: b",
+            ),
+            (
+                "URL",
+                "http://h.i",
+                "x",
+                Cause::External,
+                Hop::ToPeer,
+                "cannot invoke http endpoint http://h.i: URL targets are not supported by this \
+                 version of Ringcar",
+            ),
+            (
+                "no app port, self",
+                "b",
+                "x",
+                Cause::NoAppChannel,
+                Hop::SelfCall,
+                "cannot invoke local endpoint: app channel not initialized",
+            ),
+            (
+                "no app port",
+                "b",
+                "x",
+                Cause::NoAppChannel,
+                Hop::InboundFromPeer,
+                "rpc error: code = Internal desc = app channel is not initialized",
+            ),
+            (
+                "CONNECT, self",
+                "b",
+                "x",
+                Cause::InvalidVerb,
+                Hop::SelfCall,
+                "rpc error: code = InvalidArgument desc = invalid HTTP verb",
+            ),
+            (
+                "CONNECT",
+                "b",
+                "x",
+                Cause::InvalidVerb,
+                Hop::ToPeer,
+                "rpc error: code = Internal desc = error invoking app channel: rpc error: code = \
+                 InvalidArgument desc = invalid HTTP verb",
+            ),
+        ] {
+            let context = ErrorContext {
+                target: target.as_bytes(),
+                method: method.as_bytes(),
+                ..context(hop, &address)
+            };
+            let error = ExchangeError::downstream(Phase::Routing, cause);
+            assert_eq!(failure(error, &context), want, "{case}");
+            assert_eq!(
+                error.status(),
+                if cause == Cause::Misdirected { 421 } else { 500 },
+                "{case}"
+            );
+        }
+    }
+
+    #[test]
+    fn words_for_an_app_that_fails_as_daprd_1_18() {
+        let (tcp, unix) = (tcp(), unix());
+        let bad = escape::check(b"te%st").unwrap_err();
+        for (case, cause, address, path, want) in [
+            (
+                "refused",
+                Cause::Connect(Errno::CONNREFUSED),
+                &tcp,
+                "/x",
+                "Post \"http://127.0.0.1:6002/x\": dial tcp 127.0.0.1:6002: connect: connection \
+                 refused",
+            ),
+            (
+                "refused, root",
+                Cause::Connect(Errno::CONNREFUSED),
+                &tcp,
+                "/",
+                "Post \"http://127.0.0.1:6002\": dial tcp 127.0.0.1:6002: connect: connection \
+                 refused",
+            ),
+            (
+                "refused, root and query",
+                Cause::Connect(Errno::CONNREFUSED),
+                &tcp,
+                "/?y=1",
+                "Post \"http://127.0.0.1:6002?y=1\": dial tcp 127.0.0.1:6002: connect: connection \
+                 refused",
+            ),
+            (
+                "no socket",
+                Cause::Connect(Errno::NOENT),
+                &unix,
+                "/x",
+                "Post \"http://localhost/x\": dial unix /run/b.sock: connect: no such file or \
+                 directory",
+            ),
+            (
+                "out of descriptors",
+                Cause::Connect(Errno::MFILE),
+                &tcp,
+                "/x",
+                "Post \"http://127.0.0.1:6002/x\": dial tcp 127.0.0.1:6002: socket: too many open \
+                 files",
+            ),
+            (
+                "connecting takes too long",
+                Cause::ConnectTimeout,
+                &tcp,
+                "/x",
+                r#"Post "http://127.0.0.1:6002/x": dial tcp 127.0.0.1:6002: i/o timeout"#,
+            ),
+            (
+                "reset",
+                Cause::Reset(Errno::CONNRESET),
+                &tcp,
+                "/x",
+                "Post \"http://127.0.0.1:6002/x\": read tcp 127.0.0.1:6002: read: connection reset \
+                 by peer",
+            ),
+            (
+                "reset while sending",
+                Cause::Reset(Errno::PIPE),
+                &tcp,
+                "/x",
+                r#"Post "http://127.0.0.1:6002/x": write tcp 127.0.0.1:6002: write: broken pipe"#,
+            ),
+            ("closed", Cause::ClosedEarly, &tcp, "/x", r#"Post "http://127.0.0.1:6002/x": EOF"#),
+            (
+                "silent",
+                Cause::Stalled,
+                &tcp,
+                "/x",
+                r#"Post "http://127.0.0.1:6002/x": read tcp 127.0.0.1:6002: i/o timeout"#,
+            ),
+            (
+                "not HTTP",
+                Cause::BadResponse,
+                &tcp,
+                "/x",
+                "Post \"http://127.0.0.1:6002/x\": net/http: HTTP/1.x transport connection broken: \
+                 malformed HTTP response",
+            ),
+            (
+                "large head",
+                Cause::ResponseHeadTooLarge(4096),
+                &tcp,
+                "/x",
+                "Post \"http://127.0.0.1:6002/x\": net/http: server response headers exceeded 4096 \
+                 bytes; aborted",
+            ),
+            (
+                "large body",
+                Cause::BodyTooLarge,
+                &tcp,
+                "/x",
+                r#"Post "http://127.0.0.1:6002/x": stream too large"#,
+            ),
+            (
+                "bad escape",
+                Cause::Escape(bad),
+                &tcp,
+                "/te%st \"?y",
+                r#"parse "http://127.0.0.1:6002/te%st \\"?y": invalid URL escape "%st""#,
+            ),
+        ] {
+            for (hop, prefix) in [
+                (Hop::SelfCall, ""),
+                (
+                    Hop::InboundFromPeer,
+                    "rpc error: code = Internal desc = error invoking app channel: ",
+                ),
+            ] {
+                let context = ErrorContext { url_path: path.as_bytes(), ..context(hop, address) };
+                let got = failure(of_phase(cause), &context);
+                assert_eq!(got, format!("{prefix}{want}"), "{case}, {hop:?}");
+                assert_eq!(of_phase(cause).status(), 500, "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_for_a_peer_that_fails_as_daprd_1_18() {
+        let (tcp, unix) = (tcp(), unix());
+        for (case, cause, address, retries, want) in [
+            (
+                "socket gone, after retries",
+                Cause::Connect(Errno::CONNREFUSED),
+                &unix,
+                3,
+                "failed to invoke target b after 3 retries. Error: rpc error: code = Unavailable \
+                 desc = connection error: desc = \"transport: Error while dialing: dial unix \
+                 /run/b.sock: connect: connection refused\"",
+            ),
+            (
+                "refused, not retried",
+                Cause::Connect(Errno::CONNREFUSED),
+                &tcp,
+                0,
+                "rpc error: code = Unavailable desc = connection error: desc = \"transport: Error \
+                 while dialing: dial tcp 127.0.0.1:6002: connect: connection refused\"",
+            ),
+            (
+                "connecting takes too long",
+                Cause::ConnectTimeout,
+                &tcp,
+                1,
+                "failed to invoke target b after 1 retries. Error: rpc error: code = Unavailable \
+                 desc = connection error: desc = \"transport: Error while dialing: dial tcp \
+                 127.0.0.1:6002: i/o timeout\"",
+            ),
+            (
+                "closed",
+                Cause::ClosedEarly,
+                &unix,
+                0,
+                "rpc error: code = Unavailable desc = error reading from server: EOF",
+            ),
+            (
+                "reset",
+                Cause::Reset(Errno::CONNRESET),
+                &tcp,
+                0,
+                "rpc error: code = Unavailable desc = error reading from server: read tcp \
+                 127.0.0.1:6002: read: connection reset by peer",
+            ),
+            ("large body", Cause::BodyTooLarge, &unix, 0, "stream too large"),
+            (
+                "not HTTP",
+                Cause::BadResponse,
+                &unix,
+                0,
+                "response does not contain the required fields in the leading chunk",
+            ),
+        ] {
+            let context = ErrorContext { retries, ..context(Hop::ToPeer, address) };
+            assert_eq!(failure(of_phase(cause), &context), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn targets_and_paths_cannot_break_out_of_the_json() {
+        let address = Address::Unix("/run/\"<\n>.sock".into());
+        let context = ErrorContext {
+            target: b"\"}\xff<",
+            verb: b"",
+            url_path: b"/\"\\",
+            ..context(Hop::SelfCall, &address)
+        };
+        let error = ExchangeError::upstream(Phase::Connecting, Cause::Connect(Errno::NOENT));
+        let want = concat!(
+            "{\"errorCode\":\"ERR_DIRECT_INVOKE\",\"message\":\"failed to invoke, id: \
+             \\\"}\\ufffd\\u003c, err: ",
+            r#" \"http://localhost/\\\"\\\\\": dial unix /run/\"\u003c\n\u003e.sock: connect: "#,
+            r#"no such file or directory"}"#
+        );
+        assert_eq!(body(error, &context).0, want);
+    }
+
+    #[test]
+    fn only_what_never_arrived_is_retried_and_only_what_had_no_answer_is_replayed() {
+        use Phase::{AwaitingResponse, Connecting, RelayingResponse, SendingRequest};
+        let reset = Cause::Reset(Errno::CONNRESET);
+        for (phase, cause, retry, replay) in [
+            (Connecting, Cause::Connect(Errno::CONNREFUSED), true, false),
+            (Connecting, Cause::ConnectTimeout, true, false),
+            (SendingRequest, reset, false, true),
+            (AwaitingResponse, reset, false, true),
+            (AwaitingResponse, Cause::ClosedEarly, false, true),
+            (RelayingResponse, reset, false, false),
+            (RelayingResponse, Cause::ClosedEarly, false, false),
+            (AwaitingResponse, Cause::Stalled, false, false),
+            (AwaitingResponse, Cause::BadResponse, false, false),
+        ] {
+            let error = ExchangeError::upstream(phase, cause);
+            assert_eq!(error.may_retry(), retry, "{error}");
+            assert_eq!(error.may_replay(), replay, "{error}");
+        }
+        let gone = ExchangeError::downstream(SendingRequest, reset);
+        assert!(!gone.may_replay(), "a caller that went away");
+    }
+
+    #[test]
+    fn says_errno_as_go_does() {
+        for (errno, want) in [
+            (Errno::CONNREFUSED, "connection refused"),
+            (Errno::TIMEDOUT, "connection timed out"),
+            (Errno::HOSTUNREACH, "no route to host"),
+            (Errno::from_raw_os_error(4000), "errno 4000"),
+        ] {
+            assert_eq!(GoErrno(errno).to_string(), want);
+        }
+    }
+}

@@ -62,3 +62,116 @@ fn check_wire_path(path: &[u8]) {
         assert!(!part.is_empty() || parts.peek().is_none(), "no doubled slashes");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small generator with a fixed start, so that a failure comes back.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: usize) -> usize {
+            // Numbers as in Knuth's MMIX; the high bits are the good ones.
+            self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            usize::try_from(self.0 >> 33).unwrap() % bound
+        }
+
+        fn pick<'a>(&mut self, words: &[&'a [u8]]) -> &'a [u8] {
+            words[self.below(words.len())]
+        }
+    }
+
+    const WORDS: &[&[u8]] = &[
+        b"/",
+        b"//",
+        b".",
+        b"..",
+        b"/../",
+        b"%2F",
+        b"%2f",
+        b"%2E",
+        b"%2e%2E",
+        b"%25",
+        b"%252F",
+        b"%41",
+        b"%zz",
+        b"%",
+        b"%4",
+        b"%23",
+        b"%3F",
+        b"%00",
+        b"%0D%0A",
+        b"%7F",
+        b"%C3%BC",
+        b"%ff",
+        b"\xff",
+        b"\xc3\xbc",
+        b"a",
+        b"b.c",
+        b"v1.0",
+        b"invoke",
+        b"/v1.0/invoke/a/method/",
+        b"method",
+        b"metadata",
+        b"healthz",
+        b"?",
+        b"#",
+        b"*",
+        b"\\",
+        b"\"",
+        b"+",
+        b":",
+        b"@",
+        b"[",
+        b"]",
+        b"^",
+        b"~",
+        b"http://h",
+        b"\r",
+        b"\t",
+        b" ",
+        b";",
+        b"=",
+    ];
+
+    #[test]
+    fn holds_for_targets_put_together_at_random() {
+        let mut random = Random(1);
+        let mut notes = CallNotes::default();
+        let mut invocations = 0;
+        for _ in 0..200_000 {
+            let mut bytes = random.pick(&[b"GET\n", b"PUT\n", b"CONNECT\n", b"\n"]).to_vec();
+            bytes.extend_from_slice(random.pick(&[b"/v1.0/invoke/a/method/", b"/", b""]));
+            for _ in 0..random.below(12) {
+                bytes.extend_from_slice(random.pick(WORDS));
+            }
+            bytes.extend_from_slice(random.pick(&[
+                b"",
+                b"\nid",
+                b"\n\nBasic ZGFwci1hcHAtaWQ6YXBw",
+            ]));
+            check_invoke_path(&bytes, &mut notes);
+            invocations += usize::from(!notes.target.is_empty());
+        }
+        assert!(invocations > 50_000, "only {invocations} came as far as the checks");
+    }
+
+    #[test]
+    #[should_panic(expected = "no dot segments")]
+    fn sees_dot_segments() {
+        check_wire_path(b"/a/../b");
+    }
+
+    #[test]
+    #[should_panic(expected = "no doubled slashes")]
+    fn sees_doubled_slashes() {
+        check_wire_path(b"/a//b");
+    }
+
+    #[test]
+    #[should_panic(expected = "no control characters")]
+    fn sees_what_ends_a_line() {
+        check_wire_path(b"/a\r\nb");
+    }
+}

@@ -133,3 +133,200 @@ fn find_in_query(query: &[u8], wanted: &[u8], value: &mut Vec<u8>) -> bool {
     value.clear();
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dapr::{BadTarget, BuildingBlock};
+    use snapshot::{AppHealth, AppId, Namespace, Origin};
+
+    fn app(unready: &[&str], outbound_ready: bool) -> App {
+        App {
+            id: AppId::new("orders").unwrap(),
+            namespace: Namespace::new("prod").unwrap(),
+            channel: None,
+            origin: Origin::default(),
+            body_bytes_max: None,
+            head_bytes_max: 8192,
+            health: AppHealth {
+                unready: unready.iter().map(ToString::to_string).collect(),
+                outbound_ready,
+            },
+            metadata_json: "{\"id\":\"orders\"}\n".to_string(),
+        }
+    }
+
+    /// Status, content type, lines and body as one text.
+    fn said(call: LocalCall, app: &App, target: &str, query: &str) -> String {
+        let (target, query) = (target.into(), query.into());
+        let notes = CallNotes { target, query, ..CallNotes::default() };
+        let mut scratch = b"left over".to_vec();
+        let answer = answer(call, app, &notes, &mut scratch);
+        format!(
+            "{} {} {:?}{}{}",
+            answer.status,
+            answer.content_type.unwrap_or("-"),
+            answer.lines,
+            if answer.close { " close " } else { " " },
+            str::from_utf8(answer.body).unwrap()
+        )
+    }
+
+    #[test]
+    fn answers_health_as_daprd_1_18() {
+        let ready = app(&[], true);
+        let not_ready = app(&["runtime", "http-server"], false);
+        let mismatch = "500 application/json \"\" {\"errorCode\":\"ERR_HEALTH_APPID_NOT_MATCH\",\
+             \"message\":\"dapr app-id does not match\"}";
+        let unready = "500 application/json \"\" {\"errorCode\":\"ERR_HEALTH_NOT_READY\",\
+             \"message\":\"dapr is not ready: [runtime http-server]\"}";
+        let outbound = "500 application/json \"\" {\"errorCode\":\"ERR_OUTBOUND_HEALTH_NOT_READY\",\
+             \"message\":\"dapr outbound is not ready\"}";
+        let fine = "204 - \"\" ";
+        for (case, call, app, query, want) in [
+            ("not ready", LocalCall::Healthz, &not_ready, "", unready),
+            ("not ready comes before the id", LocalCall::Healthz, &not_ready, "appid=x", unready),
+            ("other id", LocalCall::Healthz, &ready, "appid=x", mismatch),
+            ("empty id", LocalCall::Healthz, &ready, "appid=", mismatch),
+            ("no value", LocalCall::Healthz, &ready, "a=b&appid", mismatch),
+            ("the first counts", LocalCall::Healthz, &ready, "appid=x&appid=orders", mismatch),
+            ("key is decoded", LocalCall::Healthz, &ready, "%61ppid=x", mismatch),
+            ("ids are case-sensitive", LocalCall::Healthz, &ready, "appid=Orders", mismatch),
+            ("ready", LocalCall::Healthz, &ready, "", fine),
+            ("same id", LocalCall::Healthz, &ready, "appid=orders", fine),
+            ("same id, encoded", LocalCall::Healthz, &ready, "x&appid=%6Frders", fine),
+            ("keys are case-sensitive", LocalCall::Healthz, &ready, "Appid=x", fine),
+            ("semicolon", LocalCall::Healthz, &ready, "appid=x;y", fine),
+            ("bad escape in the value", LocalCall::Healthz, &ready, "appid=%zz", fine),
+            ("bad escape in the key", LocalCall::Healthz, &ready, "appid%zz=x", fine),
+            ("outbound not ready", LocalCall::HealthzOutbound, &not_ready, "", outbound),
+            ("outbound", LocalCall::HealthzOutbound, &ready, "", fine),
+            ("outbound takes no id", LocalCall::HealthzOutbound, &ready, "appid=x", fine),
+        ] {
+            assert_eq!(said(call, app, "", query), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn answers_the_rest_as_daprd_1_18() {
+        let app = app(&[], true);
+        let escape = BadTarget::Escape(escape::check(b"/%zz").unwrap_err());
+        let text = "text/plain; charset=utf-8";
+        for (call, want) in [
+            (
+                LocalCall::BadTarget(escape),
+                format!("400 {text} \"\" close bad request target: invalid URL escape \"%zz\"\n"),
+            ),
+            (
+                LocalCall::BadTarget(BadTarget::Character),
+                format!(
+                    "400 {text} \"\" close bad request target: it contains a control character \
+                     or a space\n"
+                ),
+            ),
+            (
+                LocalCall::NotFound,
+                format!(
+                    "404 {text} \"X-Content-Type-Options: nosniff\\r\\n\" 404 page not found\n"
+                ),
+            ),
+            (LocalCall::MethodNotAllowed { allow: None }, "405 - \"\" ".to_string()),
+            (
+                LocalCall::MethodNotAllowed { allow: Some("GET") },
+                "405 - \"Allow: GET\\r\\n\" ".to_string(),
+            ),
+            (
+                LocalCall::MethodNotAllowed { allow: Some("PUT") },
+                "405 - \"Allow: PUT\\r\\n\" ".to_string(),
+            ),
+            (LocalCall::MetadataGet, "200 application/json \"\" {\"id\":\"orders\"}\n".to_string()),
+            (LocalCall::MetadataSet, "204 - \"\" ".to_string()),
+            (LocalCall::Shutdown, "204 - \"\" ".to_string()),
+        ] {
+            assert_eq!(said(call, &app, "", ""), want, "{call:?}");
+        }
+    }
+
+    /// Texts of pkg/messages/predefined.go and pkg/api/errors of daprd 1.18.3; `details` as its kit
+    /// 0.18.3 marshals them.
+    #[test]
+    fn answers_for_building_blocks_that_are_not_there_as_daprd_1_18() {
+        let app = app(&[], true);
+        for (block, want) in [
+            (
+                BuildingBlock::State,
+                "500 {\"errorCode\":\"ERR_STATE_STORE_NOT_CONFIGURED\",\"message\":\"state store \
+                 s\\u003c is not configured\",\"details\":[{\"@type\":\"type.googleapis.com/google.\
+                 rpc.ErrorInfo\",\"domain\":\"dapr.io\",\"metadata\":{\"appID\":\"orders\"},\
+                 \"reason\":\"DAPR_STATE_NOT_CONFIGURED\"}]}",
+            ),
+            (
+                BuildingBlock::Publish,
+                "404 {\"errorCode\":\"ERR_PUBSUB_NOT_FOUND\",\"message\":\"pubsub s\\u003c is not \
+                 found\",\"details\":[{\"@type\":\"type.googleapis.com/google.rpc.ErrorInfo\",\
+                 \"domain\":\"dapr.io\",\"metadata\":{},\"reason\":\"DAPR_PUBSUB_NOT_FOUND\"}]}",
+            ),
+            (
+                BuildingBlock::Secrets,
+                "500 {\"errorCode\":\"ERR_SECRET_STORES_NOT_CONFIGURED\",\"message\":\"secret \
+                 store is not configured\"}",
+            ),
+            (
+                BuildingBlock::Configuration,
+                "500 {\"errorCode\":\"ERR_CONFIGURATION_STORE_NOT_CONFIGURED\",\
+                 \"message\":\"configuration stores not configured\"}",
+            ),
+            (
+                BuildingBlock::Lock,
+                "500 {\"errorCode\":\"ERR_LOCK_STORE_NOT_CONFIGURED\",\"message\":\"lock store is \
+                 not configured\"}",
+            ),
+            (
+                BuildingBlock::Cryptography,
+                "500 {\"errorCode\":\"ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED\",\"message\":\"crypto \
+                 providers not configured\"}",
+            ),
+            (
+                BuildingBlock::Bindings,
+                "500 {\"errorCode\":\"ERR_INVOKE_OUTPUT_BINDING\",\"message\":\"error invoking \
+                 output binding s\\u003c: couldn't find output binding s\\u003c\"}",
+            ),
+            (
+                BuildingBlock::Actors,
+                "400 {\"errorCode\":\"ERR_ACTOR_NO_PLACEMENT\",\"message\":\"placement service is \
+                 not configured\"}",
+            ),
+            (
+                BuildingBlock::Conversation,
+                "400 {\"errorCode\":\"ERR_CONVERSATION_NOT_FOUND\",\"message\":\"failed finding \
+                 conversation component s\\u003c\"}",
+            ),
+            (
+                BuildingBlock::JobScheduling,
+                "500 {\"errorCode\":\"DAPR_SCHEDULER_SCHEDULE_JOB\",\"message\":\"failed to \
+                 schedule job due to: scheduler clients are disabled\",\
+                 \"details\":[{\"@type\":\"type.googleapis.com/google.rpc.ErrorInfo\",\
+                 \"domain\":\"dapr.io\",\"metadata\":{\"appID\":\"orders\",\"namespace\":\"prod\"},\
+                 \"reason\":\"DAPR_SCHEDULER_SCHEDULE_JOB\"}]}",
+            ),
+            (
+                BuildingBlock::JobLookup,
+                "500 {\"errorCode\":\"DAPR_SCHEDULER_GET_JOB\",\"message\":\"failed to get job due \
+                 to: scheduler clients are disabled\",\"details\":[{\"@type\":\"type.googleapis.com\
+                 /google.rpc.ErrorInfo\",\"domain\":\"dapr.io\",\"metadata\":{\"appID\":\"orders\",\
+                 \"namespace\":\"prod\"},\"reason\":\"DAPR_SCHEDULER_GET_JOB\"}]}",
+            ),
+            (
+                BuildingBlock::JobDeletion,
+                "500 {\"errorCode\":\"DAPR_SCHEDULER_DELETE_JOB\",\"message\":\"failed to delete \
+                 job due to: scheduler clients are disabled\",\
+                 \"details\":[{\"@type\":\"type.googleapis.com/google.rpc.ErrorInfo\",\
+                 \"domain\":\"dapr.io\",\"metadata\":{\"appID\":\"orders\",\"namespace\":\"prod\"},\
+                 \"reason\":\"DAPR_SCHEDULER_DELETE_JOB\"}]}",
+            ),
+        ] {
+            let got = said(LocalCall::Unconfigured(block), &app, "s<", "");
+            assert_eq!(got.replacen(" application/json \"\"", "", 1), want, "{block:?}");
+        }
+    }
+}

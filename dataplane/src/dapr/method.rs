@@ -172,3 +172,170 @@ impl fmt::Display for MethodError {
 }
 
 impl std::error::Error for MethodError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normal(method: &str) -> Result<String, MethodError> {
+        let mut text = method.as_bytes().to_vec();
+        match normalise(&mut text) {
+            Ok(()) => Ok(String::from_utf8(text).unwrap()),
+            Err(error) => {
+                assert_eq!(text, method.as_bytes(), "left as it was");
+                Err(error)
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_what_daprd_1_18_refuses() {
+        let control = |position| Err(MethodError::Control { position });
+        for (case, method, want) in [
+            ("hash", "a#b", Err(MethodError::Forbidden)),
+            ("mark", "a?b", Err(MethodError::Forbidden)),
+            ("NUL", "a\0b", Err(MethodError::Forbidden)),
+            ("hash behind a control character", "\r#", Err(MethodError::Forbidden)),
+            ("hash that cleaning would remove", "a#/../b", Err(MethodError::Forbidden)),
+            ("CR", "test\rstream", control(4)),
+            ("newline", "\n", control(0)),
+            ("0x1f", "ü\x1f", control(2)),
+            ("delete", "ab\x7f", control(2)),
+        ] {
+            assert_eq!(normal(method), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn normalises_as_daprd_1_18() {
+        for (case, method, want) in [
+            ("empty", "", ""),
+            ("dot", ".", ""),
+            ("dots", "..", ""),
+            ("more dots", "../..", ""),
+            ("many", "../../../", ""),
+            ("root", "/", "/"),
+            ("above the root", "/../..", "/"),
+            ("plain", "a/b", "a/b"),
+            ("leading slash", "/public", "/public"),
+            ("leading slashes", "///public", "/public"),
+            ("slash at the end", "a/", "a"),
+            ("doubled", "a//b", "a/b"),
+            ("up", "a/../b", "b"),
+            ("up above", "../../x/../y", "y"),
+            ("names of dots", ".../..a/b..", ".../..a/b.."),
+            ("not decoded again", "admin%2F..%2Fpublic", "admin%2F..%2Fpublic"),
+            ("others pass", "a\\b*\";%ü |", "a\\b*\";%ü |"),
+        ] {
+            assert_eq!(normal(method).as_deref(), Ok(want), "{case}");
+        }
+    }
+
+    #[test]
+    fn peers_read_back_what_was_meant() {
+        for (case, method, want) in [
+            ("empty", "", "/"),
+            ("root", "/", "/%2F"),
+            ("plain", "orders/7", "/orders/7"),
+            ("leading slash", "/orders/7", "/%2Forders/7"),
+            ("looks like an encoded leading slash", "%2Forders", "/%252Forders"),
+            ("pchar", "a-._~!$&'()*+,;=:@b", "/a-._~!$&'()*+,;=:@b"),
+            ("percent", "100%", "/100%25"),
+            ("space and others", "a b\"<>\\^`{|}[]", "/a%20b%22%3C%3E%5C%5E%60%7B%7C%7D%5B%5D"),
+            ("unicode", "ü", "/%C3%BC"),
+            ("names of dots", ".../.a/..b", "/.../.a/..b"),
+        ] {
+            let (mut path, mut back) = (Vec::new(), b"kept".to_vec());
+            encode_for_peer(method.as_bytes(), &mut path);
+            assert_eq!(str::from_utf8(&path).unwrap(), want, "{case}");
+            assert_eq!(decode_from_peer(&path, &mut back), Ok(()), "{case}");
+            assert_eq!(back, format!("kept{method}").as_bytes(), "{case}");
+        }
+    }
+
+    #[test]
+    fn refuses_paths_that_no_peer_writes() {
+        let escape = |text: &[u8]| Err(PeerPathError::Escape(escape::check(text).unwrap_err()));
+        for (case, path, want) in [
+            ("empty", "", Err(PeerPathError::NoSlash)),
+            ("no slash", "a", Err(PeerPathError::NoSlash)),
+            ("bad escape", "/%zz", escape(b"%zz")),
+            ("short escape", "/a%2", escape(b"%2")),
+            ("doubled slash", "/a//b", Err(PeerPathError::NotNormal)),
+            ("leading slash in the clear", "//a", Err(PeerPathError::NotNormal)),
+            ("slash at the end", "/a/", Err(PeerPathError::NotNormal)),
+            ("dots", "/a/../b", Err(PeerPathError::NotNormal)),
+            ("encoded dots", "/a/%2E%2E/b", Err(PeerPathError::NotNormal)),
+            ("dot", "/.", Err(PeerPathError::NotNormal)),
+            ("encoded slash inside", "/a%2Fb", Err(PeerPathError::NotNormal)),
+            ("two leading slashes", "/%2F/a", Err(PeerPathError::NotNormal)),
+            ("encoded plain character", "/%41", Err(PeerPathError::NotNormal)),
+            ("lower-case escape", "/%c3%bc", Err(PeerPathError::NotNormal)),
+            ("half lower-case escape", "/%5c", Err(PeerPathError::NotNormal)),
+            ("space in the clear", "/a b", Err(PeerPathError::NotNormal)),
+            ("unicode in the clear", "/ü", Err(PeerPathError::NotNormal)),
+            ("hash", "/a%23b", Err(PeerPathError::NotNormal)),
+            ("mark", "/a%3Fb", Err(PeerPathError::NotNormal)),
+            ("newline", "/a%0Ab", Err(PeerPathError::NotNormal)),
+        ] {
+            assert_eq!(decode_from_peer(path.as_bytes(), &mut Vec::new()), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn every_byte_travels() {
+        for byte in (0x20..=u8::MAX).filter(|byte| !matches!(byte, b'#' | b'?' | 0x7f)) {
+            for method in [[byte, b'a'], [b'a', byte]] {
+                let mut normal = method.to_vec();
+                normalise(&mut normal).unwrap();
+                let (mut path, mut back) = (Vec::new(), Vec::new());
+                encode_for_peer(&normal, &mut path);
+                assert_eq!(decode_from_peer(&path, &mut back), Ok(()), "{byte:#x}");
+                assert_eq!(back, normal, "{byte:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn app_paths_are_gos() {
+        for (case, method, want) in [
+            ("bad escape", "te%st", Err("invalid URL escape \"%st\"")),
+            ("escape cut short", "te%4", Err("invalid URL escape \"%4\"")),
+            ("empty", "", Ok("/")),
+            ("root", "/", Ok("/")),
+            ("plain", "orders/7", Ok("/orders/7")),
+            ("leading slash", "/orders/7", Ok("/orders/7")),
+            ("escape stays", "%41", Ok("/%41")),
+            ("space", "a b", Ok("/a%20b")),
+            ("unicode", "ü", Ok("/%C3%BC")),
+        ] {
+            let mut out = b"kept".to_vec();
+            let got = app_path(method.as_bytes(), &mut out).map_err(|error| error.to_string());
+            let path = String::from_utf8(out.split_off(4)).unwrap();
+            assert_eq!(got.map(|()| path).as_deref().map_err(String::as_str), want, "{case}");
+            assert_eq!(out, b"kept", "{case}");
+        }
+    }
+
+    #[test]
+    fn maps_verbs_as_daprd_1_18() {
+        for (method, want) in [
+            ("CONNECT", None),
+            ("connect", None),
+            ("NONE", None),
+            ("GET", Some("GET")),
+            ("get", Some("GET")),
+            ("Post", Some("POST")),
+            ("PUT", Some("PUT")),
+            ("DELETE", Some("DELETE")),
+            ("PATCH", Some("PATCH")),
+            ("HEAD", Some("HEAD")),
+            ("OPTIONS", Some("OPTIONS")),
+            ("TRACE", Some("TRACE")),
+            ("PROPFIND", Some("POST")),
+            ("QUERY", Some("POST")),
+        ] {
+            assert_eq!(verb(method.as_bytes()), want, "{method}");
+        }
+    }
+}

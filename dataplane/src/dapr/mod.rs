@@ -183,3 +183,362 @@ fn find_target_in_path(notes: &mut CallNotes) -> Asked {
     target::method_after_target(&mut notes.method);
     Asked::Invoke { app_id_header_used: false }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is asked for, as one line: the target, the method, the query if there is one, and
+    /// `-header` if the header is to be dropped.
+    fn asked(request: &Request<'_>) -> String {
+        let mut notes = CallNotes::default();
+        let asked = interpret(request, &mut notes);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match asked {
+            Asked::NoTarget => "no target".to_string(),
+            Asked::Local(call) => {
+                format!("{call:?} {}", text(&notes.target)).trim_end().to_string()
+            }
+            Asked::Invoke { app_id_header_used } => {
+                let mut line = format!("{} | {}", text(&notes.target), text(&notes.method));
+                if !notes.query.is_empty() {
+                    line = format!("{line} | {}", text(&notes.query));
+                }
+                if app_id_header_used {
+                    line.push_str(" -header");
+                }
+                line
+            }
+        }
+    }
+
+    fn request<'a>(method: &'a str, target: &'a str) -> Request<'a> {
+        Request {
+            method: method.as_bytes(),
+            target: target.as_bytes(),
+            app_id_header: None,
+            authorization: None,
+        }
+    }
+
+    /// `Basic` with `dapr-app-id:app` in base64.
+    const BASIC_APP: &[u8] = b"Basic ZGFwci1hcHAtaWQ6YXBw";
+    /// The same with an empty id.
+    const BASIC_EMPTY: &[u8] = b"Basic ZGFwci1hcHAtaWQ6";
+
+    #[test]
+    fn finds_target_and_method_in_the_url_as_daprd_1_18() {
+        for (case, target, want) in [
+            ("no such path", "/foo", "no target"),
+            ("root", "/", "no target"),
+            ("no method", "/v1.0/invoke/app", "no target"),
+            ("no slash after method", "/v1.0/invoke/app/method", "no target"),
+            ("no target", "/v1.0/invoke//method/foo", "no target"),
+            ("other version", "/v1.1/invoke/app/method/foo", "no target"),
+            ("asterisk", "*", "no target"),
+            ("encoded prefix part is decoded, too", "/v1.0/%69nvoke/app/method/foo", "app | foo"),
+            ("plain", "/v1.0/invoke/app/method/foo", "app | foo"),
+            ("slashes in the prefix", "/v1.0////invoke/app/method/foo", "app | foo"),
+            ("slashes everywhere", "//v1.0//invoke//app/method//foo", "app | /foo"),
+            ("slashes before method", "//v1.0//invoke//app//method//foo", "app/ | /foo"),
+            ("empty method", "/v1.0/invoke/app/method/", "app | "),
+            ("slash as method", "/v1.0/invoke/app/method//", "app | /"),
+            ("slash at the end is lost", "/v1.0/invoke/app/method/a/b/", "app | a/b"),
+            ("dots", "/v1.0/invoke/app/method/a/./b/../c", "app | a/c"),
+            ("encoded slashes", "/v1.0/invoke/app/method/admin%2F..%2Fpublic", "app | public"),
+            ("dots above the method", "/v1.0/invoke/app/method/../x", "app | ../x"),
+            (
+                "query",
+                "/v1.0/invoke/app/method/foo?x=1%202&y=a/../b",
+                "app | foo | x=1%202&y=a/../b",
+            ),
+            ("mark alone", "/v1.0/invoke/app/method/foo?", "app | foo"),
+            ("absolute form", "http://h:3500/v1.0/invoke/app/method/foo?x", "app | foo | x"),
+            ("namespace", "/v1.0/invoke/app.ns/method/x", "app.ns | x"),
+            ("too many dots are found out later", "/v1.0/invoke/a.b.c/method/x", "a.b.c | x"),
+            ("URL", "/v1.0/invoke/http://h:81/method/x", "http://h:81 | x"),
+            ("URL, encoded", "/v1.0/invoke/https%3A%2F%2Fh/method/x", "https://h | x"),
+            ("URL, half encoded", "/v1.0/invoke/https%3A/%2Fh/method/x", "https://h | x"),
+            ("URL with path", "/v1.0/invoke/http://h/base/method/x", "http://h/base | x"),
+            ("id is decoded twice", "/v1.0/invoke/a%2562/method/x", "ab | x"),
+            ("plus in an id is a space", "/v1.0/invoke/a+b/method/x", "a b | x"),
+            ("bad second escape keeps the first", "/v1.0/invoke/a%25zz/method/x", "a%zz | x"),
+            ("method is decoded once", "/v1.0/invoke/app/method/a%2541+b", "app | a%41+b"),
+            ("encoded mark", "/v1.0/invoke/app/method/a%3Fb", "app | a?b"),
+            ("second method part", "/v1.0/invoke/app/method/a/method/b", "app | a/method/b"),
+            ("appendix A", "/v1.0/invoke/b/method/orders//7/?x=1%202", "b | orders/7 | x=1%202"),
+        ] {
+            assert_eq!(asked(&request("GET", target)), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn header_beats_basic_beats_url_as_daprd_1_18() {
+        let header = Some(b"hdr".as_slice());
+        let basic = Some(BASIC_APP);
+        let url = "/v1.0/invoke/B/method/x";
+        for (case, target, app_id_header, authorization, want) in [
+            ("empty header", "/x", Some(b"".as_slice()), None, "no target"),
+            ("empty id in basic", url, None, Some(BASIC_EMPTY), "no target"),
+            ("bearer", "/x", None, Some(b"Bearer abc".as_slice()), "no target"),
+            ("header", "/checkout/100", header, None, "hdr | checkout/100 -header"),
+            ("header and URL", url, header, None, "hdr | v1.0/invoke/B/method/x -header"),
+            ("header and basic", "/x", header, basic, "hdr | x -header"),
+            ("basic and URL", url, None, basic, "app | v1.0/invoke/B/method/x"),
+            ("empty header and URL", url, Some(b""), None, "B | x"),
+            ("empty header and basic", "/x", Some(b""), basic, "app | x"),
+            ("bearer and URL", url, None, Some(b"Bearer abc"), "B | x"),
+            ("basic", "/checkout/100", None, basic, "app | checkout/100"),
+            ("header is taken as it is", "/x", Some(b"a%41.ns"), None, "a%41.ns | x -header"),
+            ("header, slashes", "///foo//bar", header, None, "hdr | foo/bar -header"),
+            ("header, root", "/", header, None, "hdr |  -header"),
+            ("header, dots", "/admin/../public", header, None, "hdr | public -header"),
+            ("header, encoded", "/a%2F..%2Fb%23?q", header, None, "hdr | b# | q -header"),
+            ("header, slash at the end", "/a/", header, None, "hdr | a -header"),
+            ("header, asterisk", "*", header, None, "hdr | * -header"),
+            ("header, absolute form without path", "http://h", header, None, "hdr | . -header"),
+            ("metadata beats header", "/v1.0/metadata", header, basic, "MetadataGet"),
+            ("health beats header", "/v1.0/healthz", header, None, "Healthz"),
+            ("state beats header", "/v1.0/state/s/k", header, None, "Unconfigured(State) s"),
+            ("unknown API does not", "/v1.0/nothing", header, None, "hdr | v1.0/nothing -header"),
+        ] {
+            let request = Request { app_id_header, authorization, ..request("GET", target) };
+            assert_eq!(asked(&request), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn refuses_bad_targets_before_anything_else() {
+        for (case, method, target, want) in [
+            ("empty", "GET", "", "Form"),
+            ("no path", "GET", "foo", "Form"),
+            ("control character", "GET", "/v1.0/invoke/a/method/\u{1}", "Character"),
+            ("space", "GET", "/a b", "Character"),
+            ("bad escape", "GET", "/v1.0/invoke/a/method/%zz", "Escape"),
+            ("bad escape on the public routes", "GET", "/v1.0/metadata/%4", "Escape"),
+        ] {
+            let request = Request { app_id_header: Some(b"a"), ..request(method, target) };
+            let local = asked(&request);
+            assert!(local.starts_with(&format!("BadTarget({want}")), "{case}: {local}");
+            let public = interpret_public(&request, &mut CallNotes::default());
+            assert_eq!(format!("{public:?}"), local, "{case}");
+        }
+    }
+
+    #[test]
+    fn registered_routes_are_matched_on_the_cleaned_encoded_path() {
+        for (case, method, target, want) in [
+            ("HEAD is not GET", "HEAD", "/v1.0/healthz", "no target"),
+            ("lower-case method", "get", "/v1.0/healthz", "no target"),
+            ("unknown method", "PROPFIND", "/v1.0/healthz", "no target"),
+            ("POST", "POST", "/v1.0/healthz", "no target"),
+            ("encoded route", "GET", "/v1.0/%68ealthz", "no target"),
+            ("encoded slash", "GET", "/v1.0%2Fhealthz", "no target"),
+            ("more parts", "GET", "/v1.0/healthz/x", "no target"),
+            ("key missing", "PUT", "/v1.0/metadata", "no target"),
+            ("key missing, with slash", "PUT", "/v1.0/metadata/", "no target"),
+            ("wrong method", "GET", "/v1.0/shutdown", "no target"),
+            ("the API itself", "GET", "/v1.0", "no target"),
+            ("health", "GET", "/v1.0/healthz", "Healthz"),
+            ("query", "GET", "/v1.0/healthz?appid=a", "Healthz"),
+            ("slash at the end", "GET", "/v1.0/healthz/", "Healthz"),
+            ("slashes", "GET", "//v1.0///healthz//", "Healthz"),
+            ("dots", "GET", "/x/../v1.0/./healthz", "Healthz"),
+            ("dots after invoke", "GET", "/v1.0/invoke/../healthz", "Healthz"),
+            ("absolute form", "GET", "http://h/v1.0/healthz", "Healthz"),
+            ("outbound", "GET", "/v1.0/healthz/outbound", "HealthzOutbound"),
+            ("metadata", "GET", "/v1.0/metadata", "MetadataGet"),
+            ("key", "PUT", "/v1.0/metadata/k", "MetadataSet k"),
+            ("key is decoded as a query", "PUT", "/v1.0/metadata/a%2Fb+c%2B", "MetadataSet a/b c+"),
+            ("key beside invalid characters", "PUT", "/v1.0/metadata/\"%41", "MetadataSet \"A"),
+            ("shutdown", "POST", "/v1.0/shutdown", "Shutdown"),
+            (
+                "an invocation of the same name",
+                "GET",
+                "/v1.0/invoke/a/method/healthz",
+                "a | healthz",
+            ),
+        ] {
+            assert_eq!(asked(&request(method, target)), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn tells_the_building_blocks_apart_as_daprd_1_18() {
+        for (method, target, want) in [
+            ("GET", "/v1.0/state/s", "no target"),
+            ("PUT", "/v1.0/state/s/k", "no target"),
+            ("GET", "/v1.0/state/s/k/l", "no target"),
+            ("POST", "/v1.0/state/s/query", "no target"),
+            ("GET", "/v1.0/state/s/k", "Unconfigured(State) s"),
+            ("DELETE", "/v1.0/state/s/k", "Unconfigured(State) s"),
+            ("POST", "/v1.0/state/s", "Unconfigured(State) s"),
+            ("PUT", "/v1.0/state/s", "Unconfigured(State) s"),
+            ("POST", "/v1.0/state/s/bulk", "Unconfigured(State) s"),
+            ("PUT", "/v1.0/state/s/transaction", "Unconfigured(State) s"),
+            ("POST", "/v1.0-alpha1/state/s/query", "Unconfigured(State) s"),
+            ("POST", "/v1.0/publish/p", "no target"),
+            ("GET", "/v1.0/publish/p/t", "no target"),
+            ("POST", "/v1.0/publish/p/t", "Unconfigured(Publish) p"),
+            ("PUT", "/v1.0/publish/p/t/u/v", "Unconfigured(Publish) p"),
+            ("POST", "/v1.0/publish/bulk/p/t", "Unconfigured(Publish) p"),
+            ("POST", "/v1.0/publish/bulk/t", "Unconfigured(Publish) bulk"),
+            ("POST", "/v1.0-alpha1/publish/bulk/p/t", "Unconfigured(Publish) p"),
+            ("POST", "/v1.0-alpha1/publish/p/t", "no target"),
+            ("GET", "/v1.0/secrets/s/k", "Unconfigured(Secrets) s"),
+            ("GET", "/v1.0/secrets/s/bulk", "Unconfigured(Secrets) s"),
+            ("GET", "/v1.0/configuration/c?key=k", "Unconfigured(Configuration) c"),
+            ("GET", "/v1.0-alpha1/configuration/c/subscribe", "Unconfigured(Configuration) c"),
+            ("GET", "/v1.0/configuration/c/i/unsubscribe", "Unconfigured(Configuration) c"),
+            ("POST", "/v1.0-alpha1/lock/l", "Unconfigured(Lock) l"),
+            ("POST", "/v1.0-alpha1/unlock/l", "Unconfigured(Lock) l"),
+            ("POST", "/v1.0/lock/l", "no target"),
+            ("PUT", "/v1.0-alpha1/crypto/c/encrypt", "Unconfigured(Cryptography) c"),
+            ("PUT", "/v1.0-alpha1/crypto/c/decrypt", "Unconfigured(Cryptography) c"),
+            ("POST", "/v1.0-alpha1/crypto/c/encrypt", "no target"),
+            ("POST", "/v1.0-alpha1/subtlecrypto/c/getkey", "Unconfigured(Cryptography) c"),
+            ("POST", "/v1.0-alpha1/subtlecrypto/c/verify", "Unconfigured(Cryptography) c"),
+            ("POST", "/v1.0/bindings/b", "Unconfigured(Bindings) b"),
+            ("PUT", "/v1.0/bindings/b", "Unconfigured(Bindings) b"),
+            ("GET", "/v1.0/bindings/b", "no target"),
+            ("GET", "/v1.0/actors/t/i/method/m", "Unconfigured(Actors) t"),
+            ("PUT", "/v1.0/actors/t/i/state", "Unconfigured(Actors) t"),
+            ("GET", "/v1.0/actors/t/i/state/k", "Unconfigured(Actors) t"),
+            ("DELETE", "/v1.0/actors/t/i/timers/n", "Unconfigured(Actors) t"),
+            ("GET", "/v1.0/actors/t/i/timers/n", "no target"),
+            ("GET", "/v1.0/actors/t/i/reminders/n", "Unconfigured(Actors) t"),
+            ("POST", "/v1.0-alpha1/conversation/c/converse", "Unconfigured(Conversation) c"),
+            ("POST", "/v1.0-alpha2/conversation/c/converse", "Unconfigured(Conversation) c"),
+            ("POST", "/v1.0/conversation/c/converse", "no target"),
+            ("POST", "/v1.0-alpha1/jobs/j", "Unconfigured(JobScheduling) j"),
+            ("GET", "/v1.0/jobs/j", "Unconfigured(JobLookup) j"),
+            ("DELETE", "/v1.0/jobs/j", "Unconfigured(JobDeletion) j"),
+            ("PUT", "/v1.0/jobs/j", "no target"),
+            ("GET", "/v1.0/workflows/w/i", "Unconfigured(Actors) w"),
+            ("POST", "/v1.0-beta1/workflows/w/i/start", "Unconfigured(Actors) w"),
+            ("POST", "/v1.0-alpha1/workflows/w/i/raiseEvent/e", "Unconfigured(Actors) w"),
+            ("POST", "/v1.0/workflows/w/i/stop", "no target"),
+        ] {
+            assert_eq!(asked(&request(method, target)), want, "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn the_public_port_knows_health_and_metadata_alone() {
+        for (case, method, target, want) in [
+            ("invocation", "GET", "/v1.0/invoke/a/method/m", "NotFound"),
+            ("root", "GET", "/", "NotFound"),
+            ("asterisk", "OPTIONS", "*", "NotFound"),
+            ("shutdown", "POST", "/v1.0/shutdown", "NotFound"),
+            ("state", "GET", "/v1.0/state/s/k", "NotFound"),
+            ("wrong method", "POST", "/v1.0/healthz", r#"MethodNotAllowed { allow: Some("GET") }"#),
+            ("HEAD", "HEAD", "/v1.0/healthz", r#"MethodNotAllowed { allow: Some("GET") }"#),
+            ("key", "GET", "/v1.0/metadata/k", r#"MethodNotAllowed { allow: Some("PUT") }"#),
+            ("unknown method", "PROPFIND", "/nothing", "MethodNotAllowed { allow: None }"),
+            ("health", "GET", "/v1.0/healthz/", "Healthz"),
+            ("outbound", "GET", "//v1.0/healthz/outbound", "HealthzOutbound"),
+            ("metadata", "GET", "/v1.0/metadata", "MetadataGet"),
+            ("set metadata", "PUT", "/v1.0/metadata/k", "MetadataSet"),
+        ] {
+            let request = Request { app_id_header: Some(b"a"), ..request(method, target) };
+            let call = interpret_public(&request, &mut CallNotes::default());
+            assert_eq!(format!("{call:?}"), want, "{case}");
+        }
+    }
+
+    /// From the target on the caller's request line to the one on the app's.
+    fn seen_by_app(request: &Request<'_>) -> String {
+        let mut notes = CallNotes::default();
+        assert!(matches!(interpret(request, &mut notes), Asked::Invoke { .. }));
+        if method::normalise(&mut notes.method).is_err() {
+            return "500".to_string();
+        }
+        let (mut to_peer, mut at_peer, mut to_app) = (Vec::new(), Vec::new(), Vec::new());
+        method::encode_for_peer(&notes.method, &mut to_peer);
+        method::decode_from_peer(&to_peer, &mut at_peer).unwrap();
+        match method::app_path(&at_peer, &mut to_app) {
+            Ok(()) if notes.query.is_empty() => String::from_utf8(to_app).unwrap(),
+            Ok(()) => String::from_utf8([&to_app, b"?".as_slice(), &notes.query].concat()).unwrap(),
+            Err(_) => "500".to_string(),
+        }
+    }
+
+    /// daprd 1.18's integration tests reservedchars/pathcorrectness and reservedchars/acl, beside
+    /// what Go's client writes for their paths.
+    #[test]
+    fn an_app_sees_what_it_sees_behind_daprd_1_18() {
+        for (path, want) in [
+            ("test%23stream", "500"),
+            ("test%3Fstream", "500"),
+            ("test%25stream", "500"),
+            ("test%00stream", "500"),
+            ("test%0Dstream", "500"),
+            ("test%7Fstream", "500"),
+            ("a%23b%3Fc%25d", "500"),
+            ("admin%3Fignored", "500"),
+            ("admin%00public", "500"),
+            ("public%23/../unauthorized", "/unauthorized"),
+            ("public%23../../admin", "/admin"),
+            ("100%25", "500"),
+            ("test%22stream", "/test%22stream"),
+            ("test%2Astream", "/test*stream"),
+            ("test%5Cstream", "/test%5Cstream"),
+            ("test\"stream", "/test%22stream"),
+            ("test*stream", "/test*stream"),
+            ("test\\stream", "/test%5Cstream"),
+            ("test?stream", "/test?stream"),
+            ("test%20stream", "/test%20stream"),
+            ("%C3%BC", "/%C3%BC"),
+            ("%2541", "/%41"),
+            ("%252E%252E/x", "/%2E%2E/x"),
+            ("a%253Fb", "/a%3Fb"),
+            ("public", "/public"),
+            ("admin%2F..%2Fpublic", "/public"),
+            ("admin%2F..%2F..%2Fpublic", "/public"),
+            ("admin%2Fsecret%2F..%2F..%2Fpublic", "/public"),
+            ("..%2Fpublic", "/public"),
+            ("..%2F..%2Fpublic", "/public"),
+            ("..", "/"),
+            ("public///extra", "/public/extra"),
+            ("public%2F..%2Fpublic", "/public"),
+            ("a%2Fb%2Fc%2F..%2F..%2F..%2Fpublic", "/public"),
+            ("admin%5C..%5Cpublic", "/admin%5C..%5Cpublic"),
+            ("public%2F..%2Funauthorized", "/unauthorized"),
+            ("admin?bypass", "/admin?bypass"),
+            ("", "/"),
+            ("/", "/"),
+            ("/x", "/x"),
+            ("A-Za-z0-9-._~:/[]@!$'()+,=", "/A-Za-z0-9-._~:/[]@!$'()+,="),
+        ] {
+            let target = format!("/v1.0/invoke/app/method/{path}");
+            assert_eq!(seen_by_app(&request("GET", &target)), want, "URL: {path}");
+            let target = format!("/{path}");
+            let by_header = Request { app_id_header: Some(b"app"), ..request("GET", &target) };
+            assert_eq!(seen_by_app(&by_header), want, "header: {path}");
+        }
+    }
+
+    #[test]
+    fn notes_are_not_carried_over() {
+        let mut notes = CallNotes::default();
+        interpret(&request("GET", "/v1.0/invoke/app/method/foo?x=1"), &mut notes);
+        assert_eq!(interpret(&request("GET", "/foo"), &mut notes), Asked::NoTarget);
+        assert!(notes.target.is_empty() && notes.query.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_allocated_once_the_notes_are_warm() {
+        let mut notes = CallNotes::default();
+        for target in ["/v1.0/invoke/some-app.ns/method/a//b?query=1", "/v1.0//metadata/none"] {
+            interpret(&request("GET", target), &mut notes);
+        }
+        let capacities = |notes: &CallNotes| {
+            [&notes.target, &notes.method, &notes.query, &notes.scratch].map(Vec::capacity)
+        };
+        let before = capacities(&notes);
+        for target in ["/v1.0/invoke/app/method/foo?x", "/v1.0/healthz", "/v1.0/state/s/k", "/x"] {
+            interpret(&request("GET", target), &mut notes);
+        }
+        assert_eq!(capacities(&notes), before);
+    }
+}
