@@ -1,0 +1,105 @@
+//! Slow ends: whoever is not read is not read from, so that what waits inside stays small.
+
+#![forbid(unsafe_code)]
+
+use crate::{
+    X, get, request,
+    support::{App, Hop, Mesh, on_both_engines},
+};
+use dataplane::engine::Choice;
+use std::time::Duration;
+
+const LARGE: usize = 64 << 20;
+/// How long a socket must take nothing to count as full.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+on_both_engines! {
+    fn app_stops_when_the_client_does_not_read(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mesh = Mesh::start(engine, hop, app.address());
+            let mut client = mesh.client();
+            client.send(get(X));
+            let mut upstream = app.accept();
+            upstream.read_request();
+            upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"));
+            let sent = upstream.send_until_full(&vec![b'x'; LARGE], PATIENCE);
+            assert!(sent < LARGE / 2, "{sent} bytes taken from the app and nobody read ({hop:?})");
+            // The worker serves others meanwhile.
+            mesh.settle();
+            // And goes on where it stopped.
+            let head = client.read_head();
+            assert_eq!(head.one("content-length"), Some(LARGE.to_string().as_str()));
+            let rest = upstream;
+            let writer = std::thread::spawn(move || {
+                let mut rest = rest;
+                rest.send(vec![b'x'; LARGE - sent]);
+            });
+            client.skip_bytes(LARGE as u64);
+            writer.join().unwrap();
+            client.assert_silent();
+        }
+    }
+
+    fn client_stops_when_the_app_does_not_read(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mesh = Mesh::start_with(engine, hop, app.address(), |s| {
+                s.apps[0].body_bytes_max = None;
+            });
+            let mut client = mesh.client();
+            client.send(request("POST", X, &format!("Content-Length: {LARGE}\r\n")));
+            let mut upstream = app.accept();
+            let sent = client.send_until_full(&vec![b'x'; LARGE], PATIENCE);
+            assert!(sent < LARGE / 2, "{sent} bytes taken from the client, none read ({hop:?})");
+            mesh.settle();
+            upstream.read_head();
+            let mut rest = client.split();
+            let writer = std::thread::spawn(move || rest.send(vec![b'x'; LARGE - sent]));
+            upstream.skip_bytes(LARGE as u64);
+            writer.join().unwrap();
+            upstream.send(crate::OK);
+            assert_eq!(client.read_response().status(), 200, "{hop:?}");
+        }
+    }
+
+    fn pipelining_client_that_does_not_read_is_not_read(engine: Choice) {
+        let app = crate::support::ServedApp::answering(|_| {
+            crate::answer("200 OK", "", &"x".repeat(10_000)).into_bytes()
+        });
+        let mesh = Mesh::start(engine, Hop::Own, app.address());
+        let mut client = mesh.client();
+        let requests = get(X).repeat(1_000_000);
+        let sent = client.send_until_full(requests.as_bytes(), PATIENCE);
+        assert!(sent < requests.len() / 2, "{sent} bytes of requests taken, no answer read");
+        mesh.settle();
+        let whole = sent / get(X).len();
+        for i in 0..whole.min(200) {
+            assert_eq!(client.read_response().body.len(), 10_000, "answer {i}");
+        }
+    }
+
+    fn slow_reader_holds_up_no_other(engine: Choice) {
+        let app = App::listen();
+        let mesh = Mesh::start(engine, Hop::Own, app.address());
+        let mut slow = Vec::new();
+        // More than the buffers a worker starts with can hold.
+        for _ in 0..20 {
+            let mut client = mesh.client();
+            client.send(get(X));
+            let mut upstream = app.accept();
+            upstream.read_request();
+            upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"));
+            upstream.send_until_full(&vec![b'x'; LARGE], Duration::from_millis(10));
+            slow.push((client, upstream));
+        }
+        for _ in 0..10 {
+            let mut client = mesh.client();
+            client.send(get(X));
+            let mut upstream = app.accept();
+            upstream.read_request();
+            upstream.send(crate::OK);
+            assert_eq!(client.read_response().text(), "ok");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Control's end of the link, spoken as the contract says: frames of `snapshot::wire`, sockets as
+//! SCM_RIGHTS beside the first byte of the frame that names them.
+
+#![forbid(unsafe_code)]
+
+use super::DEADLINE;
+use rustix::{
+    io::IoSlice,
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+};
+use snapshot::wire::{self, FromDataPlane, LogLevel, ToDataPlane};
+use std::{
+    io::{ErrorKind, Read, Write},
+    mem::MaybeUninit,
+    os::{fd::BorrowedFd, unix::net::UnixStream},
+    path::Path,
+};
+
+pub(crate) struct Link {
+    stream: UnixStream,
+    buffer: Vec<u8>,
+}
+
+impl Link {
+    pub(crate) fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+
+    /// A link to nobody; put in the place of a real one, it takes that one away.
+    pub(crate) fn nowhere() -> Self {
+        let (stream, _) = UnixStream::pair().unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+
+    pub(crate) fn send(&mut self, message: &ToDataPlane, sockets: &[BorrowedFd<'_>]) {
+        self.send_bytes(&wire::encode(message).unwrap(), sockets);
+    }
+
+    /// Bytes as they are, well formed or not.
+    pub(crate) fn send_bytes(&mut self, bytes: &[u8], sockets: &[BorrowedFd<'_>]) {
+        let mut sent = 0;
+        if !sockets.is_empty() {
+            let mut space =
+                vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(sockets).size()];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(control.push(SendAncillaryMessage::ScmRights(sockets)));
+            let slices = [IoSlice::new(bytes)];
+            sent = sendmsg(&self.stream, &slices, &mut control, SendFlags::NOSIGNAL).unwrap();
+        }
+        self.stream.write_all(&bytes[sent..]).unwrap();
+    }
+
+    /// The next message that is not a log line. Log lines go to the output of the test, which is
+    /// shown when it fails.
+    pub(crate) fn receive(&mut self) -> FromDataPlane {
+        loop {
+            match self.receive_any() {
+                Some(FromDataPlane::Log { level, message }) => show_log(level, &message),
+                Some(message) => return message,
+                None => panic!("the data plane closed the link"),
+            }
+        }
+    }
+
+    /// Nothing but log lines until the data plane closes the link.
+    pub(crate) fn assert_closed(&mut self) {
+        while let Some(message) = self.receive_any() {
+            match message {
+                FromDataPlane::Log { level, message } => show_log(level, &message),
+                other => panic!("not the end of the link, but {other:?}"),
+            }
+        }
+    }
+
+    fn receive_any(&mut self) -> Option<FromDataPlane> {
+        loop {
+            if let Some((message, length)) = wire::decode(&self.buffer).unwrap() {
+                self.buffer.drain(..length);
+                return Some(message);
+            }
+            let mut piece = [0; 16 * 1024];
+            match self.stream.read(&mut piece) {
+                Ok(0) => return None,
+                Ok(count) => self.buffer.extend_from_slice(&piece[..count]),
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => return None,
+                Err(e) => panic!("no word from the data plane: {e}"),
+            }
+        }
+    }
+}
+
+fn show_log(level: LogLevel, message: &str) {
+    println!("data plane, {level:?}: {message}");
+}

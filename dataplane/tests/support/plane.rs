@@ -1,0 +1,298 @@
+//! A data plane under test, and control's part towards it: it is started through its public entry,
+//! told its state over the link, and must end when told so.
+
+#![forbid(unsafe_code)]
+
+use super::{DEADLINE, Link, TempDir, Wire};
+use dataplane::{Options, RunError, engine::Choice};
+use snapshot::{
+    Address, App, AppChannel, AppHealth, AppId, AppProtocol, Endpoint, InstanceId, Listener,
+    ListenerId, ListenerKind, Namespace, OnControlLost, Origin, Route, State, Version,
+    wire::{FromDataPlane, ToDataPlane},
+};
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    num::NonZeroUsize,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::PathBuf,
+    sync::mpsc::{Receiver, channel},
+};
+
+pub(crate) struct Plane {
+    pub(crate) link: Link,
+    pub(crate) hello: FromDataPlane,
+    state: State,
+    /// By [`ListenerId`].
+    addresses: Vec<Address>,
+    ended: Receiver<Result<(), RunError>>,
+    /// Whether [`Plane::assert_ends`] has already seen the end.
+    is_over: bool,
+    link_path: PathBuf,
+    _directory: TempDir,
+}
+
+/// What a plane starts with.
+pub(crate) struct Builder {
+    engine: Choice,
+    workers: usize,
+    state: State,
+}
+
+const LISTENERS: [ListenerKind; 3] = [ListenerKind::Api, ListenerKind::Peer, ListenerKind::Public];
+
+impl Plane {
+    /// One worker, unless the builder is told otherwise: then what happens on one connection is
+    /// ordered before what happens later on another.
+    pub(crate) fn on(engine: Choice) -> Builder {
+        let state = State {
+            version: Version(1),
+            apps: Vec::new(),
+            routes: Vec::new(),
+            listeners: Vec::new(),
+            on_control_lost: OnControlLost::Exit,
+        };
+        Builder { engine, workers: 1, state }
+    }
+
+    /// Where the first app's Dapr API is.
+    pub(crate) fn api(&self) -> &Address {
+        self.address_of(0, ListenerKind::Api)
+    }
+
+    /// Where other sidecars call the first app.
+    pub(crate) fn peer(&self) -> &Address {
+        self.address_of(0, ListenerKind::Peer)
+    }
+
+    pub(crate) fn address_of(&self, app: u32, kind: ListenerKind) -> &Address {
+        let is_it = |l: &&Listener| l.app == app && l.kind == kind;
+        let listener = self.state.listeners.iter().find(is_it).expect("a listener of that kind");
+        &self.addresses[listener.id.0 as usize]
+    }
+
+    pub(crate) fn client(&self) -> Wire {
+        Wire::connect(self.api())
+    }
+
+    /// Comes back once everything that other connections sent before has been received: the one
+    /// worker takes what happened in order, and answers this call after it.
+    pub(crate) fn settle(&self) {
+        let mut client = self.client();
+        client.send("GET /v1.0/healthz/outbound HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        client.read_to_end();
+    }
+
+    /// A new state, live on every worker when this returns.
+    pub(crate) fn publish(&mut self, edit: impl FnOnce(&mut State)) {
+        let version = self.send_state(edit);
+        assert_eq!(self.link.receive(), FromDataPlane::Live { version });
+    }
+
+    /// A new state, and its version; what the data plane says to it is for the test to read.
+    pub(crate) fn send_state(&mut self, edit: impl FnOnce(&mut State)) -> Version {
+        self.state.version.0 += 1;
+        edit(&mut self.state);
+        let state = self.state.clone();
+        self.link.send(&ToDataPlane::State { state, sockets: Vec::new() }, &[]);
+        self.state.version
+    }
+
+    /// Takes the link away, as a killed control would, and links anew.
+    pub(crate) fn relink(&mut self) -> FromDataPlane {
+        self.link = Link::connect(&self.link_path);
+        self.link.receive()
+    }
+
+    /// The data plane ends by itself now, well.
+    pub(crate) fn assert_ends(&mut self) {
+        let outcome = self.ended.recv_timeout(DEADLINE).expect("the data plane has not ended");
+        self.is_over = true;
+        outcome.unwrap();
+    }
+
+    /// The data plane runs.
+    pub(crate) fn assert_runs(&self) {
+        assert!(self.ended.try_recv().is_err(), "the data plane has ended");
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        if self.is_over || std::thread::panicking() {
+            return;
+        }
+        self.link.send(&ToDataPlane::Exit, &[]);
+        self.assert_ends();
+    }
+}
+
+impl Builder {
+    /// Serves an app, with a listener of each kind; `None` is an app that takes no calls.
+    pub(crate) fn app(mut self, id: &str, channel: Option<Address>) -> Self {
+        let app = u32::try_from(self.state.apps.len()).unwrap();
+        for kind in LISTENERS {
+            let id = ListenerId(u32::try_from(self.state.listeners.len()).unwrap());
+            self.state.listeners.push(Listener { id, kind, app });
+        }
+        self.state.apps.push(App {
+            id: AppId::new(id).unwrap(),
+            namespace: Namespace::default(),
+            channel: channel.map(|address| AppChannel { address, protocol: AppProtocol::Http }),
+            origin: Origin {
+                host_ip: Some("10.0.0.1".to_owned()),
+                host_name: Some("h1".to_owned()),
+            },
+            body_bytes_max: Some(4 << 20),
+            head_bytes_max: 8192,
+            health: AppHealth { unready: Vec::new(), outbound_ready: true },
+            metadata_json: format!("{{\"id\":\"{id}\"}}\n"),
+        });
+        self
+    }
+
+    /// Knows where an app is served elsewhere.
+    pub(crate) fn knows(mut self, id: &str, endpoints: &[&Address]) -> Self {
+        self.state.routes.push(route(id, endpoints));
+        self
+    }
+
+    pub(crate) fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    pub(crate) fn edit(mut self, edit: impl FnOnce(&mut State)) -> Self {
+        edit(&mut self.state);
+        self
+    }
+
+    pub(crate) fn start(self) -> Plane {
+        let directory = TempDir::new();
+        let link_path = directory.path().join("link");
+        let listener = UnixListener::bind(&link_path).unwrap();
+        let ended = spawn(listener, self.workers, self.engine);
+        let (addresses, sockets) = bind_all(&self.state.listeners, &directory);
+
+        let mut link = Link::connect(&link_path);
+        let hello = link.receive();
+        assert!(matches!(hello, FromDataPlane::Hello { .. }), "first on every link: {hello:?}");
+        let names = self.state.listeners.iter().map(|l| l.id).collect();
+        let message = ToDataPlane::State { state: self.state.clone(), sockets: names };
+        link.send(&message, &sockets.iter().map(AsFd::as_fd).collect::<Vec<_>>());
+        assert_eq!(link.receive(), FromDataPlane::Live { version: self.state.version });
+        Plane {
+            link,
+            hello,
+            state: self.state,
+            addresses,
+            ended,
+            is_over: false,
+            link_path,
+            _directory: directory,
+        }
+    }
+}
+
+fn spawn(link: UnixListener, workers: usize, engine: Choice) -> Receiver<Result<(), RunError>> {
+    let (end, ended) = channel();
+    let workers = Some(NonZeroUsize::new(workers).expect("at least one worker"));
+    let options = Options { link: link.into(), workers, engine };
+    std::thread::Builder::new()
+        .name("dataplane".to_owned())
+        .spawn(move || end.send(dataplane::run(options)))
+        .unwrap();
+    ended
+}
+
+fn bind_all(listeners: &[Listener], directory: &TempDir) -> (Vec<Address>, Vec<OwnedFd>) {
+    let bind = |listener: &Listener| match listener.kind {
+        ListenerKind::Api | ListenerKind::Public => {
+            let socket = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+            (Address::Tcp(socket.local_addr().unwrap()), OwnedFd::from(socket))
+        }
+        ListenerKind::Peer => {
+            let path = directory.path().join(format!("peer-{}", listener.id.0));
+            let socket = UnixListener::bind(&path).unwrap();
+            (Address::Unix(path), OwnedFd::from(socket))
+        }
+    };
+    listeners.iter().map(bind).unzip()
+}
+
+pub(crate) fn route(id: &str, endpoints: &[&Address]) -> Route {
+    let endpoint = |(index, address): (usize, &&Address)| Endpoint {
+        instance: InstanceId(format!("{id}-{index}").into()),
+        address: (*address).clone(),
+    };
+    Route {
+        id: AppId::new(id).unwrap(),
+        namespace: Namespace::default(),
+        endpoints: endpoints.iter().enumerate().map(endpoint).collect(),
+    }
+}
+
+/// Which way a call to `checkout` goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Hop {
+    /// `checkout` calls itself: one data plane.
+    Own,
+    /// `orders` calls it from another data plane, over the callee's peer socket.
+    Peer,
+}
+
+impl Hop {
+    pub(crate) const BOTH: [Self; 2] = [Self::Own, Self::Peer];
+}
+
+/// Everything between a client and the app `checkout`.
+pub(crate) struct Mesh {
+    pub(crate) caller: Plane,
+    pub(crate) callee: Option<Plane>,
+}
+
+impl Mesh {
+    pub(crate) fn start(engine: Choice, hop: Hop, app: Address) -> Self {
+        Self::start_with(engine, hop, app, |_| {})
+    }
+
+    /// `edit` sees the state of each data plane before it starts.
+    pub(crate) fn start_with(
+        engine: Choice,
+        hop: Hop,
+        app: Address,
+        edit: impl Fn(&mut State),
+    ) -> Self {
+        let serving = Plane::on(engine).app("checkout", Some(app)).edit(&edit).start();
+        match hop {
+            Hop::Own => Self { caller: serving, callee: None },
+            Hop::Peer => {
+                let caller = Plane::on(engine).app("orders", None);
+                let caller = caller.knows("checkout", &[serving.peer()]).edit(&edit).start();
+                Self { caller, callee: Some(serving) }
+            }
+        }
+    }
+
+    pub(crate) fn client(&self) -> Wire {
+        self.caller.client()
+    }
+
+    /// As [`Plane::settle`], for what travels towards the app.
+    pub(crate) fn settle(&self) {
+        self.caller.settle();
+        if let Some(callee) = &self.callee {
+            callee.settle();
+        }
+    }
+
+    /// As [`Plane::settle`], for what travels from the app.
+    pub(crate) fn settle_back(&self) {
+        if let Some(callee) = &self.callee {
+            callee.settle();
+        }
+        self.caller.settle();
+    }
+}
