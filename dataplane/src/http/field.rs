@@ -57,6 +57,8 @@ impl Field {
             14 if is("content-length") => Self::ContentLength,
             14 if is("dapr-api-token") => Self::DaprApiToken,
             14 if is("http2-settings") => Self::HopByHop,
+            15 if is("x-forwarded-for") => Self::Forwarded,
+            16 if is("x-forwarded-host") => Self::Forwarded,
             16 if is("proxy-connection") => Self::HopByHop,
             17 if is("transfer-encoding") => Self::TransferEncoding,
             18 if is("dapr-caller-app-id") => Self::DaprCallerAppId,
@@ -116,6 +118,10 @@ impl FieldSet {
         Self(self.0 | Self::of(fields).0)
     }
 
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     pub const fn contains(self, field: Field) -> bool {
         self.0 & field.bit() != 0
     }
@@ -150,6 +156,9 @@ mod tests {
             ("baggage", Field::Baggage),
             ("Trailer", Field::HopByHop),
             ("Forwarded", Field::Forwarded),
+            ("X-Forwarded-For", Field::Forwarded),
+            ("X-Forwarded-Host", Field::Forwarded),
+            ("X-Forwarded-Proto", Field::Other),
             ("connection", Field::Connection),
             ("Keep-Alive", Field::HopByHop),
             ("dapr-app-id", Field::DaprAppId),

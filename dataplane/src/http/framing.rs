@@ -6,9 +6,10 @@
 #![forbid(unsafe_code)]
 
 use super::{
-    field::Field,
+    field::{Field, FieldSet},
     head::{Lines, Version, is_token_byte, trim},
     method::Method,
+    reply::decimal,
 };
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,6 +38,26 @@ pub enum FramingError {
     RepeatedLength,
     #[error("a transfer coding besides `chunked` is not supported")]
     UnsupportedCoding,
+}
+
+/// Spells the field that frames a body as everybody does, where its sender did not (`CHUNKED`, `007`): appends the line to
+/// `out` and returns the field whose line it replaces.
+pub fn respell(framing: Framing, lines: &Lines, head: &[u8], out: &mut Vec<u8>) -> FieldSet {
+    let mut digits = [0; 20];
+    let (field, name, usual) = match framing {
+        Framing::Chunked => (Field::TransferEncoding, "Transfer-Encoding: ", &b"chunked"[..]),
+        Framing::Length(length) => {
+            (Field::ContentLength, "Content-Length: ", decimal(length, &mut digits))
+        }
+        Framing::Empty | Framing::UntilClose => return FieldSet::default(),
+    };
+    if lines.find(field).is_none_or(|line| line.value.of(head) == usual) {
+        return FieldSet::default();
+    }
+    for part in [name.as_bytes(), usual, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+    FieldSet::of(&[field])
 }
 
 /// A request's body is empty unless its head says otherwise, and never lasts until the client closes.

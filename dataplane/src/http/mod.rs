@@ -28,7 +28,7 @@ mod trailer;
 pub use body::{BodyReader, Piece, Truncated};
 pub use chunked::{CHUNK_HEADER_BYTES, ChunkError, LAST_CHUNK, chunk_header};
 pub use field::{Field, FieldSet};
-pub use framing::{Framing, FramingError};
+pub use framing::{Framing, FramingError, respell};
 pub use head::{HeadError, Line, Lines, Parsed, Version};
 pub use method::Method;
 pub use request::{RequestError, RequestHead, parse_request};

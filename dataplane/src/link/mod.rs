@@ -225,6 +225,11 @@ impl Link {
             let problem = format!("{} listening sockets were announced, fewer came", sockets.len());
             return self.refuse(version, vec![problem]);
         };
+        let mut listeners = snapshot.listeners.iter().map(|listener| listener.id);
+        if let Some(id) = listeners.find(|id| !sockets.contains(id) && !self.listening.contains(id))
+        {
+            return self.refuse(version, vec![format!("listener {} has no socket", id.0)]);
+        }
         self.on_control_lost = snapshot.on_control_lost;
         self.sent = version;
         self.live = Version::default();

@@ -6,7 +6,9 @@
 //! ```text
 //! request.rs   downstream bytes → head → who is asked
 //! answer.rs    answers of our own, errors among them
-//! call.rs      rewritten head → upstream connection (call.rs: which, retry.rs: again)
+//! plan.rs      who is asked, under which path, with which lines
+//! call.rs      rewritten head → upstream connection
+//! retry.rs     upstream connections that fail
 //! response.rs  upstream bytes → head → downstream
 //! finish.rs    what becomes of both connections afterwards
 //! tunnel.rs    after 101: bytes only
@@ -18,6 +20,7 @@ mod answer;
 mod call;
 mod finish;
 mod owner;
+mod plan;
 mod request;
 mod response;
 mod retry;

@@ -95,7 +95,7 @@ impl<E: Engine> Relay<E> {
         connection.state = State::Exchanging;
         connection.deadline = None;
         if connection.listener == ListenerKind::Peer {
-            return self.call_from_peer(key, chunk);
+            return self.call(key, chunk);
         }
         let line = |field| head.lines.find(field).map(|line| line.value.of(&chunk));
         let request = dapr::Request {
@@ -113,7 +113,7 @@ impl<E: Engine> Relay<E> {
             }
         };
         match asked {
-            Asked::Invoke { .. } => self.call_out(key, chunk),
+            Asked::Invoke { .. } => self.call(key, chunk),
             Asked::Local(call) => self.answer_local(key, chunk, call),
             Asked::NoTarget => self.fail_with_body(key, chunk, Cause::NoTarget),
         }
@@ -197,6 +197,8 @@ impl<E: Engine> Relay<E> {
             State::CollectingForControl { .. } | State::Discarding { .. } => {
                 self.close_downstream(key)
             }
+            // A sidecar that closes its connection has lost its client; it never half-closes one.
+            State::Exchanging if connection.listener == ListenerKind::Peer => self.abandon(key),
             // A client may close its side after its request and still read the answer (RFC 9112 §9.6), but a request
             // that will never be whole must not be completed.
             State::Exchanging | State::Retrying if !connection.exchange.request.is_complete() => {

@@ -6,10 +6,10 @@ use super::Relay;
 use crate::{
     connection::{Connection, ConnectionKey, Encoding, State},
     engine::{Chunk, Engine},
-    error::Cause,
+    error::{Cause, Hop},
     http::{
         BodyReader, CHUNK_HEADER_BYTES, Field, FieldSet, Framing, LAST_CHUNK, Parsed, ResponseHead,
-        Rewrite, Version, chunk_header, parse_response, reply::decimal, rewrite_anew,
+        Rewrite, Version, chunk_header, parse_response, reply::decimal, respell, rewrite_anew,
         rewrite_in_place,
     },
     limits::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX},
@@ -131,11 +131,12 @@ impl<E: Engine> Relay<E> {
 
     fn forward_response(&mut self, borrower: ConnectionKey, key: UpstreamKey, mut chunk: Chunk) {
         let head = &self.response_head;
-        if head.status == MISDIRECTED_REQUEST && head.lines.has(Field::RingcarError) {
+        let Some(connection) = self.connections.find_mut(borrower) else { return };
+        let from_peer = connection.exchange.hop == Hop::ToPeer;
+        if from_peer && head.status == MISDIRECTED_REQUEST && head.lines.has(Field::RingcarError) {
             return self.fail(borrower, Cause::NotFound);
         }
-        let Some(connection) = self.connections.find_mut(borrower) else { return };
-        let drop = prepare(connection, head, self.draining, &mut self.lines);
+        let drop = prepare(connection, head, &chunk, self.draining, &mut self.lines);
         let mut status = [0; STATUS_LINE_BYTES_MAX];
         let start_line = status_line(head, &chunk, connection.exchange.version, &mut status);
         let rewrite = Rewrite { start_line: &[start_line], drop, added: &[&self.lines] };
@@ -252,6 +253,7 @@ const STATUS_LINE_BYTES_MAX: usize = 128;
 fn prepare(
     connection: &mut Connection,
     head: &ResponseHead,
+    bytes: &[u8],
     draining: bool,
     lines: &mut Vec<u8>,
 ) -> FieldSet {
@@ -277,7 +279,7 @@ fn prepare(
     match exchange.encoding {
         Encoding::Chunked => lines.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         Encoding::Unchunked => drop = drop.with(&[Field::TransferEncoding]),
-        Encoding::AsIs => {}
+        Encoding::AsIs => drop = drop.union(respell(head.framing, &head.lines, bytes, lines)),
     }
     match (exchange.keep_alive, exchange.version) {
         (false, _) => lines.extend_from_slice(b"Connection: close\r\n"),

@@ -1,0 +1,219 @@
+//! Decides a call: where it goes, under which verb and path, which lines go and which come.
+//!
+//! Three ways lead to an app: our app calls one that this data plane serves, our app calls one behind another sidecar,
+//! another sidecar calls our app. Pure: a head, a view and the exchange's notes in, a [`Plan`] out.
+
+#![forbid(unsafe_code)]
+
+use super::view::{AppView, View};
+use crate::{
+    connection::Exchange,
+    dapr::{
+        headers::write_callee,
+        method::{app_path, decode_from_peer, encode_for_peer, normalise, verb},
+        target::{Named, split_id},
+    },
+    error::{Cause, Hop},
+    http::{Field, FieldSet, Framing, Method, RequestHead, respell},
+    route::{self, Destination, RouteError},
+    upstream::EndpointKey,
+};
+use snapshot::{Address, Route};
+
+pub(super) struct Plan<'v> {
+    pub(super) to: To<'v>,
+    /// Lines of the client that are not passed on.
+    pub(super) drop: FieldSet,
+}
+
+pub(super) enum To<'v> {
+    App(EndpointKey),
+    Peer(&'v Address),
+}
+
+/// All that a plan is made from. `lines` receives what is added to the head.
+pub(super) struct Planner<'a, 'v> {
+    pub(super) exchange: &'a mut Exchange,
+    pub(super) head: &'a RequestHead,
+    /// The bytes in which `head` lies.
+    pub(super) bytes: &'a [u8],
+    pub(super) view: &'v View,
+    /// Whose sidecar was called.
+    pub(super) app: usize,
+    pub(super) lines: &'a mut Vec<u8>,
+    /// Endpoints of one app take turns.
+    pub(super) next_endpoint: &'a mut usize,
+}
+
+impl<'v> Planner<'_, 'v> {
+    /// Our app calls; the target's name and method are in the exchange's notes.
+    pub(super) fn plan_call_out(mut self) -> Result<Plan<'v>, Cause> {
+        let own = &self.view.snapshot.apps[self.app];
+        self.lines.clear();
+        self.exchange.request_bytes_max = own.body_bytes_max;
+        normalise(&mut self.exchange.notes.method).map_err(Cause::Method)?;
+        let named = split_id(&self.exchange.notes.target, own.namespace.as_str())
+            .map_err(Cause::InvalidId)?;
+        let Named::App { id, namespace } = named else { return Err(Cause::External) };
+        let found = route::find(&self.view.snapshot, self.app, id, namespace);
+        match found.map_err(|RouteError::NotFound| Cause::NotFound)? {
+            Destination::Local { index, .. } if index == self.app => {
+                self.exchange.hop = Hop::SelfCall;
+                self.plan_app(index, OWN_APP)
+            }
+            // One hop instead of two, but the same to both apps: the callee sees who calls.
+            Destination::Local { index, app } => {
+                self.exchange.hop = Hop::InboundFromPeer;
+                self.introduce();
+                write_callee(app.id.as_str(), &self.exchange.notes.target, self.lines);
+                self.plan_app(index, NEIGHBOUR)
+            }
+            Destination::Remote { route } => self.plan_peer(route),
+        }
+    }
+
+    /// Another sidecar calls. It names the app it means, for an address can have changed hands since it looked.
+    pub(super) fn plan_call_from_peer(self) -> Result<Plan<'v>, Cause> {
+        self.lines.clear();
+        self.exchange.hop = Hop::InboundFromPeer;
+        self.exchange.request_bytes_max = None;
+        let target = self.head.lines.find(Field::DestinationAppId).ok_or(Cause::Misdirected)?;
+        let notes = &mut self.exchange.notes;
+        notes.target.clear();
+        notes.target.extend_from_slice(target.value.of(self.bytes));
+        let own = &self.view.snapshot.apps[self.app];
+        let Ok(Named::App { id, namespace }) = split_id(&notes.target, own.namespace.as_str())
+        else {
+            return Err(Cause::Misdirected);
+        };
+        let found = route::find(&self.view.snapshot, self.app, id, namespace);
+        let Ok(Destination::Local { index, .. }) = found else { return Err(Cause::Misdirected) };
+        let (path, query) = split_query(self.head.target.of(self.bytes));
+        notes.method.clear();
+        decode_from_peer(path, &mut notes.method).map_err(|_| NOT_A_PEERS_PATH)?;
+        notes.query.clear();
+        notes.query.extend_from_slice(query);
+        self.plan_app(index, FROM_PEER)
+    }
+
+    fn plan_app(mut self, index: usize, drop: FieldSet) -> Result<Plan<'v>, Cause> {
+        let AppView { channel, .. } = &self.view.apps[index];
+        let (endpoint, host) = channel.as_ref().ok_or(Cause::NoAppChannel)?;
+        self.exchange.endpoint = Some(*endpoint);
+        self.write_app_path()?;
+        self.lines.extend_from_slice(host);
+        self.finish(To::App(*endpoint), drop)
+    }
+
+    fn plan_peer(mut self, route: &'v Route) -> Result<Plan<'v>, Cause> {
+        self.exchange.hop = Hop::ToPeer;
+        let turn = *self.next_endpoint % route.endpoints.len();
+        *self.next_endpoint = self.next_endpoint.wrapping_add(1);
+        encode_for_peer(&self.exchange.notes.method, &mut self.exchange.url_path);
+        push_query(self.exchange);
+        for part in ["Host: ", route.id.as_str(), "\r\n"] {
+            self.lines.extend_from_slice(part.as_bytes());
+        }
+        self.introduce();
+        write_callee(route.id.as_str(), &self.exchange.notes.target, self.lines);
+        self.finish(To::Peer(&route.endpoints[turn].address), TO_PEER)
+    }
+
+    /// What all calls have in common once they know where to go.
+    fn finish(self, to: To<'v>, drop: FieldSet) -> Result<Plan<'v>, Cause> {
+        let Self { exchange, head, bytes, lines, .. } = self;
+        exchange.method = verb_of(head.method, head.method_name.of(bytes))?;
+        if let (Framing::Length(length), Some(max)) = (head.framing, exchange.request_bytes_max)
+            && length > max
+        {
+            return Err(Cause::BodyTooLarge);
+        }
+        if let Some(protocol) = head.upgrade {
+            exchange.upgrade = true;
+            lines.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
+            lines.extend_from_slice(protocol.of(bytes));
+            lines.extend_from_slice(b"\r\n");
+        }
+        let respelled = respell(head.framing, &head.lines, bytes, lines);
+        Ok(Plan { to, drop: drop.union(respelled) })
+    }
+
+    /// Adds who calls and through whom. What came before us on the way comes before our own.
+    fn introduce(&mut self) {
+        let forwarded =
+            |line: &&crate::http::Line| line.field == Field::Forwarded && !line.nominated;
+        for line in self.head.lines.iter().filter(forwarded) {
+            let bytes = &self.bytes[line.name.start as usize..line.end as usize];
+            self.lines.extend_from_slice(bytes);
+        }
+        self.lines.extend_from_slice(self.view.apps[self.app].caller_lines.as_bytes());
+    }
+
+    /// The path that the app sees. Where there is none, the error names what was to become one.
+    fn write_app_path(&mut self) -> Result<(), Cause> {
+        let exchange = &mut *self.exchange;
+        let written = app_path(&exchange.notes.method, &mut exchange.url_path);
+        if written.is_err() {
+            exchange.url_path.push(b'/');
+            exchange.url_path.extend_from_slice(&exchange.notes.method);
+        }
+        push_query(exchange);
+        written.map_err(Cause::Escape)
+    }
+}
+
+/// The query travels as it came; daprd drops a `?` with nothing behind it.
+fn push_query(exchange: &mut Exchange) {
+    if !exchange.notes.query.is_empty() {
+        exchange.url_path.push(b'?');
+        exchange.url_path.extend_from_slice(&exchange.notes.query);
+    }
+}
+
+/// The verb the app is called with, after daprd's rules for those that HTTP does not know. `head` would become one
+/// whose response has no body, unlike the client thinks.
+fn verb_of(method: Method, name: &[u8]) -> Result<Method, Cause> {
+    let verb = verb(name).ok_or(Cause::InvalidVerb)?;
+    match Method::from_bytes(verb.as_bytes()) {
+        Method::Head if method != Method::Head => Err(Cause::InvalidVerb),
+        verb => Ok(verb),
+    }
+}
+
+fn split_query(target: &[u8]) -> (&[u8], &[u8]) {
+    match memchr::memchr(b'?', target) {
+        Some(at) => (&target[..at], &target[at + 1..]),
+        None => (target, b""),
+    }
+}
+
+const NOT_A_PEERS_PATH: Cause =
+    Cause::BadRequest("the path is not in the form in which sidecars write it");
+
+/// Never forwarded: RFC 9110 §7.6.1, and what is between two sidecars only.
+const HOP: FieldSet = FieldSet::of(&[
+    Field::Connection,
+    Field::DestinationAppId,
+    Field::HopByHop,
+    Field::Host,
+    Field::RingcarError,
+    Field::Upgrade,
+]);
+
+/// A client does not get to say who it is, and its `dapr-app-id` has been understood.
+const CLIENT: FieldSet = HOP.with(&[
+    Field::DaprAppId,
+    Field::DaprCalleeAppId,
+    Field::DaprCallerAppId,
+    Field::DaprCallerNamespace,
+]);
+
+/// [`Planner::introduce`] writes these anew, in front of ours.
+const TO_PEER: FieldSet = CLIENT.with(&[Field::Forwarded]);
+
+/// daprd 1.18 passes binary gRPC metadata to no HTTP app.
+const OWN_APP: FieldSet = CLIENT.with(&[Field::BinarySuffixed]);
+const NEIGHBOUR: FieldSet = TO_PEER.with(&[Field::BinarySuffixed]);
+
+/// The caller's sidecar has put the caller's identity there.
+const FROM_PEER: FieldSet = HOP.with(&[Field::BinarySuffixed]);
