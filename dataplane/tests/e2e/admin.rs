@@ -236,9 +236,7 @@ on_both_engines! {
             (
                 "POST",
                 "/v1.0/publish/p/t",
-                400,
-                "ERR_PUBSUB_NOT_CONFIGURED",
-                "pubsub p is not configured",
+                404, "ERR_PUBSUB_NOT_FOUND", "pubsub p is not found",
             ),
             (
                 "GET",

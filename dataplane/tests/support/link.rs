@@ -65,11 +65,12 @@ impl Link {
         }
     }
 
-    /// Nothing but log lines until the data plane closes the link.
+    /// The data plane says what it could not understand, and closes the link.
     pub(crate) fn assert_closed(&mut self) {
         while let Some(message) = self.receive_any() {
             match message {
                 FromDataPlane::Log { level, message } => show_log(level, &message),
+                FromDataPlane::Refused { problems, .. } => println!("refused: {problems:?}"),
                 other => panic!("not the end of the link, but {other:?}"),
             }
         }

@@ -234,6 +234,17 @@ impl Wire {
         end
     }
 
+    /// Whether the connection ends within the deadline, whatever comes before.
+    pub(crate) fn ends(&mut self) -> bool {
+        loop {
+            match self.receive() {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(e) => return e.kind() == ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
     /// Nothing came and the connection is open. Proves something only after an event that would
     /// have come later.
     pub(crate) fn assert_silent(&mut self) {
