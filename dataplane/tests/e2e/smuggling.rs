@@ -98,16 +98,16 @@ const REFUSED: &[(&str, u16, &str)] = &[
         400,
         "POST {X} HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ),
-    ("another coding", 501, "{T}gzip\r\n\r\n"),
+    ("another coding", 400, "{T}gzip\r\n\r\n"),
     ("another coding before", 501, "{T}gzip, chunked\r\n\r\n0\r\n\r\n"),
-    ("another coding behind", 501, "{T}chunked, identity\r\n\r\n0\r\n\r\n"),
-    ("misspelt", 501, "{T}xchunked\r\n\r\n0\r\n\r\n"),
-    ("in quotes", 501, "{T}\"chunked\"\r\n\r\n0\r\n\r\n"),
+    ("another coding behind", 400, "{T}chunked, identity\r\n\r\n0\r\n\r\n"),
+    ("misspelt", 400, "{T}xchunked\r\n\r\n0\r\n\r\n"),
+    ("in quotes", 400, "{T}\"chunked\"\r\n\r\n0\r\n\r\n"),
     ("empty coding", 400, "{P}Transfer-Encoding:\r\n\r\n"),
     ("vertical tab before", 400, "{T}\x0bchunked\r\n\r\n0\r\n\r\n"),
     ("folded coding", 400, "{P}Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n"),
     ("space before its colon", 400, "{P}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
-    ("parameter", 501, "{T}chunked;a=b\r\n\r\n0\r\n\r\n"),
+    ("parameter", 400, "{T}chunked;a=b\r\n\r\n0\r\n\r\n"),
     // Not HTTP at all: refused without waiting for an empty line.
     ("TLS hello", 400, "\x16\x03\x01\x02\0\x01\0\x01\x7c\x03\x03"),
     ("binary", 400, "\0\x01\x02\x03\x04"),
@@ -149,7 +149,10 @@ fn spelled_out(request: &str, path: &str) -> String {
 }
 
 /// Tells all rows that fail, not only the first.
-fn assert_all_refused(rows: impl Iterator<Item = (&'static str, u16, String)>, connect: impl Fn() -> Wire) {
+fn assert_all_refused(
+    rows: impl Iterator<Item = (&'static str, u16, String)>,
+    connect: impl Fn() -> Wire,
+) {
     let mut wrong = Vec::new();
     for (case, status, request) in rows {
         if let Err(got) = try_refused(connect(), &request, status) {
@@ -193,7 +196,9 @@ on_both_engines! {
         };
         assert_all_refused(rows(""), || plane.client());
         // With another request behind it, which must not be read.
-        assert_all_refused(rows("GET /v1.0/metadata HTTP/1.1\r\nHost: a\r\n\r\n"), || plane.client());
+        assert_all_refused(rows("GET /v1.0/metadata HTTP/1.1\r\nHost: a\r\n\r\n"), || {
+            plane.client()
+        });
         app.assert_untouched();
         let mut client = plane.client();
         client.send(get("/v1.0/healthz"));
@@ -203,9 +208,9 @@ on_both_engines! {
     fn ambiguous_requests_are_refused_from_peers_too(engine: Choice) {
         let app = App::listen();
         let plane = Plane::on(engine).app("checkout", Some(app.address())).start();
-        let rows = REFUSED.iter().map(|(case, status, request)| {
-            (*case, *status, spelled_out(request, "/x"))
-        });
+        let rows = REFUSED
+            .iter()
+            .map(|(case, status, request)| (*case, *status, spelled_out(request, "/x")));
         assert_all_refused(rows, || Wire::connect(plane.peer()));
         app.assert_untouched();
     }

@@ -84,6 +84,8 @@ impl Link {
             }
             let mut piece = [0; 16 * 1024];
             match self.stream.read(&mut piece) {
+                // A ring that this thread once had may still interrupt its waits.
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Ok(0) => return None,
                 Ok(count) => self.buffer.extend_from_slice(&piece[..count]),
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => return None,
