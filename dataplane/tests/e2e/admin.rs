@@ -233,13 +233,7 @@ on_both_engines! {
                 "ERR_STATE_STORE_NOT_CONFIGURED",
                 "state store s is not configured",
             ),
-            (
-                "POST",
-                "/v1.0/publish/p/t",
-                400,
-                "ERR_PUBSUB_NOT_CONFIGURED",
-                "pubsub p is not configured",
-            ),
+            ("POST", "/v1.0/publish/p/t", 404, "ERR_PUBSUB_NOT_FOUND", "pubsub p is not found"),
             (
                 "GET",
                 "/v1.0/secrets/s/k",

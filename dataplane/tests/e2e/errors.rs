@@ -94,20 +94,20 @@ on_both_engines! {
             let app = App::listen();
             let mesh = Mesh::start(engine, hop, app.address());
             for (method, reason) in [
-                ("test%23stream", "method contains forbidden character: '#'"),
-                ("test%3Fstream", "method contains forbidden character: '?'"),
-                ("a%23b%3Fc%25d", "method contains forbidden character: '#'"),
-                ("test%00stream", "method contains control character at position 4: '\\\\x00'"),
-                ("test%0Dstream", "method contains control character at position 4: '\\\\r'"),
-                ("test%0Astream", "method contains control character at position 4: '\\\\n'"),
-                ("test%7Fstream", "method contains control character at position 4: '\\\\x7f'"),
+                ("test%23stream", "forbidden character: \\\"test#stream\\\""),
+                ("test%3Fstream", "forbidden character: \\\"test?stream\\\""),
+                ("a%23b%3Fc%25d", "forbidden character: \\\"a#b?c%d\\\""),
+                ("test%00stream", "forbidden character: \\\"test\\\\x00stream\\\""),
+                ("test%0Dstream", "control character at position 4: \\\"test\\\\rstream\\\""),
+                ("test%0Astream", "control character at position 4: \\\"test\\\\nstream\\\""),
+                ("test%7Fstream", "control character at position 4: \\\"test\\\\x7fstream\\\""),
             ] {
-                let mut client = mesh.client();
-                client.send(get(&format!("/v1.0/invoke/checkout/method/{method}")));
                 let message = format!(
                     "failed to invoke, id: checkout, err: rpc error: code = InvalidArgument \
-                     desc = invalid method: {reason}"
+                     desc = invalid method: method contains {reason}"
                 );
+                let mut client = mesh.client();
+                client.send(get(&format!("/v1.0/invoke/checkout/method/{method}")));
                 assert_error(method, &client.read_response(), INTERNAL, &message);
                 client.send(request("GET", &format!("/{method}"), "dapr-app-id: checkout\r\n"));
                 assert_error(method, &client.read_response(), INTERNAL, &message);
@@ -229,24 +229,6 @@ on_both_engines! {
             let response = client.read_response();
             assert_eq!((response.status(), response.text()), (421, "mine"), "{hop:?}");
             assert!(!response.has("ringcar-error"), "{hop:?}: {response}");
-        }
-    }
-
-    fn connect_is_no_verb_to_invoke_with(engine: Choice) {
-        for hop in Hop::BOTH {
-            let app = App::listen();
-            let mesh = Mesh::start(engine, hop, app.address());
-            let mut client = mesh.client();
-            client.send("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\ndapr-app-id: checkout\r\n\r\n");
-            let response = client.read_response();
-            assert_eq!(response.start_line, INTERNAL, "{hop:?}: {response}");
-            assert!(
-                response
-                    .text()
-                    .contains("rpc error: code = InvalidArgument desc = invalid HTTP verb"),
-                "{hop:?}: {response}"
-            );
-            app.assert_untouched();
         }
     }
 

@@ -259,9 +259,11 @@ on_both_engines! {
             client.send(get(X));
         }
         let mut upstreams: Vec<_> = clients.iter().map(|_| app.accept()).collect();
-        for (client, upstream) in clients.iter_mut().zip(&mut upstreams) {
+        for upstream in &mut upstreams {
             upstream.read_request();
             upstream.send(OK);
+        }
+        for client in &mut clients {
             client.read_response();
         }
         for upstream in &upstreams {

@@ -4,7 +4,10 @@
 #![forbid(unsafe_code)]
 
 use super::{DEADLINE, Message, Wire};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 use snapshot::Address;
 use socket2::{Domain, Socket, Type};
 use std::{
@@ -119,5 +122,10 @@ fn bind() -> (Socket, SocketAddr) {
 fn readable(socket: &Socket, timeout: Option<Duration>) -> bool {
     let timeout = Timespec::try_from(timeout.unwrap_or_default()).expect("a deadline of seconds");
     let mut fds = [PollFd::new(socket, PollFlags::IN)];
-    poll(&mut fds, Some(&timeout)).unwrap() > 0
+    loop {
+        match poll(&mut fds, Some(&timeout)) {
+            Err(Errno::INTR) => {}
+            ready => break ready.unwrap() > 0,
+        }
+    }
 }

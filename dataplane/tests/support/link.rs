@@ -65,11 +65,12 @@ impl Link {
         }
     }
 
-    /// Nothing but log lines until the data plane closes the link.
+    /// The data plane says what it could not understand, and closes the link.
     pub(crate) fn assert_closed(&mut self) {
         while let Some(message) = self.receive_any() {
             match message {
                 FromDataPlane::Log { level, message } => show_log(level, &message),
+                FromDataPlane::Refused { problems, .. } => println!("refused: {problems:?}"),
                 other => panic!("not the end of the link, but {other:?}"),
             }
         }
@@ -83,6 +84,8 @@ impl Link {
             }
             let mut piece = [0; 16 * 1024];
             match self.stream.read(&mut piece) {
+                // A ring that this thread once had may still interrupt its waits.
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Ok(0) => return None,
                 Ok(count) => self.buffer.extend_from_slice(&piece[..count]),
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => return None,

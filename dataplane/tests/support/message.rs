@@ -96,7 +96,7 @@ impl Message {
         let length = self.one("content-length");
         assert!(coding.is_none() || length.is_none(), "two framing lines in {self}");
         if let Some(coding) = coding {
-            assert_eq!(coding, "chunked");
+            assert!(coding.eq_ignore_ascii_case("chunked"), "not a coding we send: {coding:?}");
             return Framing::Chunked;
         }
         match length.map(|l| l.parse().expect("digits")) {

@@ -67,7 +67,8 @@ impl Wire {
         while sent < bytes.len() {
             match self.socket.write(&bytes[sent..]) {
                 Ok(count) => sent += count,
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => panic!("send: {e}"),
             }
         }
@@ -234,6 +235,17 @@ impl Wire {
         end
     }
 
+    /// Whether the connection ends within the deadline, whatever comes before.
+    pub(crate) fn ends(&mut self) -> bool {
+        loop {
+            match self.receive() {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(e) => return e.kind() == ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
     /// Nothing came and the connection is open. Proves something only after an event that would
     /// have come later.
     pub(crate) fn assert_silent(&mut self) {
@@ -272,7 +284,13 @@ impl Wire {
 
     fn receive(&mut self) -> std::io::Result<usize> {
         let mut piece = [0; 64 * 1024];
-        let count = self.socket.read(&mut piece)?;
+        let count = loop {
+            match self.socket.read(&mut piece) {
+                // A ring that this thread once had may still interrupt its waits.
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                received => break received?,
+            }
+        };
         self.buffer.extend_from_slice(&piece[..count]);
         Ok(count)
     }
