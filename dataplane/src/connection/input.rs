@@ -37,8 +37,8 @@ impl Input {
     pub(crate) fn push(&mut self, chunk: Chunk) {
         match self {
             Self::Empty => *self = Self::Whole(chunk),
-            Self::Whole(_) => {
-                self.copy_out();
+            Self::Whole(first) => {
+                *self = Self::assemble(first);
                 self.push(chunk);
             }
             Self::Assembling { bytes, .. } => bytes.extend_from_slice(&chunk),
@@ -54,13 +54,20 @@ impl Input {
         }
     }
 
-    /// Gives the receive buffer back by copying what it holds.
+    /// Gives the receive buffer back, if there is one, by copying what it holds.
     pub(crate) fn copy_out(&mut self) {
         let Self::Whole(chunk) = self else { return };
+        if !chunk.holds_slot() {
+            return;
+        }
+        *self = Self::assemble(chunk);
+    }
+
+    fn assemble(chunk: &Chunk) -> Self {
         let mut bytes = Vec::with_capacity(HEADROOM_BYTES + 2 * chunk.len());
         bytes.resize(HEADROOM_BYTES, 0);
         bytes.extend_from_slice(chunk);
-        *self = Self::Assembling { bytes, scan: HeadScan::new(HEAD_BYTES_MAX) };
+        Self::Assembling { bytes, scan: HeadScan::new(HEAD_BYTES_MAX) }
     }
 
     /// Takes all bytes for parsing when that can bring something new: a first piece always (rubbish shows early), later

@@ -44,12 +44,15 @@ impl CallerLines {
     }
 }
 
-/// Appends the lines that name the callee: by its id for its app, and by `target`, as the caller
-/// wrote it, for its sidecar. A target that led to an app is its id, or its id and namespace, and
-/// so fit for a header line.
-pub fn write_callee(id: &str, target: &[u8], out: &mut Vec<u8>) {
-    debug_assert!(target.iter().all(|byte| !byte.is_ascii_control()), "ids have no such bytes");
+/// Appends the line that names the callee for its app.
+pub fn write_callee(id: &str, out: &mut Vec<u8>) {
     push_line("Dapr-Callee-App-Id", &[id], out);
+}
+
+/// Appends the line that names the callee for its sidecar: `target`, as the caller wrote it. A target
+/// that led to an app is its id, or its id and namespace, and so fit for a header line.
+pub fn write_destination(target: &[u8], out: &mut Vec<u8>) {
+    debug_assert!(target.iter().all(|byte| !byte.is_ascii_control()), "ids have no such bytes");
     out.extend_from_slice(DESTINATION.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(target);
@@ -156,7 +159,8 @@ mod tests {
     #[test]
     fn names_the_callee_twice() {
         let mut out = Vec::new();
-        write_callee("b", b"b.prod", &mut out);
+        write_callee("b", &mut out);
+        write_destination(b"b.prod", &mut out);
         assert_eq!(out, b"Dapr-Callee-App-Id: b\r\nDestination-App-Id: b.prod\r\n");
     }
 }

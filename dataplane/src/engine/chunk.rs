@@ -68,6 +68,11 @@ impl Chunk {
         self.end = self.end.min(self.start.saturating_add(count));
     }
 
+    /// It keeps a slot of the pool from being used otherwise.
+    pub fn holds_slot(&self) -> bool {
+        matches!(self.buffer, Buffer::Slot(_))
+    }
+
     /// Index of the first byte within the whole buffer: so many bytes lie in front.
     pub const fn start(&self) -> usize {
         self.start

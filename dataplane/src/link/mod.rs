@@ -233,9 +233,10 @@ impl Link {
         self.on_control_lost = snapshot.on_control_lost;
         self.sent = version;
         self.live = Version::default();
+        // Closed before, opened after: each connection finds the app that its listener was for.
+        self.close_gone(&snapshot);
         self.tell_all(|| ToWorker::Adopt(Arc::clone(&snapshot)));
         self.open(&snapshot, sockets, received);
-        self.close_gone(&snapshot);
     }
 
     /// The first worker accepts for all.

@@ -207,7 +207,9 @@ impl<E: Engine> Relay<E> {
 fn push_pending(connection: &mut Connection, chunk: &Chunk) -> usize {
     let pending = &mut connection.exchange.pending;
     if !chunk.is_empty() {
-        pending.push_back(Chunk::from_vec(chunk.to_vec(), 0));
+        let copy =
+            if chunk.holds_slot() { Chunk::from_vec(chunk.to_vec(), 0) } else { chunk.clone() };
+        pending.push_back(copy);
     }
     pending.iter().map(|chunk| chunk.len()).sum()
 }

@@ -4,7 +4,7 @@
 
 use super::Relay;
 use crate::{
-    connection::{ConnectionKey, State},
+    connection::{ConnectionKey, Input, State},
     engine::Engine,
     limits::{
         DOWNSTREAM_IDLE_TIMEOUT, LINGER_BYTES_MAX, LINGER_TIMEOUT, POOL_IDLE_TIMEOUT, STALL_TIMEOUT,
@@ -60,6 +60,7 @@ impl<E: Engine> Relay<E> {
     pub(super) fn close_after_flush(&mut self, key: ConnectionKey, linger: bool) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         connection.state = State::Flushing { linger };
+        connection.input = Input::Empty;
         let socket = connection.socket;
         self.resume_downstream(key);
         // The close waits for nothing else.

@@ -34,7 +34,10 @@ use crate::{
     connection::{Connection, ConnectionKey, State},
     engine::{Chunk, Engine, Event, Operation, SocketKey},
     http::{RequestHead, ResponseHead, date::DateCache},
-    limits::{BUFFERS_SCARCE, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, STALL_TIMEOUT},
+    limits::{
+        BUFFERS_SCARCE, HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES,
+        STALL_TIMEOUT,
+    },
     slab::Slab,
     telemetry::Counters,
     timer::Wheel,
@@ -214,6 +217,7 @@ impl<E: Engine> Relay<E> {
             Some(Owner::Downstream(key)) => {
                 if queued <= RELAY_LOW_BYTES {
                     self.resume_upstream(key);
+                    self.take_up_requests(key);
                 }
                 if queued == 0 {
                     self.on_downstream_flushed(key);
@@ -261,9 +265,10 @@ impl<E: Engine> Relay<E> {
         }
     }
 
+    /// Unless there is more here already than the next head may be long.
     fn resume_downstream(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.find_mut(key) else { return };
-        if connection.paused {
+        if connection.paused && connection.input.len() < HEAD_BYTES_MAX {
             connection.paused = false;
             self.engine.receive_start(connection.socket);
             if let Some(upstream) =
@@ -271,6 +276,15 @@ impl<E: Engine> Relay<E> {
             {
                 self.engine.relax_sent(upstream.socket, true);
             }
+        }
+    }
+
+    /// The client takes answers again: what it asked meanwhile is looked at.
+    fn take_up_requests(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.find(key) else { return };
+        if connection.paused && matches!(connection.state, State::Idle | State::ReadingHead) {
+            self.resume_downstream(key);
+            self.ready.push(key);
         }
     }
 

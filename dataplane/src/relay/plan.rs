@@ -9,7 +9,7 @@ use super::view::{AppView, View};
 use crate::{
     connection::Exchange,
     dapr::{
-        headers::write_callee,
+        headers::{write_callee, write_destination},
         method::{app_path, decode_from_peer, encode_for_peer, normalise, verb},
         target::{Named, split_id},
     },
@@ -65,7 +65,7 @@ impl<'v> Planner<'_, 'v> {
             Destination::Local { index, app } => {
                 self.exchange.hop = Hop::InboundFromPeer;
                 self.introduce();
-                write_callee(app.id.as_str(), &self.exchange.notes.target, self.lines);
+                write_callee(app.id.as_str(), self.lines);
                 self.plan_app(index, NEIGHBOUR)
             }
             Destination::Remote { route } => self.plan_peer(route),
@@ -115,7 +115,8 @@ impl<'v> Planner<'_, 'v> {
             self.lines.extend_from_slice(part.as_bytes());
         }
         self.introduce();
-        write_callee(route.id.as_str(), &self.exchange.notes.target, self.lines);
+        write_callee(route.id.as_str(), self.lines);
+        write_destination(&self.exchange.notes.target, self.lines);
         self.finish(To::Peer(&route.endpoints[turn].address), TO_PEER)
     }
 

@@ -9,7 +9,10 @@ use crate::{
     engine::{Chunk, Engine},
     error::Cause,
     http::{BodyReader, ChunkError, Field, Parsed, RequestError, Version, parse_request},
-    limits::{ADMIN_BODY_BYTES_MAX, ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, STALL_TIMEOUT},
+    limits::{
+        ADMIN_BODY_BYTES_MAX, ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES,
+        STALL_TIMEOUT,
+    },
 };
 use snapshot::{ListenerKind, wire::AdminRequest};
 
@@ -24,7 +27,8 @@ impl<E: Engine> Relay<E> {
             State::CollectingForControl { .. } => self.collect_for_control(key, chunk),
             State::Exchanging | State::Retrying => self.on_request_bytes(key, chunk),
             State::Tunnel => self.tunnel_upstream(key, chunk),
-            State::AwaitingControl | State::Flushing { .. } => self.stash(key, chunk),
+            State::AwaitingControl => self.stash(key, chunk),
+            State::Flushing { .. } => {}
             State::Discarding { .. } => self.discard(key, chunk),
             State::Lingering { bytes_left } => match bytes_left.checked_sub(chunk.len()) {
                 Some(left) => *bytes_left = left,
@@ -38,6 +42,12 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(key) else { return };
         if !matches!(connection.state, State::Idle | State::ReadingHead) {
             return;
+        }
+        // A client that takes no answers gets to ask no more; `on_sent` takes up again.
+        let queued = self.engine.send_queued_bytes(connection.socket);
+        if queued >= RELAY_HIGH_BYTES {
+            self.engine.relax_sent(connection.socket, false);
+            return self.pause_downstream_if_full(key, queued);
         }
         let Some(app) = self.view.snapshot.apps.get(connection.app) else {
             return self.close_downstream(key);

@@ -254,7 +254,7 @@ on_both_engines! {
         let response = client.read_response();
         assert_eq!(response.status(), 200, "{response}");
         assert!(response.text().starts_with("GET /x HTTP/1.1\r\n"), "{response}");
-        assert!(response.text().contains("dapr-caller-app-id: orders\r\n"), "{response}");
+        assert!(response.text().contains("Dapr-Caller-App-Id: orders\r\n"), "{response}");
     }
 
     fn other_namespaces_are_other_apps(engine: Choice) {
