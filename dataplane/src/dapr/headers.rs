@@ -44,16 +44,22 @@ impl CallerLines {
     }
 }
 
-/// Appends the lines that name the callee: by its id for its app, and by `target`, as the caller
-/// wrote it, for its sidecar. A target that led to an app is its id, or its id and namespace, and
-/// so fit for a header line.
+/// Appends the lines that name the callee to another sidecar: by its id for its app, and by
+/// `target`, as the caller wrote it, for itself. A target that led to an app is its id, or its id
+/// and namespace, and so fit for a header line.
 pub fn write_callee(id: &str, target: &[u8], out: &mut Vec<u8>) {
     debug_assert!(target.iter().all(|byte| !byte.is_ascii_control()), "ids have no such bytes");
-    push_line("Dapr-Callee-App-Id", &[id], out);
+    write_callee_for_app(id, out);
     out.extend_from_slice(DESTINATION.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(target);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the line that names the callee to its app, when no other sidecar stands between: all
+/// that an app may see of [`write_callee`].
+pub fn write_callee_for_app(id: &str, out: &mut Vec<u8>) {
+    push_line("Dapr-Callee-App-Id", &[id], out);
 }
 
 /// RFC 7239, with the parts that are known. daprd sends an empty line where nothing is; that says
@@ -158,5 +164,8 @@ mod tests {
         let mut out = Vec::new();
         write_callee("b", b"b.prod", &mut out);
         assert_eq!(out, b"Dapr-Callee-App-Id: b\r\nDestination-App-Id: b.prod\r\n");
+        out.clear();
+        write_callee_for_app("b", &mut out);
+        assert_eq!(out, b"Dapr-Callee-App-Id: b\r\n");
     }
 }

@@ -127,8 +127,8 @@ fn read_target<'a>(request: &Request<'a>, notes: &mut CallNotes) -> Result<Targe
     Ok(target)
 }
 
-/// Nearly every request is told from the registered routes by how its path begins. All of them begin
-/// with a version; only cleaning, or decoding by the router, could make one of another path.
+/// Nearly every request is told from the registered routes by how its path begins. All of them
+/// begin with a version; only cleaning, or decoding by the router, could make one of another path.
 fn may_be_registered(path: &[u8]) -> bool {
     let is_settled = path::is_clean(path) && escape::is_routed_as_it_is(path);
     !is_settled || (path.starts_with(b"/v1.0") && !path.starts_with(b"/v1.0/invoke/"))
