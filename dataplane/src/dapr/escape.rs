@@ -71,7 +71,7 @@ fn decode(text: &[u8], out: &mut Vec<u8>, plain: impl Fn(u8) -> u8) -> Result<()
 /// `x`. Those two stay encoded here.
 pub fn escaped_path(raw: &[u8], out: &mut Vec<u8>) -> Result<(), EscapeError> {
     check(raw)?;
-    if raw.iter().all(|&byte| is_valid_in_path(byte)) {
+    if is_valid(raw) {
         out.extend_from_slice(raw);
         return Ok(());
     }
@@ -85,6 +85,21 @@ pub fn escaped_path(raw: &[u8], out: &mut Vec<u8>) -> Result<(), EscapeError> {
         rest = &rest[if byte == b'%' { 3 } else { 1 }..];
     }
     Ok(())
+}
+
+/// Appends the path by which Go's router finds its way: `raw` itself where it is a valid encoding,
+/// else `decoded`, which is `raw` decoded, encoded anew. An encoded slash parts the path only then.
+pub fn routed_path(raw: &[u8], decoded: &[u8], out: &mut Vec<u8>) {
+    if is_valid(raw) {
+        out.extend_from_slice(raw);
+    } else {
+        decoded.iter().for_each(|&byte| push_escaped(byte, out));
+    }
+}
+
+/// Does [`routed_path`] decode nothing in it?
+pub fn is_routed_as_it_is(raw: &[u8]) -> bool {
+    memchr::memchr(b'%', raw).is_none() || is_valid(raw)
 }
 
 /// Is every `%` followed by two hexadecimal digits?
@@ -118,6 +133,10 @@ pub const fn is_unreserved(byte: u8) -> bool {
 /// RFC 3986 §2.2.
 pub const fn is_sub_delimiter(byte: u8) -> bool {
     matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
+}
+
+fn is_valid(path: &[u8]) -> bool {
+    path.iter().all(|&byte| is_valid_in_path(byte))
 }
 
 /// Go's `validEncoded`: RFC 3986's pchar, `/`, and brackets, "left alone by modern browsers".

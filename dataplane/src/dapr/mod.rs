@@ -98,10 +98,11 @@ pub fn interpret(request: &Request<'_>, notes: &mut CallNotes) -> Asked {
         Ok(target) => target,
         Err(reason) => return Asked::Local(LocalCall::BadTarget(reason)),
     };
-    if may_be_registered(target.path)
-        && let Some(call) = find_registered(request.method, target.path, notes)
-    {
-        return Asked::Local(call);
+    if may_be_registered(target.path) {
+        find_routed_path(target.path, notes);
+        if let Some(call) = registered::find(request.method, &notes.scratch, &mut notes.target) {
+            return Asked::Local(call);
+        }
     }
     find_target(request, notes)
 }
@@ -110,10 +111,10 @@ pub fn interpret(request: &Request<'_>, notes: &mut CallNotes) -> Asked {
 pub fn interpret_public(request: &Request<'_>, notes: &mut CallNotes) -> LocalCall {
     notes.clear();
     match read_target(request, notes) {
-        Ok(target) => match clean_escaped(target.path, &mut notes.scratch) {
-            Ok(()) => registered::find_public(request.method, &notes.scratch, &mut notes.target),
-            Err(reason) => LocalCall::BadTarget(reason),
-        },
+        Ok(target) => {
+            find_routed_path(target.path, notes);
+            registered::find_public(request.method, &notes.scratch, &mut notes.target)
+        }
         Err(reason) => LocalCall::BadTarget(reason),
     }
 }
@@ -126,27 +127,17 @@ fn read_target<'a>(request: &Request<'a>, notes: &mut CallNotes) -> Result<Targe
     Ok(target)
 }
 
-/// All registered routes begin with a version. What cleaning may change is looked at closely; so is
-/// what no longer begins with one.
+/// Nearly every request is told from the registered routes by how its path begins. All of them
+/// begin with a version; only cleaning, or decoding by the router, could make one of another path.
 fn may_be_registered(path: &[u8]) -> bool {
-    !path.is_empty() && path != b"*" && (path.starts_with(b"/v1.0") || !path::is_clean(path))
+    let is_settled = path::is_clean(path) && escape::is_routed_as_it_is(path);
+    !is_settled || (path.starts_with(b"/v1.0") && !path.starts_with(b"/v1.0/invoke/"))
 }
 
-fn find_registered(method: &[u8], path: &[u8], notes: &mut CallNotes) -> Option<LocalCall> {
-    if path.starts_with(b"/v1.0/invoke/") && path::is_clean(path) {
-        return None;
-    }
-    match clean_escaped(path, &mut notes.scratch) {
-        Ok(()) => registered::find(method, &notes.scratch, &mut notes.target),
-        Err(reason) => Some(LocalCall::BadTarget(reason)),
-    }
-}
-
-/// The path that the router sees: as Go would write it, cleaned, not decoded.
-fn clean_escaped(path: &[u8], out: &mut Vec<u8>) -> Result<(), BadTarget> {
-    escape::escaped_path(path, out)?;
-    path::clean(out);
-    Ok(())
+/// The path that the router sees, in `notes.scratch`: as Go would write it, cleaned, not decoded.
+fn find_routed_path(path: &[u8], notes: &mut CallNotes) {
+    escape::routed_path(path, &notes.method, &mut notes.scratch);
+    path::clean(&mut notes.scratch);
 }
 
 fn find_target(request: &Request<'_>, notes: &mut CallNotes) -> Asked {
@@ -334,6 +325,14 @@ mod tests {
             ("POST", "POST", "/v1.0/healthz", "no target"),
             ("encoded route", "GET", "/v1.0/%68ealthz", "no target"),
             ("encoded slash", "GET", "/v1.0%2Fhealthz", "no target"),
+            ("the same in front", "GET", "/%2f/v1.0/state/s/k^", "Unconfigured(State) s"),
+            (
+                "the same after invoke",
+                "GET",
+                "/v1.0/invoke/^%2F..%2F..%2Fstate%2Fs%2Fk",
+                "Unconfigured(State) s",
+            ),
+            ("encoded slash beside invalid characters", "GET", "/v1.0/state/s/\"%2Fk", "no target"),
             ("more parts", "GET", "/v1.0/healthz/x", "no target"),
             ("key missing", "PUT", "/v1.0/metadata", "no target"),
             ("key missing, with slash", "PUT", "/v1.0/metadata/", "no target"),

@@ -37,10 +37,15 @@ pub fn split_target<'a>(method: &[u8], target: &'a [u8]) -> Result<Target<'a>, B
     if target.iter().any(|byte| byte.is_ascii_control() || *byte == b' ') {
         return Err(BadTarget::Character);
     }
+    if target == b"*" {
+        return Ok(Target { path: target, query: b"" });
+    }
+    if method == b"CONNECT" && is_authority(target) {
+        return Ok(Target { path: b"", query: b"" });
+    }
     let (target, query) = cut_query(target);
     let path = match target {
-        [b'/', ..] | b"*" => target,
-        _ if method == b"CONNECT" && !target.is_empty() => b"",
+        [b'/', ..] => target,
         _ => path_of_absolute(target).ok_or(BadTarget::Form)?,
     };
     escape::check(path)?;
@@ -66,10 +71,32 @@ fn path_of_absolute(target: &[u8]) -> Option<&[u8]> {
     let rest = rest.strip_prefix(b"://")?;
     let end = memchr::memchr(b'/', rest).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    if authority.is_empty() || memchr::memchr3(b'@', b'#', b'%', authority).is_some() {
-        return None;
-    }
-    Some(path)
+    is_authority(authority).then_some(path)
+}
+
+/// RFC 3986 §3.2 without user information and without escapes. Nothing is ever looked up by it.
+fn is_authority(text: &[u8]) -> bool {
+    let is_name = |byte: &u8| escape::is_unreserved(*byte) || escape::is_sub_delimiter(*byte);
+    let (host, port) = match text.strip_prefix(b"[") {
+        Some(literal) => {
+            let Some(end) = memchr::memchr(b']', literal) else { return false };
+            let (address, rest) = literal.split_at(end);
+            if !address.iter().all(|byte| is_name(byte) || *byte == b':') {
+                return false;
+            }
+            (address, &rest[1..])
+        }
+        None => {
+            let (name, rest) = text.split_at(memchr::memchr(b':', text).unwrap_or(text.len()));
+            if !name.iter().all(is_name) {
+                return false;
+            }
+            (name, rest)
+        }
+    };
+    let is_port =
+        |port: &[u8]| port.first() == Some(&b':') && port[1..].iter().all(u8::is_ascii_digit);
+    !host.is_empty() && (port.is_empty() || is_port(port))
 }
 
 /// Go's `path.Clean`: no doubled slash, no `.`, no `..` but at the front of a relative path, no
@@ -144,6 +171,15 @@ mod tests {
             ("other scheme", "GET", "ftp://a/b", Err(BadTarget::Form)),
             ("no host", "GET", "http:///b", Err(BadTarget::Form)),
             ("no slashes", "GET", "http:a/b", Err(BadTarget::Form)),
+            ("asterisk with a query", "OPTIONS", "*?x", Err(BadTarget::Form)),
+            ("CONNECT with a query", "CONNECT", "a:80?x", Err(BadTarget::Form)),
+            ("CONNECT to no host", "CONNECT", "a/b", Err(BadTarget::Form)),
+            ("open bracket", "GET", "http://[::1/b", Err(BadTarget::Form)),
+            ("empty brackets", "GET", "http://[]/b", Err(BadTarget::Form)),
+            ("port in letters", "GET", "http://a:b/c", Err(BadTarget::Form)),
+            ("port without host", "GET", "http://:80/c", Err(BadTarget::Form)),
+            ("text behind brackets", "GET", "http://[::1]a/c", Err(BadTarget::Form)),
+            ("escape in host", "GET", "http://%61/b", Err(BadTarget::Form)),
             ("user information", "GET", "http://u:p@a/b", Err(BadTarget::Form)),
             ("fragment in host", "GET", "http://a#b", Err(BadTarget::Form)),
             ("space", "GET", "/a b", Err(BadTarget::Character)),
@@ -171,6 +207,7 @@ mod tests {
             ("absolute", "GET", "http://h:1/a?x", "/a", "x"),
             ("absolute, upper case", "GET", "HTTPS://h/a", "/a", ""),
             ("absolute without path", "GET", "http://h?x", "", "x"),
+            ("absolute, IPv6", "GET", "http://[::1]:80/a", "/a", ""),
             ("asterisk", "OPTIONS", "*", "*", ""),
             ("authority", "CONNECT", "h:443", "", ""),
             ("CONNECT with a path", "CONNECT", "/a", "/a", ""),
