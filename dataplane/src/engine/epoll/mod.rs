@@ -83,13 +83,13 @@ impl EpollEngine {
         let (index, generation) = self.sockets.insert(socket);
         let interest = if connecting { READABLE | EventFlags::OUT } else { READABLE };
         let data = socket_data(index, generation);
-        if let Some(socket) = self.sockets.find_mut(index, generation) {
-            if let Err(error) = epoll::add(&self.epoll, &socket.fd, data, interest) {
-                // Nothing would ever be heard of it: as good as a receive that failed.
-                socket.receive = Receive::Ended;
-                let key = SocketKey { index, generation };
-                self.pending.push_back(failure(key, Operation::Receive, error));
-            }
+        if let Some(socket) = self.sockets.find_mut(index, generation)
+            && let Err(error) = epoll::add(&self.epoll, &socket.fd, data, interest)
+        {
+            // Nothing would ever be heard of it: as good as a receive that failed.
+            socket.receive = Receive::Ended;
+            let key = SocketKey { index, generation };
+            self.pending.push_back(failure(key, Operation::Receive, error));
         }
         SocketKey { index, generation }
     }
@@ -139,11 +139,12 @@ impl EpollEngine {
                 urgent = true;
             }
         }
-        if let Some((_, socket)) = self.sockets.at_mut(index) {
-            if socket.shutdown_wanted && socket.queue.is_empty() {
-                socket.shutdown_wanted = false;
-                shutdown_write(&socket.fd);
-            }
+        if let Some((_, socket)) = self.sockets.at_mut(index)
+            && socket.shutdown_wanted
+            && socket.queue.is_empty()
+        {
+            socket.shutdown_wanted = false;
+            shutdown_write(&socket.fd);
         }
         urgent
     }
@@ -344,10 +345,10 @@ impl Engine for EpollEngine {
     }
 
     fn receive_stop(&mut self, key: SocketKey) {
-        if let Some(socket) = self.socket_mut(key) {
-            if socket.receive == Receive::On {
-                socket.receive = Receive::Off;
-            }
+        if let Some(socket) = self.socket_mut(key)
+            && socket.receive == Receive::On
+        {
+            socket.receive = Receive::Off;
         }
     }
 
