@@ -36,6 +36,8 @@ mod pool;
 mod queue;
 mod slab;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod token;
 mod uring;
 mod waker;

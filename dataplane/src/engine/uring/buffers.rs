@@ -103,7 +103,7 @@ impl BufferRing {
         // nor does the tail itself, in the first entry's reserved bytes, have another borrower here.
         let entry = unsafe { &mut *entry.as_ptr() };
         entry.set_addr(room.as_ptr() as u64);
-        entry.set_len(BUFFER_BYTES as u32);
+        entry.set_len(ENTRY_BYTES);
         entry.set_bid(id);
     }
 
@@ -123,4 +123,6 @@ pub(super) const GROUP: u16 = 0;
 /// Turns after which the ring's length is judged.
 const SHRINK_FILLS: u32 = 4096;
 
+#[expect(clippy::cast_possible_truncation, reason = "asserted below")]
+const ENTRY_BYTES: u32 = BUFFER_BYTES as u32;
 const _: () = assert!(BUFFER_BYTES <= u32::MAX as usize);

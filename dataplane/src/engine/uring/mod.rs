@@ -72,6 +72,7 @@ pub struct UringEngine {
     /// Events that come before those of `backlog`.
     ready: VecDeque<Event>,
     /// Vectors of gathered sends, for reuse.
+    #[expect(clippy::vec_box, reason = "the kernel has a vector's address, so it may not move")]
     gathers: Vec<Box<Gather>>,
 }
 
@@ -158,11 +159,11 @@ impl UringEngine {
     }
 
     fn mark_dirty(&mut self, key: SocketKey) {
-        if let Some(socket) = self.owned_mut(key) {
-            if !socket.dirty {
-                socket.dirty = true;
-                self.dirty.push(key.index);
-            }
+        if let Some(socket) = self.owned_mut(key)
+            && !socket.dirty
+        {
+            socket.dirty = true;
+            self.dirty.push(key.index);
         }
     }
 }
@@ -270,10 +271,10 @@ impl UringEngine {
     /// The kernel has let go of the send's memory; returns how it was submitted.
     fn end_send(&mut self, key: SocketKey) -> Option<Sending> {
         let socket = self.sockets.find_mut(key.index, key.generation)?;
-        if let Some(gather) = socket.gather.take() {
-            if self.gathers.len() < GATHERS_KEPT {
-                self.gathers.push(gather);
-            }
+        if let Some(gather) = socket.gather.take()
+            && self.gathers.len() < GATHERS_KEPT
+        {
+            self.gathers.push(gather);
         }
         socket.operations -= 1;
         self.operations -= 1;
