@@ -12,11 +12,16 @@ pub(super) fn is_authority(text: &[u8]) -> bool {
     if text.first() == Some(&b'[') {
         return is_bracketed(text);
     }
-    let (host, port) = match text.iter().position(|byte| *byte == b':') {
-        Some(colon) => (&text[..colon], Some(&text[colon + 1..])),
-        None => (text, None),
-    };
-    is_name(host) && port.is_none_or(is_port)
+    let mut rest = text;
+    loop {
+        let end = rest.iter().position(|byte| !NAME_BYTES[usize::from(*byte)]);
+        match end.map_or(&[][..], |end| &rest[end..]) {
+            [] => return true,
+            [b':', port @ ..] => return is_port(port),
+            [b'%', high, low, tail @ ..] if is_hex(*high) && is_hex(*low) => rest = tail,
+            _ => return false,
+        }
+    }
 }
 
 /// `[` address `]`, perhaps `:` port.
@@ -32,19 +37,6 @@ fn is_bracketed(text: &[u8]) -> bool {
         }
 }
 
-/// A registered name or an IPv4 address; escapes are whole.
-fn is_name(host: &[u8]) -> bool {
-    let mut rest = host;
-    loop {
-        match rest {
-            [] => return true,
-            [b'%', high, low, tail @ ..] if is_hex(*high) && is_hex(*low) => rest = tail,
-            [byte, tail @ ..] if NAME_BYTES[usize::from(*byte)] => rest = tail,
-            _ => return false,
-        }
-    }
-}
-
 fn is_hex(byte: u8) -> bool {
     byte.is_ascii_hexdigit()
 }
@@ -56,7 +48,7 @@ fn is_port(port: &[u8]) -> bool {
         && port.iter().fold(0, number) <= u32::from(u16::MAX)
 }
 
-/// Unreserved characters and sub-delimiters.
+/// Characters of a registered name or an IPv4 address: unreserved ones and sub-delimiters.
 const NAME_BYTES: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0u8;

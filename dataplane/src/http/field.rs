@@ -1,6 +1,6 @@
 //! Which header field is this? Only fields that something here or in `dapr` looks at have a name of their own.
 //!
-//! A name is told apart by its length first, so an ordinary line costs one or two comparisons and never a hash.
+//! A name is told apart by its length and first letter, so an ordinary line costs one comparison and never a hash.
 
 #![forbid(unsafe_code)]
 
@@ -37,48 +37,47 @@ pub enum Field {
 }
 
 impl Field {
+    /// The field that `name`, a token, is the name of.
     pub fn from_name(name: &[u8]) -> Self {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        match name.len() {
-            2 if is("te") => Self::HopByHop,
-            4 if is("host") => Self::Host,
-            4 if is("date") => Self::Date,
-            6 if is("expect") => Self::Expect,
-            7 if is("upgrade") => Self::Upgrade,
-            7 if is("baggage") => Self::Baggage,
-            7 if is("trailer") => Self::HopByHop,
-            9 if is("forwarded") => Self::Forwarded,
-            10 if is("connection") => Self::Connection,
-            10 if is("keep-alive") => Self::HopByHop,
-            11 if is("dapr-app-id") => Self::DaprAppId,
-            12 if is("content-type") => Self::ContentType,
-            13 if is("authorization") => Self::Authorization,
-            13 if is("ringcar-error") => Self::RingcarError,
-            14 if is("content-length") => Self::ContentLength,
-            14 if is("dapr-api-token") => Self::DaprApiToken,
-            14 if is("http2-settings") => Self::HopByHop,
-            15 if is("x-forwarded-for") => Self::Forwarded,
-            16 if is("x-forwarded-host") => Self::Forwarded,
-            16 if is("proxy-connection") => Self::HopByHop,
-            17 if is("transfer-encoding") => Self::TransferEncoding,
-            18 if is("dapr-caller-app-id") => Self::DaprCallerAppId,
-            18 if is("dapr-callee-app-id") => Self::DaprCalleeAppId,
-            18 if is("destination-app-id") => Self::DestinationAppId,
-            18 if is("proxy-authenticate") => Self::HopByHop,
-            19 if is("dapr-force-shutdown") => Self::DaprForceShutdown,
-            19 if is("proxy-authorization") => Self::HopByHop,
-            21 if is("dapr-caller-namespace") => Self::DaprCallerNamespace,
-            length if length > SUFFIX.len() => Self::from_affix(name),
-            _ => Self::Other,
+        let Some(first) = name.first() else { return Self::Other };
+        match (name.len(), first | LOWER) {
+            (2, b't') if is(name, b"te") => Self::HopByHop,
+            (4, b'd') if is(name, b"date") => Self::Date,
+            (4, b'h') if is(name, b"host") => Self::Host,
+            (6, b'e') if is(name, b"expect") => Self::Expect,
+            (7, b'b') if is(name, b"baggage") => Self::Baggage,
+            (7, b't') if is(name, b"trailer") => Self::HopByHop,
+            (7, b'u') if is(name, b"upgrade") => Self::Upgrade,
+            (9, b'f') if is(name, b"forwarded") => Self::Forwarded,
+            (10, b'c') if is(name, b"connection") => Self::Connection,
+            (10, b'k') if is(name, b"keep-alive") => Self::HopByHop,
+            (11, b'd') if is(name, b"dapr-app-id") => Self::DaprAppId,
+            (12, b'c') if is(name, b"content-type") => Self::ContentType,
+            (13, b'a') if is(name, b"authorization") => Self::Authorization,
+            (13, b'r') if is(name, b"ringcar-error") => Self::RingcarError,
+            (14, b'c') if is(name, b"content-length") => Self::ContentLength,
+            (14, b'd') if is(name, b"dapr-api-token") => Self::DaprApiToken,
+            (14, b'h') if is(name, b"http2-settings") => Self::HopByHop,
+            (15, b'x') if is(name, b"x-forwarded-for") => Self::Forwarded,
+            (16, b'x') if is(name, b"x-forwarded-host") => Self::Forwarded,
+            (16, b'p') if is(name, b"proxy-connection") => Self::HopByHop,
+            (17, b't') if is(name, b"transfer-encoding") => Self::TransferEncoding,
+            (18, b'd') if is(name, b"dapr-callee-app-id") => Self::DaprCalleeAppId,
+            (18, b'd') if is(name, b"dapr-caller-app-id") => Self::DaprCallerAppId,
+            (18, b'd') if is(name, b"destination-app-id") => Self::DestinationAppId,
+            (18, b'p') if is(name, b"proxy-authenticate") => Self::HopByHop,
+            (19, b'd') if is(name, b"dapr-force-shutdown") => Self::DaprForceShutdown,
+            (19, b'p') if is(name, b"proxy-authorization") => Self::HopByHop,
+            (21, b'd') if is(name, b"dapr-caller-namespace") => Self::DaprCallerNamespace,
+            _ => Self::from_affix(name),
         }
     }
 
     /// The suffix decides first: `grpc-trace-bin` is binary metadata.
     fn from_affix(name: &[u8]) -> Self {
-        let (_, suffix) = name.split_at(name.len() - SUFFIX.len());
-        if suffix.eq_ignore_ascii_case(SUFFIX) {
+        if matches!(name, [_, .., b'-', b'b' | b'B', b'i' | b'I', b'n' | b'N']) {
             Self::BinarySuffixed
-        } else if has_prefix(name, PREFIX) {
+        } else if has_prefix(name, b"grpc-") {
             Self::GrpcPrefixed
         } else {
             Self::Other
@@ -90,13 +89,21 @@ impl Field {
     }
 }
 
+/// Is this token `known`, whatever the case? `known` has its length in its type, so this becomes a few comparisons of
+/// whole words. It consists of small letters, digits and dashes: no other token characters become these with LOWER.
+fn is<const LENGTH: usize>(name: &[u8], known: &[u8; LENGTH]) -> bool {
+    let Ok(name) = <&[u8; LENGTH]>::try_from(name) else { return false };
+    name.iter().zip(known).fold(0, |difference, (a, b)| difference | ((a | LOWER) ^ b)) == 0
+}
+
 /// Does `name` begin with `prefix`, whatever the case?
 pub(super) fn has_prefix(name: &[u8], prefix: &[u8]) -> bool {
     name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-const PREFIX: &[u8] = b"grpc-";
-const SUFFIX: &[u8] = b"-bin";
+/// The bit that a small letter has and its capital has not; digits and dashes have it too.
+const LOWER: u8 = 0x20;
+
 const _: () = assert!((Field::Upgrade as u8) < 64, "a FieldSet has one bit per field");
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -177,12 +184,31 @@ mod tests {
             ("proxy-authorization", Field::HopByHop),
             ("dapr-force-shutdown", Field::DaprForceShutdown),
             ("Dapr-Caller-Namespace", Field::DaprCallerNamespace),
+            ("destination-bin-bi", Field::Other),
+            ("dapr-metadata--bin", Field::BinarySuffixed),
+            ("dapr-sampled-bin", Field::BinarySuffixed),
             ("x-bin", Field::BinarySuffixed),
             ("grpc-trace-bin", Field::BinarySuffixed),
             ("grpc-timeout", Field::GrpcPrefixed),
             ("Grpc-", Field::GrpcPrefixed),
         ] {
             assert_eq!(Field::from_name(name.as_bytes()), field, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_token_of_one_byte_more_or_another_byte_is_another_name() {
+        let token = |byte: &u8| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(byte);
+        for known in ["te", "host", "http2-settings", "keep-alive", "transfer-encoding"] {
+            let field = Field::from_name(known.as_bytes());
+            for at in 0..known.len() {
+                for byte in (0..=255u8).filter(token) {
+                    let mut name = known.as_bytes().to_vec();
+                    name[at] = byte;
+                    let is_same = name.eq_ignore_ascii_case(known.as_bytes());
+                    assert_eq!(Field::from_name(&name) == field, is_same, "{known} {at} {byte}");
+                }
+            }
         }
     }
 
