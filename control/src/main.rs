@@ -1,5 +1,34 @@
-//! The `ringcar` executable.
+//! The `ringcar` executable: control, the commands that talk to it, and the data plane's process.
+//!
+//! Control is small and slow on purpose: it decides what is served where, and never sees a call.
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod admin;
+mod app_channel;
+mod cli;
+mod config;
+mod host;
+mod http_client;
+mod instance;
+mod link;
+mod listen;
+mod log;
+mod port_owner;
+mod publish;
+mod registry;
+mod resident;
+mod runtime_dir;
+mod sidecar;
+mod signals;
+mod supervisor;
+#[cfg(test)]
+mod test_dir;
+mod timestamp;
+mod version;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main(std::env::args_os())
+}

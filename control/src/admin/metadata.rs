@@ -1,0 +1,93 @@
+//! The document of `GET /v1.0/metadata`. Control writes it, the data plane hands it out.
+//!
+//! Fields, their order and what is left out when empty follow daprd 1.18's encoder, trailing newline included.
+
+#![forbid(unsafe_code)]
+
+use crate::version;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Metadata {
+    id: String,
+    runtime_version: &'static str,
+    extended: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app_connection_properties: Option<AppConnection>,
+    actor_runtime: ActorRuntime,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AppConnection {
+    pub(crate) port: u16,
+    pub(crate) protocol: String,
+    pub(crate) channel_address: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ActorRuntime {
+    runtime_status: &'static str,
+    host_ready: bool,
+}
+
+impl Metadata {
+    pub(crate) fn new(app_id: &str, app: Option<AppConnection>) -> Self {
+        let extended =
+            [("daprRuntimeVersion", version::DAPR), ("ringcarVersion", version::RINGCAR)];
+        Self {
+            id: app_id.to_owned(),
+            runtime_version: version::DAPR,
+            extended: extended.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            app_connection_properties: app,
+            actor_runtime: ActorRuntime { runtime_status: "DISABLED", host_ready: false },
+        }
+    }
+
+    /// Sets an entry of `extended`; `false` when there is no room for another.
+    pub(crate) fn extend(&mut self, key: String, value: String) -> bool {
+        if self.extended.len() >= EXTENDED_MAX && !self.extended.contains_key(&key) {
+            return false;
+        }
+        self.extended.insert(key, value);
+        true
+    }
+
+    pub(crate) fn emit(&self) -> String {
+        let mut text = serde_json::to_string(self)
+            .expect("strings, numbers and maps of them have a JSON form");
+        text.push('\n');
+        text
+    }
+}
+
+/// Entries a client may add: every one is part of every state.
+const EXTENDED_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn has_the_shape_of_daprds_document() {
+        let app = AppConnection {
+            port: 6001,
+            protocol: "http".to_owned(),
+            channel_address: "127.0.0.1".to_owned(),
+        };
+        let mut metadata = Metadata::new("orders", Some(app));
+        assert!(metadata.extend("cliPID".into(), "12\"".into()));
+        let want = format!(
+            "{{\"id\":\"orders\",\"runtimeVersion\":\"1.18.3\",\"extended\":{{\"cliPID\":\"12\\\"\",\
+             \"daprRuntimeVersion\":\"1.18.3\",\"ringcarVersion\":\"{}\"}},\"appConnectionProperties\":\
+             {{\"port\":6001,\"protocol\":\"http\",\"channelAddress\":\"127.0.0.1\"}},\
+             \"actorRuntime\":{{\"runtimeStatus\":\"DISABLED\",\"hostReady\":false}}}}\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(metadata.emit(), want);
+        assert!(!Metadata::new("a", None).emit().contains("appConnectionProperties"));
+    }
+}

@@ -1,0 +1,7 @@
+//! What control answers itself: the metadata document, and the metrics page.
+
+#![forbid(unsafe_code)]
+
+pub(crate) mod metadata;
+pub(crate) mod metrics;
+pub(crate) mod page;

@@ -1,0 +1,240 @@
+//! `ringcar list`: the running apps of this machine, in the columns and fields of `dapr list`.
+
+#![forbid(unsafe_code)]
+
+use super::fail;
+use crate::{
+    registry::{Entry, RegistryError, local::LocalRegistry},
+    runtime_dir::{RuntimeDir, RuntimeDirError},
+    timestamp::Timestamp,
+};
+use serde::Serialize;
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Output {
+    Json,
+    Table,
+    Yaml,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ListError {
+    #[error("{0}")]
+    Registry(#[from] RegistryError),
+    #[error("{0}")]
+    RuntimeDir(#[from] RuntimeDirError),
+}
+
+/// One row, with the names of `dapr list`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    app_id: String,
+    http_port: u16,
+    grpc_port: u16,
+    app_port: u16,
+    metrics_enabled: bool,
+    command: String,
+    age: String,
+    created: String,
+    daprd_pid: u32,
+    cli_pid: u32,
+    app_pid: u32,
+    max_request_body_size: u64,
+    http_read_buffer_size: u32,
+}
+
+pub(super) fn main(arguments: &Arguments) -> ExitCode {
+    let text = match rows(Timestamp::now()) {
+        Ok(rows) => match arguments.output {
+            Output::Json => json(&rows),
+            Output::Table => table(&rows),
+            Output::Yaml => yaml(&rows),
+        },
+        Err(e) => return fail(e),
+    };
+    // A reader that left early has seen what it wanted.
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn rows(now: Timestamp) -> Result<Vec<Row>, ListError> {
+    let table = LocalRegistry::new(RuntimeDir::locate()?).read()?;
+    Ok(table.into_iter().map(|entry| row(entry, now)).collect())
+}
+
+fn row(entry: Entry, now: Timestamp) -> Row {
+    Row {
+        http_port: entry.http_port(),
+        app_id: entry.id.into(),
+        grpc_port: entry.grpc_port,
+        app_port: entry.app_port,
+        metrics_enabled: entry.metrics_port != 0,
+        command: shorten(&entry.command),
+        age: age(entry.created.seconds_until(now)),
+        created: entry.created.short(),
+        daprd_pid: entry.pid,
+        cli_pid: entry.cli_pid.unwrap_or(0),
+        app_pid: entry.app_pid.unwrap_or(0),
+        max_request_body_size: entry.body_bytes_max.unwrap_or(0),
+        http_read_buffer_size: entry.read_buffer_bytes,
+    }
+}
+
+fn shorten(command: &str) -> String {
+    if command.chars().count() <= COMMAND_LENGTH_MAX {
+        return command.to_owned();
+    }
+    let kept: String = command.chars().take(COMMAND_LENGTH_MAX - 3).collect();
+    format!("{kept}...")
+}
+
+/// The largest unit only, as Kubernetes' tools print ages.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn json(rows: &[Row]) -> String {
+    let mut text =
+        serde_json::to_string_pretty(rows).expect("strings and numbers have a JSON form");
+    text.push('\n');
+    text
+}
+
+/// JSON's scalars are YAML's too, so each row is written field by field in flow scalars.
+fn yaml(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "[]\n".to_owned();
+    }
+    let mut text = String::new();
+    for row in rows {
+        let value = serde_json::to_value(row).expect("strings and numbers have a JSON form");
+        let fields = value.as_object().into_iter().flatten();
+        for (index, (key, value)) in fields.enumerate() {
+            let lead = if index == 0 { "- " } else { "  " };
+            let _ = writeln!(text, "{lead}{key}: {value}");
+        }
+    }
+    text
+}
+
+fn table(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "No Dapr instances found.\n".to_owned();
+    }
+    let head = [
+        "APP ID",
+        "HTTP PORT",
+        "GRPC PORT",
+        "APP PORT",
+        "COMMAND",
+        "AGE",
+        "CREATED",
+        "DAPRD PID",
+        "CLI PID",
+        "APP PID",
+    ];
+    let mut lines = vec![head.map(str::to_owned)];
+    lines.extend(rows.iter().map(|row| {
+        [
+            row.app_id.clone(),
+            row.http_port.to_string(),
+            row.grpc_port.to_string(),
+            row.app_port.to_string(),
+            row.command.clone(),
+            row.age.clone(),
+            row.created.clone(),
+            row.daprd_pid.to_string(),
+            row.cli_pid.to_string(),
+            row.app_pid.to_string(),
+        ]
+    }));
+    let width = |column: usize| {
+        lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+/// Characters of a command line that are shown; `dapr list` shows as many.
+const COMMAND_LENGTH_MAX: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<Row> {
+        let mut entry = Entry::sample("orders", "1");
+        entry.created = Timestamp(1_000_000_000);
+        entry.command = "python3 \"a long name.py\"".to_owned();
+        entry.cli_pid = Some(7);
+        entry.pid = 8;
+        entry.metrics_port = 9;
+        vec![row(entry, Timestamp(3_700_000_000_000))]
+    }
+
+    #[test]
+    fn ages_have_one_unit() {
+        for (seconds, want) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (200_000, "2d")]
+        {
+            assert_eq!(age(seconds), want);
+        }
+    }
+
+    #[test]
+    fn nothing_to_list_is_said() {
+        assert_eq!(table(&[]), "No Dapr instances found.\n");
+        assert_eq!(json(&[]), "[]\n");
+        assert_eq!(yaml(&[]), "[]\n");
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let want = "\
+APP ID  HTTP PORT  GRPC PORT  APP PORT  COMMAND               AGE  CREATED              DAPRD PID  CLI PID  APP PID
+orders  3500       0          0         python3 \"a long n...  1h   1970-01-01 00:00:01  8          7        0\n";
+        assert_eq!(table(&sample()), want);
+    }
+
+    #[test]
+    fn every_format_has_the_fields_of_dapr() {
+        let value: serde_json::Value = serde_json::from_str(&json(&sample())).unwrap();
+        for (field, want) in [
+            ("appId", serde_json::json!("orders")),
+            ("httpPort", 3500.into()),
+            ("metricsEnabled", true.into()),
+            ("command", "python3 \"a long n...".into()),
+            ("daprdPid", 8.into()),
+            ("cliPid", 7.into()),
+            ("appPid", 0.into()),
+        ] {
+            assert_eq!(value[0][field], want, "{field}");
+        }
+        let yaml = yaml(&sample());
+        assert!(yaml.starts_with("- "), "{yaml}");
+        assert!(yaml.contains("  command: \"python3 \\\"a long n...\"\n"), "{yaml}");
+    }
+}

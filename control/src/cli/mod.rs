@@ -1,0 +1,136 @@
+//! The command line: which command, and under which name the executable was started.
+//!
+//! Exit codes: 0 done, 1 failed, 2 not understood; `run` returns its app's own.
+
+#![forbid(unsafe_code)]
+
+mod dataplane;
+mod invoke;
+mod list;
+mod run;
+mod sidecar;
+mod stop;
+
+use crate::config::flags;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::{ffi::OsString, future::Future, path::Path, process::ExitCode};
+
+#[derive(Parser)]
+#[command(
+    name = "ringcar",
+    version,
+    about = "Sidecar for Dapr service invocation",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run an app with a sidecar beside it
+    Run(Box<run::Arguments>),
+    /// Call a method of a running app
+    Invoke(invoke::Arguments),
+    /// List the running apps of this machine
+    List(list::Arguments),
+    /// Stop running apps and their sidecars
+    Stop(stop::Arguments),
+    /// Serve as the data plane of a control process
+    #[command(hide = true)]
+    Dataplane(dataplane::Arguments),
+}
+
+pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments = resolve_name(arguments.collect());
+    let matches = Cli::command().subcommand(flags::command()).try_get_matches_from(arguments);
+    let parsed = matches.and_then(|matches| match matches.subcommand() {
+        Some((SIDECAR, values)) => Ok(sidecar::main(&flags::Values(values))),
+        _ => Cli::from_arg_matches(&matches).map(|cli| cli.command.execute()),
+    });
+    parsed.unwrap_or_else(|e| {
+        // Where the explanation cannot be printed, the code still tells.
+        let _ = e.print();
+        u8::try_from(e.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+    })
+}
+
+impl Command {
+    fn execute(self) -> ExitCode {
+        match self {
+            Self::Dataplane(arguments) => dataplane::main(&arguments),
+            Self::Invoke(arguments) => block_on(invoke::main(arguments)),
+            Self::List(arguments) => list::main(&arguments),
+            Self::Run(arguments) => block_on(run::main(*arguments)),
+            Self::Stop(arguments) => stop::main(&arguments),
+        }
+    }
+}
+
+/// Under the name `daprd` the executable is the sidecar, and a sidecar's flags come in daprd's spellings.
+fn resolve_name(arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut arguments = arguments.into_iter();
+    let name = arguments.next().unwrap_or_else(|| "ringcar".into());
+    let is_daprd = Path::new(&name).file_name().is_some_and(|name| name == "daprd");
+    let mut rest: Vec<OsString> = arguments.collect();
+    if is_daprd {
+        rest.insert(0, SIDECAR.into());
+    }
+    if rest.first().is_some_and(|first| first == SIDECAR) {
+        rest = flags::normalise(rest.into_iter());
+    }
+    rest.insert(0, "ringcar".into());
+    rest
+}
+
+/// Runs a command's future on this thread; control has no other.
+fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(command);
+            // A lookup or a write that hangs must not keep the process.
+            runtime.shutdown_background();
+            code
+        }
+        Err(e) => fail(format_args!("cannot start: {e}")),
+    }
+}
+
+/// Says on standard error why a command failed, in the manner of Dapr's command line.
+fn fail(reason: impl std::fmt::Display) -> ExitCode {
+    eprintln!("❌  {reason}");
+    ExitCode::FAILURE
+}
+
+const SIDECAR: &str = "sidecar";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().subcommand(flags::command()).debug_assert();
+    }
+
+    #[test]
+    fn the_name_decides() {
+        for (case, given, want) in [
+            ("no name", &[][..], &["ringcar"][..]),
+            ("ringcar", &["/bin/ringcar", "list"], &["ringcar", "list"]),
+            ("daprd", &["/bin/daprd", "-app-id", "x"], &["ringcar", "sidecar", "--app-id", "x"]),
+            ("daprd-like", &["daprd2", "-a"], &["ringcar", "-a"]),
+            (
+                "sidecar's single dashes",
+                &["ringcar", "sidecar", "-app-id=x", "-h", "-1"],
+                &["ringcar", "sidecar", "--app-id=x", "-h", "-1"],
+            ),
+            ("others keep theirs", &["ringcar", "run", "-app"], &["ringcar", "run", "-app"]),
+        ] {
+            let got = resolve_name(given.iter().map(OsString::from).collect());
+            assert_eq!(got, want.iter().map(OsString::from).collect::<Vec<_>>(), "{case}");
+        }
+    }
+}

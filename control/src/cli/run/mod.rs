@@ -1,0 +1,267 @@
+//! `ringcar run`: an app and its sidecar as one command, as `dapr run` has it.
+//!
+//! ```text
+//!   sidecar starts ──► its API listens ──► app starts ──► both run ──► one ends, or a signal ──► the other is ended
+//! ```
+//! The sidecar outlives the app by its drain, so that the app's last calls still go through.
+
+#![forbid(unsafe_code)]
+
+mod child;
+mod output;
+mod plan;
+
+pub(super) use plan::Arguments;
+
+use super::fail;
+use crate::{
+    http_client,
+    signals::{Signal, Signals},
+};
+use child::Group;
+use hyper::{Method, body::Bytes};
+use plan::{Plan, PlanError};
+use snapshot::Address;
+use std::{
+    env, io,
+    net::{Ipv4Addr, SocketAddr},
+    process::{ExitCode, ExitStatus},
+    time::Duration,
+};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    process::Command,
+    time::Instant,
+};
+
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("{0}")]
+    Plan(#[from] PlanError),
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot start the sidecar: {0}")]
+    Sidecar(io::Error),
+    #[error("the sidecar ended before it listened ({0}); its log says why")]
+    SidecarEnded(ExitStatus),
+    #[error("the sidecar does not listen after {0:?}")]
+    Silent(Duration),
+    #[error("cannot start {command:?}: {reason}")]
+    App { command: String, reason: io::Error },
+    #[error("cannot wait for a process: {0}")]
+    Wait(io::Error),
+}
+
+pub(super) async fn main(arguments: Arguments) -> ExitCode {
+    match run(arguments).await {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => fail(e),
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<u8, RunError> {
+    let plan = Plan::new(arguments)?;
+    let mut signals = Signals::listen().map_err(RunError::Signals)?;
+    println!(
+        "ℹ️  Starting Dapr with id {}. HTTP Port: {}. gRPC Port: {}",
+        plan.app_id, plan.http_port, plan.grpc_port
+    );
+    let mut sidecar = start_sidecar(&plan).map_err(RunError::Sidecar)?;
+    let result = run_beside(&plan, &mut sidecar, &mut signals).await;
+    let ended = sidecar.end(Signal::Terminate, SIDECAR_PATIENCE).await;
+    if ended.is_some_and(|status| status.success()) {
+        println!("✅  Exited Dapr successfully");
+    }
+    sidecar.finish_output().await;
+    result
+}
+
+/// Everything between the start of the sidecar and its end.
+async fn run_beside(
+    plan: &Plan,
+    sidecar: &mut Group,
+    signals: &mut Signals,
+) -> Result<u8, RunError> {
+    let address = api_address(plan);
+    tokio::select! {
+        result = wait_for_api(&address) => result?,
+        status = sidecar.ended() => {
+            return Err(RunError::SidecarEnded(status.map_err(RunError::Wait)?));
+        }
+        () = end_signal(signals) => return Ok(0),
+    }
+    println!("✅  Dapr sidecar is up and running.");
+    if plan.command.is_empty() {
+        announce(&address, &[("cliPID", std::process::id().to_string())]).await;
+        println!("✅  You're up and running! Dapr logs will appear here.\n");
+        return watch_sidecar(sidecar, signals).await;
+    }
+    let mut app = start_app(plan)?;
+    let code = watch_both(plan, &address, &mut app, sidecar, signals).await;
+    app.finish_output().await;
+    code
+}
+
+fn start_sidecar(plan: &Plan) -> io::Result<Group> {
+    let executable = env::current_exe()?;
+    let mut command = Command::new(executable);
+    command.arg("sidecar").args(&plan.sidecar_arguments);
+    Group::start(&mut command, "== DAPR == ")
+}
+
+fn start_app(plan: &Plan) -> Result<Group, RunError> {
+    let (program, arguments) = plan.command.split_first().map_or(("", &[][..]), |(p, a)| (p, a));
+    let mut command = Command::new(program);
+    command.args(arguments).envs(plan.environment());
+    Group::start(&mut command, "== APP == ")
+        .map_err(|reason| RunError::App { command: plan.command.join(" "), reason })
+}
+
+/// Where `run` itself reaches the sidecar.
+fn api_address(plan: &Plan) -> Address {
+    match &plan.unix_domain_socket {
+        Some(directory) => {
+            Address::Unix(directory.join(format!("dapr-{}-http.socket", plan.app_id)))
+        }
+        None => Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, plan.http_port))),
+    }
+}
+
+async fn wait_for_api(address: &Address) -> Result<(), RunError> {
+    match address {
+        Address::Tcp(tcp) => {
+            let port = tcp.port();
+            println!("ℹ️  Checking if Dapr sidecar is listening on HTTP port {port}");
+        }
+        Address::Unix(path) => {
+            println!("ℹ️  Checking if Dapr sidecar is listening on {}", path.display());
+        }
+    }
+    let deadline = Instant::now() + API_TIMEOUT;
+    let mut pause = POLL_PAUSE_MIN;
+    while !is_listening(address).await {
+        if Instant::now() > deadline {
+            return Err(RunError::Silent(API_TIMEOUT));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(POLL_PAUSE_MAX);
+    }
+    Ok(())
+}
+
+async fn is_listening(address: &Address) -> bool {
+    match address {
+        Address::Tcp(address) => TcpStream::connect(address).await.is_ok(),
+        Address::Unix(path) => UnixStream::connect(path).await.is_ok(),
+    }
+}
+
+async fn end_signal(signals: &mut Signals) {
+    while !ends_run(signals.next().await) {}
+}
+
+/// A terminal that is closed ends what runs in it.
+const fn ends_run(signal: Signal) -> bool {
+    signal.is_end() || matches!(signal, Signal::Hangup)
+}
+
+async fn watch_sidecar(sidecar: &mut Group, signals: &mut Signals) -> Result<u8, RunError> {
+    tokio::select! {
+        status = sidecar.ended() => status.map(child::code).map_err(RunError::Wait),
+        () = end_signal(signals) => Ok(0),
+    }
+}
+
+/// Returns `run`'s exit code once app and sidecar have had enough of each other; the app has ended then.
+async fn watch_both(
+    plan: &Plan,
+    address: &Address,
+    app: &mut Group,
+    sidecar: &mut Group,
+    signals: &mut Signals,
+) -> Result<u8, RunError> {
+    let entries = [
+        ("cliPID", std::process::id().to_string()),
+        ("appPID", app.pid().map_or(String::new(), |pid| pid.to_string())),
+        ("appCommand", plan.command.join(" ")),
+    ];
+    let announcing = async {
+        announce(address, &entries).await;
+        println!("✅  You're up and running! Both Dapr and your app logs will appear here.\n");
+        std::future::pending::<()>().await;
+    };
+    tokio::pin!(announcing);
+    loop {
+        tokio::select! {
+            status = app.ended() => {
+                let code = child::code(status.map_err(RunError::Wait)?);
+                if code == 0 {
+                    println!("✅  Exited App successfully");
+                } else {
+                    eprintln!("❌  The App process exited with error code: {code}");
+                }
+                return Ok(code);
+            }
+            status = sidecar.ended() => {
+                let status = status.map_err(RunError::Wait)?;
+                eprintln!("❌  The daprd process ended: {status}");
+                let app_code = app.end(Signal::Terminate, APP_PATIENCE).await.map_or(1, child::code);
+                // An app without its sidecar is no success, even if it ends as one.
+                return Ok(if status.success() { app_code } else { app_code.max(1) });
+            }
+            signal = signals.next() => {
+                if !ends_run(signal) {
+                    app.signal(signal.number());
+                    continue;
+                }
+                println!("\nℹ️  {} signal received: shutting down", signal.name());
+                return end_app(app, signal, signals).await;
+            }
+            () = &mut announcing => {}
+        }
+    }
+}
+
+/// A second signal ends the app's time.
+async fn end_app(app: &mut Group, signal: Signal, signals: &mut Signals) -> Result<u8, RunError> {
+    let status = tokio::select! {
+        status = app.end(signal, APP_PATIENCE) => status,
+        () = end_signal(signals) => None,
+    };
+    let status = match status {
+        Some(status) => Some(status),
+        None => app.end(Signal::Terminate, Duration::ZERO).await,
+    };
+    println!("✅  Exited App successfully");
+    Ok(status.map_or(1, child::code))
+}
+
+/// Tells the sidecar who runs it, for `list` and `stop`. A sidecar that does not take it serves all the same.
+async fn announce(address: &Address, entries: &[(&str, String)]) {
+    for (key, value) in entries {
+        let path = format!("/v1.0/metadata/{key}");
+        let body = Bytes::from(value.clone());
+        let Ok(request) = http_client::request(Method::PUT, &path, body) else { continue };
+        match http_client::call(address, request, ANNOUNCE_TIMEOUT).await {
+            Ok(response) if response.status().is_success() => {}
+            Ok(response) => {
+                eprintln!("⚠️  Could not update sidecar metadata for {key}: {}", response.status());
+            }
+            Err(e) => eprintln!("⚠️  Could not update sidecar metadata for {key}: {e}"),
+        }
+    }
+}
+
+/// `dapr run`'s.
+const API_TIMEOUT: Duration = Duration::from_secs(60);
+
+const POLL_PAUSE_MIN: Duration = Duration::from_millis(1);
+const POLL_PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// From the signal to SIGKILL: daprd's graceful time, granted to the app too.
+const APP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The sidecar's own graceful time, and some for its end.
+const SIDECAR_PATIENCE: Duration = Duration::from_secs(7);
+
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);

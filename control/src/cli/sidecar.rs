@@ -1,0 +1,122 @@
+//! `ringcar sidecar`, and `daprd`: reads the flags, prepares the sidecar, and runs it until its end.
+
+#![forbid(unsafe_code)]
+
+use super::block_on;
+use crate::{
+    config::{Config, ConfigError, LogChoice, flags::Values},
+    host, http_client,
+    log::{Format, Level, Log, Settings},
+    sidecar::{self, StartError},
+    signals::Signals,
+    version,
+};
+use hyper::{Method, body::Bytes};
+use snapshot::Address;
+use std::{
+    env, io,
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+#[derive(Debug, thiserror::Error)]
+enum SidecarError {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("cannot open the log file: {0}")]
+    LogFile(io::Error),
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+    #[error("{0}")]
+    Start(#[from] StartError),
+}
+
+pub(super) fn main(values: &Values<'_>) -> ExitCode {
+    if values.is_set("version") {
+        println!("{}", version::DAPR);
+        return ExitCode::SUCCESS;
+    }
+    if values.is_set("build-info") {
+        println!(
+            "Version: {}\nGit Commit: {}\nRingcar Version: {}",
+            version::DAPR,
+            version::COMMIT,
+            version::RINGCAR
+        );
+        return ExitCode::SUCCESS;
+    }
+    if values.is_set("wait") {
+        return block_on(wait(values.text("dapr-http-port").to_owned()));
+    }
+    serve(values)
+}
+
+fn serve(values: &Values<'_>) -> ExitCode {
+    let app_id = values.text("app-id").to_owned();
+    let fatal = |log: &Log, error: SidecarError| {
+        log.fatal(error);
+        ExitCode::FAILURE
+    };
+    let config = match Config::from_flags(values, &|name| env::var(name).ok()) {
+        Ok(config) => config,
+        Err(e) => return fatal(&plain_log(app_id), e.into()),
+    };
+    let log = match open_log(app_id.clone(), &config.log) {
+        Ok(log) => log,
+        Err(e) => return fatal(&plain_log(app_id), SidecarError::LogFile(e)),
+    };
+    log.info(format_args!("Log level set to: {}", values.text("log-level")));
+    block_on(async {
+        match start(&config, &log) {
+            Ok((sidecar, signals)) => sidecar.run(signals).await,
+            Err(e) => fatal(&log, e),
+        }
+    })
+}
+
+fn start(config: &Config, log: &Log) -> Result<(sidecar::Sidecar, Signals), SidecarError> {
+    let sidecar = sidecar::prepare(config, log)?;
+    // Only now: until here a signal may simply end the process, also while it waits for a port.
+    let signals = Signals::listen().map_err(SidecarError::Signals)?;
+    Ok((sidecar, signals))
+}
+
+fn open_log(app_id: String, choice: &LogChoice) -> io::Result<Log> {
+    Log::open(Settings {
+        format: choice.format,
+        threshold: choice.threshold,
+        app_id,
+        instance: host::name().unwrap_or_default(),
+        file: choice.file.clone(),
+    })
+}
+
+/// For what goes wrong before the log's own flags are known to be sound.
+fn plain_log(app_id: String) -> Log {
+    let choice = LogChoice { format: Format::Text, threshold: Level::Info, file: None };
+    open_log(app_id, &choice).expect("standard output needs no opening")
+}
+
+/// Waits until the sidecar on this port can call out. Always succeeds, as daprd's: it is for scripts that go on
+/// either way.
+async fn wait(port: String) -> ExitCode {
+    let Ok(port) = port.parse() else { return ExitCode::SUCCESS };
+    let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let deadline = Instant::now() + WAIT_MAX;
+    while Instant::now() < deadline && !is_outbound_ready(&address).await {
+        tokio::time::sleep(WAIT_PAUSE).await;
+    }
+    ExitCode::SUCCESS
+}
+
+async fn is_outbound_ready(address: &Address) -> bool {
+    let request = http_client::request(Method::GET, "/v1.0/healthz/outbound", Bytes::new());
+    let Ok(request) = request else { return false };
+    let response = http_client::call(address, request, WAIT_CALL_TIMEOUT).await;
+    response.is_ok_and(|response| response.status().is_success())
+}
+
+const WAIT_MAX: Duration = Duration::from_secs(60);
+const WAIT_PAUSE: Duration = Duration::from_millis(100);
+const WAIT_CALL_TIMEOUT: Duration = Duration::from_millis(500);

@@ -1,0 +1,107 @@
+//! `ringcar stop`: ends running apps by ending the `run` that started them, or their sidecar.
+
+#![forbid(unsafe_code)]
+
+use super::fail;
+use crate::{
+    registry::{Entry, Table, local::LocalRegistry},
+    runtime_dir::RuntimeDir,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{fs, process::ExitCode};
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The app to stop; may be repeated
+    #[arg(short, long = "app-id", value_name = "APP_ID", value_delimiter = ',')]
+    app_ids: Vec<String>,
+    /// Further apps to stop
+    #[arg(value_name = "APP_ID", required_unless_present = "app_ids")]
+    more_app_ids: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StopError {
+    #[error("couldn't find app id {0}")]
+    NotFound(String),
+    #[error("cannot signal process {pid}: {reason}")]
+    Kill { pid: u32, reason: rustix::io::Errno },
+}
+
+pub(super) fn main(arguments: &Arguments) -> ExitCode {
+    let table = match RuntimeDir::locate() {
+        Ok(dir) => LocalRegistry::new(dir).read(),
+        Err(e) => return fail(e),
+    };
+    let table = match table {
+        Ok(table) => table,
+        Err(e) => return fail(e),
+    };
+    let mut code = ExitCode::SUCCESS;
+    for app_id in arguments.app_ids.iter().chain(&arguments.more_app_ids) {
+        match stop(app_id, &table) {
+            Ok(()) => println!("✅  app stopped successfully: {app_id}"),
+            Err(e) => code = fail(format_args!("failed to stop app id {app_id}: {e}")),
+        }
+    }
+    code
+}
+
+/// Every instance of the app.
+fn stop(app_id: &str, table: &Table) -> Result<(), StopError> {
+    let mut found = table.iter().filter(|entry| entry.id.as_str() == app_id).peekable();
+    if found.peek().is_none() {
+        return Err(StopError::NotFound(app_id.to_owned()));
+    }
+    found.map(|entry| target(entry, parent_of(entry.pid))).try_for_each(terminate)
+}
+
+/// Whom to signal. The `run` that started the sidecar ends both; one that died before its sidecar is no longer its
+/// parent, and its process id may be somebody else's by now.
+const fn target(entry: &Entry, sidecar_parent: Option<u32>) -> u32 {
+    match (entry.cli_pid, sidecar_parent) {
+        (Some(cli), Some(parent)) if cli == parent => cli,
+        _ => entry.pid,
+    }
+}
+
+fn terminate(pid: u32) -> Result<(), StopError> {
+    let target = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let target = target.ok_or(StopError::Kill { pid, reason: rustix::io::Errno::SRCH })?;
+    match kill_process(target, Signal::TERM) {
+        // It ended by itself meanwhile, which is what was wanted.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(reason) => Err(StopError::Kill { pid, reason }),
+    }
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_living_parent_is_signalled() {
+        let mut entry = Entry::sample("orders", "1");
+        entry.pid = 20;
+        for (case, cli, parent, want) in [
+            ("started by hand", None, Some(1), 20),
+            ("started by run", Some(10), Some(10), 10),
+            ("run was killed", Some(10), Some(1), 20),
+            ("sidecar is gone", Some(10), None, 20),
+        ] {
+            entry.cli_pid = cli;
+            assert_eq!(target(&entry, parent), want, "{case}");
+        }
+        assert_eq!(parent_of(std::process::id()), Some(std::os::unix::process::parent_id()));
+    }
+
+    #[test]
+    fn an_unknown_app_is_an_error() {
+        assert!(matches!(stop("nope", &Table::new()), Err(StopError::NotFound(_))));
+    }
+}

@@ -1,0 +1,431 @@
+//! From daprd's flags and environment to what the sidecar does: every value checked, every problem named.
+//!
+//! Nothing here opens a socket or a file; what comes out is valid, or is an error with daprd's words.
+
+#![forbid(unsafe_code)]
+
+pub(crate) mod duration;
+pub(crate) mod flags;
+pub(crate) mod quantity;
+
+use crate::log::{Format, Level};
+use flags::Values;
+use snapshot::{AppId, IdError, Namespace};
+use std::{path::PathBuf, time::Duration};
+
+/// What a sidecar does.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) app_id: AppId,
+    pub(crate) namespace: Namespace,
+    pub(crate) app: Option<AppPlace>,
+    pub(crate) protocol: String,
+    pub(crate) http_port: u16,
+    pub(crate) grpc_port: u16,
+    /// Empty: every interface.
+    pub(crate) listen_hosts: Vec<String>,
+    pub(crate) unix_socket_directory: Option<PathBuf>,
+    pub(crate) public: Option<HostPort>,
+    pub(crate) metrics: Option<HostPort>,
+    pub(crate) body_bytes_max: Option<u64>,
+    pub(crate) read_buffer_bytes: u32,
+    pub(crate) graceful_timeout: Duration,
+    pub(crate) block_duration: Option<Duration>,
+    /// Whether to ask the app for its `/dapr/config` once it listens.
+    pub(crate) asks_app_config: bool,
+    pub(crate) log: LogChoice,
+    pub(crate) host_ip: Option<String>,
+    /// For the log: what was asked for and is not done.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Where the app listens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct AppPlace {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// A place to listen; an empty host is every interface.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct HostPort {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct LogChoice {
+    pub(crate) format: Format,
+    pub(crate) threshold: Level,
+    pub(crate) file: Option<String>,
+}
+
+/// The environment, as a function so that tests need not change their own.
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("{0}")]
+    AppId(#[from] IdError),
+    #[error("NAMESPACE {0:?} is not a namespace: {1}")]
+    Namespace(String, IdError),
+    #[error("invalid value for '{flag}': {value}")]
+    Value { flag: &'static str, value: String },
+    #[error("invalid value for '{flag}': {reason}")]
+    Quantity { flag: &'static str, reason: quantity::QuantityError },
+    #[error("invalid value for '{flag}': {reason}")]
+    Duration { flag: &'static str, reason: duration::DurationError },
+    #[error("the '{flag}' argument value {port} conflicts with 'app-port'")]
+    PortConflict { flag: &'static str, port: u16 },
+    /// Serving without the check would open what its owner meant to lock.
+    #[error(
+        "DAPR_API_TOKEN is set, and this version does not check API tokens; unset it to serve the API without one"
+    )]
+    ApiToken,
+}
+
+impl Config {
+    /// # Errors
+    /// The first problem, in daprd's words where daprd has any.
+    pub(crate) fn from_flags(
+        values: &Values<'_>,
+        env: Environment<'_>,
+    ) -> Result<Self, ConfigError> {
+        let app_id = AppId::new(values.text("app-id"))?;
+        let namespace = namespace(env)?;
+        let log = log_choice(values)?;
+        let protocol = protocol(values)?;
+        let app_port = port(values, "app-port")?;
+        let http_port = port(values, "dapr-http-port")?;
+        let grpc_port = port(values, "dapr-grpc-port")?;
+        for (flag, port) in [("dapr-http-port", http_port), ("dapr-grpc-port", grpc_port)] {
+            if port == app_port {
+                return Err(ConfigError::PortConflict { flag, port });
+            }
+        }
+        if env("DAPR_API_TOKEN").is_some_and(|token| !token.is_empty()) {
+            return Err(ConfigError::ApiToken);
+        }
+        let host = values.text("app-channel-address").to_owned();
+        Ok(Self {
+            app_id,
+            namespace,
+            app: (app_port != 0).then_some(AppPlace { host, port: app_port }),
+            http_port,
+            grpc_port,
+            listen_hosts: hosts(values.text("dapr-listen-addresses")),
+            unix_socket_directory: non_empty(values.text("unix-domain-socket")).map(PathBuf::from),
+            public: listener(values, "dapr-public-listen-address", "dapr-public-port")?,
+            metrics: if values.is_set("enable-metrics") {
+                listener(values, "metrics-listen-address", "metrics-port")?
+            } else {
+                None
+            },
+            body_bytes_max: body_bytes_max(values)?,
+            read_buffer_bytes: read_buffer_bytes(values)?,
+            graceful_timeout: graceful_timeout(values),
+            block_duration: block_duration(values)?,
+            asks_app_config: asks_app_config(values)?,
+            log,
+            host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
+            warnings: warnings(values, &protocol, env)?,
+            protocol,
+        })
+    }
+
+    /// Whether calls to the app can be carried in this version.
+    pub(crate) fn carries_protocol(&self) -> bool {
+        self.protocol == "http"
+    }
+}
+
+fn namespace(env: Environment<'_>) -> Result<Namespace, ConfigError> {
+    match env("NAMESPACE").filter(|text| !text.is_empty()) {
+        Some(text) => Namespace::new(&text).map_err(|reason| ConfigError::Namespace(text, reason)),
+        None => Ok(Namespace::default()),
+    }
+}
+
+fn log_choice(values: &Values<'_>) -> Result<LogChoice, ConfigError> {
+    let format = if values.is_set("log-as-json") { Format::Json } else { Format::Text };
+    let threshold =
+        Level::parse(values.text("log-level")).ok_or_else(|| refused(values, "log-level"))?;
+    let file = non_empty(values.text("log-file")).map(str::to_owned);
+    Ok(LogChoice { format, threshold, file })
+}
+
+fn protocol(values: &Values<'_>) -> Result<String, ConfigError> {
+    let protocol = values.text("app-protocol").to_ascii_lowercase();
+    match protocol.as_str() {
+        "grpc" | "grpcs" | "h2c" | "http" | "https" => Ok(protocol),
+        "" => Ok("http".to_owned()),
+        _ => Err(refused(values, "app-protocol")),
+    }
+}
+
+/// A port flag; empty is 0.
+fn port(values: &Values<'_>, flag: &'static str) -> Result<u16, ConfigError> {
+    match values.text(flag) {
+        "" => Ok(0),
+        text => text.parse().map_err(|_| refused(values, flag)),
+    }
+}
+
+fn listener(
+    values: &Values<'_>,
+    host_flag: &'static str,
+    port_flag: &'static str,
+) -> Result<Option<HostPort>, ConfigError> {
+    let port = port(values, port_flag)?;
+    let host = values.text(host_flag).to_owned();
+    let is_wanted = !values.text(port_flag).is_empty();
+    Ok(is_wanted.then_some(HostPort { host, port }))
+}
+
+fn hosts(list: &str) -> Vec<String> {
+    list.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect()
+}
+
+fn body_bytes_max(values: &Values<'_>) -> Result<Option<u64>, ConfigError> {
+    let bytes =
+        quantity_or_old_form(values, "max-body-size", ("dapr-http-max-request-size", 1024 * 1024))?;
+    Ok(match u64::try_from(bytes) {
+        Ok(0) => None,
+        Ok(bytes) => Some(bytes),
+        Err(_) => Some(BODY_BYTES_MAX_DEFAULT),
+    })
+}
+
+fn read_buffer_bytes(values: &Values<'_>) -> Result<u32, ConfigError> {
+    const FLAG: &str = "read-buffer-size";
+    match quantity_or_old_form(values, FLAG, ("dapr-http-read-buffer-size", 1024))? {
+        bytes if bytes > 0 => u32::try_from(bytes).map_err(|_| refused(values, FLAG)),
+        _ => Ok(READ_BUFFER_BYTES_DEFAULT),
+    }
+}
+
+/// A quantity flag, unless only its old form with a fixed unit was given.
+fn quantity_or_old_form(
+    values: &Values<'_>,
+    flag: &'static str,
+    (old_flag, unit): (&'static str, i64),
+) -> Result<i64, ConfigError> {
+    if !values.is_given(flag) && values.is_given(old_flag) {
+        let number = values.number(old_flag);
+        return number
+            .checked_mul(unit)
+            .ok_or(ConfigError::Value { flag: old_flag, value: number.to_string() });
+    }
+    quantity::parse(values.text(flag)).map_err(|reason| ConfigError::Quantity { flag, reason })
+}
+
+fn graceful_timeout(values: &Values<'_>) -> Duration {
+    let seconds = values.number("dapr-graceful-shutdown-seconds");
+    u64::try_from(seconds).map_or(GRACEFUL_TIMEOUT_DEFAULT, Duration::from_secs)
+}
+
+fn block_duration(values: &Values<'_>) -> Result<Option<Duration>, ConfigError> {
+    const FLAG: &str = "dapr-block-shutdown-duration";
+    let parse =
+        |text| duration::parse(text).map_err(|reason| ConfigError::Duration { flag: FLAG, reason });
+    non_empty(values.text(FLAG)).map(parse).transpose()
+}
+
+fn asks_app_config(values: &Values<'_>) -> Result<bool, ConfigError> {
+    let mut asks = true;
+    for endpoint in values.list("disable-init-endpoints") {
+        match endpoint {
+            "config" => asks = false,
+            "subscribe" => {}
+            other => {
+                let value = other.to_owned();
+                return Err(ConfigError::Value { flag: "disable-init-endpoints", value });
+            }
+        }
+    }
+    Ok(asks)
+}
+
+fn warnings(
+    values: &Values<'_>,
+    protocol: &str,
+    env: Environment<'_>,
+) -> Result<Vec<String>, ConfigError> {
+    let without_effect = values.without_effect().into_iter();
+    let mut warnings: Vec<String> = without_effect
+        .map(|flag| format!("--{flag} is accepted, but has no effect in this version"))
+        .collect();
+    let stray = values.stray_words().into_iter();
+    warnings.extend(stray.map(|word| {
+        format!("argument {word:?} belongs to no flag and is ignored; write --flag=value for bools")
+    }));
+    match values.text("mode") {
+        "standalone" => {}
+        "kubernetes" => warnings.push(
+            "--mode kubernetes: this version finds other apps through the local registry only"
+                .into(),
+        ),
+        _ => return Err(refused(values, "mode")),
+    }
+    if protocol != "http" {
+        warnings.push(format!(
+            "this version calls apps over http only; --app-protocol {protocol} leaves the app without a channel"
+        ));
+    }
+    if env("APP_API_TOKEN").is_some_and(|token| !token.is_empty()) {
+        warnings.push("APP_API_TOKEN is set, but this version does not send it to the app".into());
+    }
+    Ok(warnings)
+}
+
+fn refused(values: &Values<'_>, flag: &'static str) -> ConfigError {
+    ConfigError::Value { flag, value: values.text(flag).to_owned() }
+}
+
+fn non_empty(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// What `--max-body-size -1` means.
+const BODY_BYTES_MAX_DEFAULT: u64 = 4 * 1024 * 1024;
+
+/// What a `--read-buffer-size` of zero or less means.
+const READ_BUFFER_BYTES_DEFAULT: u32 = 4096;
+
+/// What a negative `--dapr-graceful-shutdown-seconds` means.
+const GRACEFUL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config_with(env: Environment<'_>, arguments: &[&str]) -> Result<Config, ConfigError> {
+        let matches = flags::matches(arguments).unwrap();
+        Config::from_flags(&Values(&matches), env)
+    }
+
+    fn config(arguments: &[&str]) -> Result<Config, ConfigError> {
+        config_with(&|_| None, arguments)
+    }
+
+    #[test]
+    fn refuses_in_the_words_of_daprd() {
+        for (arguments, want) in [
+            (&[][..], "parameter app-id cannot be empty"),
+            (&["--app-id", "a.b"], "parameter app-id cannot contain dots"),
+            (
+                &["--app-id=a", "--app-port=3500"],
+                "the 'dapr-http-port' argument value 3500 conflicts with 'app-port'",
+            ),
+            (
+                &["--app-id=a", "--app-port=50001"],
+                "the 'dapr-grpc-port' argument value 50001 conflicts with 'app-port'",
+            ),
+            (
+                &["--app-id=a", "--dapr-http-port=0"],
+                "the 'dapr-http-port' argument value 0 conflicts with 'app-port'",
+            ),
+            (&["--app-id=a", "--app-protocol=ftp"], "invalid value for 'app-protocol': ftp"),
+            (&["--app-id=a", "--app-port=70000"], "invalid value for 'app-port': 70000"),
+            (&["--app-id=a", "--log-level=loud"], "invalid value for 'log-level': loud"),
+            (&["--app-id=a", "--mode=node"], "invalid value for 'mode': node"),
+            (
+                &["--app-id=a", "--disable-init-endpoints=config,x"],
+                "invalid value for 'disable-init-endpoints': x",
+            ),
+            (
+                &["--app-id=a", "--max-body-size=4MB"],
+                "invalid value for 'max-body-size': \"4MB\" is not a quantity; write a number with an optional \
+                 unit, such as 4Mi, 500k or 1048576",
+            ),
+            (
+                &["--app-id=a", "--dapr-block-shutdown-duration=5"],
+                "invalid value for 'dapr-block-shutdown-duration': \"5\" is not a duration; write numbers with \
+                 units, such as 500ms, 5s or 1m30s",
+            ),
+        ] {
+            assert_eq!(config(arguments).unwrap_err().to_string(), want, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_it_could_only_leave_open() {
+        let env = |name: &str| (name == "DAPR_API_TOKEN").then(|| "secret".to_owned());
+        assert_eq!(config_with(&env, &["--app-id=a"]).unwrap_err(), ConfigError::ApiToken);
+        let env = |name: &str| (name == "NAMESPACE").then(|| "a.b".to_owned());
+        assert!(matches!(
+            config_with(&env, &["--app-id=a"]).unwrap_err(),
+            ConfigError::Namespace(_, IdError::Dots)
+        ));
+    }
+
+    #[test]
+    fn has_the_defaults_of_daprd() {
+        let config = config(&["--app-id", "orders"]).unwrap();
+        assert_eq!(config.app, None);
+        assert_eq!((config.http_port, config.grpc_port), (3500, 50001));
+        assert_eq!(config.namespace, Namespace::default());
+        assert_eq!(config.public, None);
+        assert_eq!(config.metrics, Some(HostPort { host: "0.0.0.0".into(), port: 9090 }));
+        assert_eq!(config.body_bytes_max, Some(4 << 20));
+        assert_eq!(config.read_buffer_bytes, 4096);
+        assert_eq!(config.graceful_timeout, Duration::from_secs(5));
+        assert_eq!(config.block_duration, None);
+        assert!(config.asks_app_config);
+        assert!(config.listen_hosts.is_empty());
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn reads_sizes_in_both_forms() {
+        for (case, arguments, want) in [
+            ("quantity", &["--max-body-size=1Ki"][..], Some(1024)),
+            ("unlimited", &["--max-body-size=0"], None),
+            ("-1 is the default", &["--max-body-size=-1"], Some(4 << 20)),
+            ("old form", &["--dapr-http-max-request-size=8"], Some(8 << 20)),
+            ("both", &["--dapr-http-max-request-size=8", "--max-body-size=1Ki"], Some(1024)),
+        ] {
+            let arguments: Vec<&str> = ["--app-id=a"].iter().chain(arguments).copied().collect();
+            assert_eq!(config(&arguments).unwrap().body_bytes_max, want, "{case}");
+        }
+        let old = config(&["--app-id=a", "--dapr-http-read-buffer-size=8"]).unwrap();
+        assert_eq!(old.read_buffer_bytes, 8192);
+    }
+
+    #[test]
+    fn reads_places_and_times() {
+        let config = config(&[
+            "--app-id=a",
+            "--app-port=8080",
+            "--dapr-listen-addresses=[::1], 127.0.0.1",
+            "--dapr-public-port=3501",
+            "--enable-metrics=false",
+            "--dapr-graceful-shutdown-seconds=-3",
+            "--dapr-block-shutdown-duration=1m",
+            "--disable-init-endpoints=config",
+        ])
+        .unwrap();
+        assert_eq!(config.app, Some(AppPlace { host: "127.0.0.1".into(), port: 8080 }));
+        assert_eq!(config.listen_hosts, ["[::1]", "127.0.0.1"]);
+        assert_eq!(config.public, Some(HostPort { host: String::new(), port: 3501 }));
+        assert_eq!(config.metrics, None);
+        assert_eq!(config.graceful_timeout, Duration::from_secs(5));
+        assert_eq!(config.block_duration, Some(Duration::from_secs(60)));
+        assert!(!config.asks_app_config);
+    }
+
+    #[test]
+    fn warns_of_what_it_does_not_do() {
+        for (case, arguments, want) in [
+            ("flag of later", &["--enable-mtls"][..], "--enable-mtls is accepted"),
+            ("stray word", &["--enable-metrics", "false"], "\"false\" belongs to no flag"),
+            ("protocol", &["--app-protocol", "GRPC"], "--app-protocol grpc leaves the app"),
+            ("kubernetes", &["--mode", "kubernetes"], "--mode kubernetes"),
+        ] {
+            let arguments: Vec<&str> = ["--app-id=a"].iter().chain(arguments).copied().collect();
+            let warnings = config(&arguments).unwrap().warnings;
+            assert_eq!(warnings.len(), 1, "{case}: {warnings:?}");
+            assert!(warnings[0].contains(want), "{case}: {warnings:?}");
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Runs the data plane process and keeps it running: start, greet, feed, and start anew when it dies.
+//!
+//! ```text
+//!   Down ──start──► Greeting ──Hello──► Up
+//!    ▲                  │                │      died, silent, or link broken
+//!    └──────────────────┴────────────────┘
+//! ```
+//! `Ending` is the way out: nothing is started any more.
+//! Control keeps the listening sockets, so a new process serves the same ones from the last state.
+
+#![forbid(unsafe_code)]
+
+use crate::{link::Link, log::Log};
+use snapshot::{
+    ListenerId, State,
+    wire::{FromDataPlane, ToDataPlane},
+};
+use std::{
+    ffi::OsString,
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream as StdStream},
+    },
+    path::PathBuf,
+    process::ExitStatus,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::UnixStream,
+    process::{Child, Command},
+    time::Instant,
+};
+
+pub(crate) struct Supervisor {
+    program: Program,
+    log: Log,
+    state: State,
+    sockets: Vec<(ListenerId, Arc<OwnedFd>)>,
+    phase: Phase,
+    /// Deaths in a row that came too soon after the start.
+    early_deaths: u32,
+}
+
+/// What is started, and where control meets it.
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) link_socket: PathBuf,
+}
+
+enum Phase {
+    Down { until: Instant },
+    Greeting(Running),
+    Up(Running),
+    Ending(Option<Running>),
+}
+
+struct Running {
+    child: Child,
+    link: Link,
+    since: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A process said hello and was given the state.
+    Greeted { pid: u32, workers: u32, engine: String, engine_reason: String },
+    /// Of a process that was greeted; never a second hello.
+    Message(FromDataPlane),
+    /// Whatever was asked of the process will not be answered.
+    Lost,
+}
+
+/// Why a process is given up.
+#[derive(Debug)]
+enum Loss {
+    Ended(ExitStatus),
+    Broken(String),
+}
+
+impl Supervisor {
+    /// Nothing runs before [`Self::next`] is polled.
+    pub(crate) fn new(
+        program: Program,
+        state: State,
+        sockets: Vec<(ListenerId, OwnedFd)>,
+        log: Log,
+    ) -> Self {
+        let sockets = sockets.into_iter().map(|(id, fd)| (id, Arc::new(fd))).collect();
+        let phase = Phase::Down { until: Instant::now() };
+        Self { program, log, state, sockets, phase, early_deaths: 0 }
+    }
+
+    /// The state from now on, for this process and those after it.
+    pub(crate) fn publish(&mut self, state: State) {
+        self.state = state.clone();
+        self.send(&ToDataPlane::State { state, sockets: Vec::new() });
+    }
+
+    /// Sends to the process if it is up; one that is not has nothing to answer.
+    pub(crate) fn send(&mut self, message: &ToDataPlane) {
+        if let Phase::Up(running) | Phase::Ending(Some(running)) = &mut self.phase
+            && let Err(e) = running.link.send(message, Vec::new())
+        {
+            // A broken link ends the process; `next` notices that and takes the usual path.
+            self.log.error(format_args!("Data plane: {e}"));
+            let _ = running.child.start_kill();
+        }
+    }
+
+    /// Runs the process until something is to be told. Dropping the future before it is ready loses nothing.
+    pub(crate) async fn next(&mut self) -> Event {
+        loop {
+            match &mut self.phase {
+                Phase::Down { until } => {
+                    tokio::time::sleep_until(*until).await;
+                    self.start();
+                }
+                Phase::Greeting(running) => match greet(running).await {
+                    Ok(hello) => return self.on_hello(hello),
+                    Err(loss) => self.on_loss(&loss),
+                },
+                Phase::Up(running) => match running.next().await {
+                    Ok(message) => return Event::Message(message),
+                    Err(loss) => {
+                        self.on_loss(&loss);
+                        return Event::Lost;
+                    }
+                },
+                Phase::Ending(Some(running)) => match running.next().await {
+                    Ok(message) => return Event::Message(message),
+                    Err(_) => {
+                        self.phase = Phase::Ending(None);
+                        return Event::Lost;
+                    }
+                },
+                Phase::Ending(None) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// From here on a process that ends is not started anew.
+    pub(crate) fn begin_end(&mut self) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Ending(None));
+        self.phase = match phase {
+            Phase::Up(running) => Phase::Ending(Some(running)),
+            Phase::Ending(running) => Phase::Ending(running),
+            Phase::Down { .. } | Phase::Greeting(_) => Phase::Ending(None),
+        };
+    }
+
+    /// Whether there is a process that could still do something.
+    pub(crate) const fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ending(None))
+    }
+
+    /// Tells the process to end, and sees to it.
+    pub(crate) async fn end(mut self) {
+        self.begin_end();
+        self.send(&ToDataPlane::Exit);
+        if let Phase::Ending(Some(mut running)) = self.phase {
+            let goodbye = async { while running.next().await.is_ok() {} };
+            let _ = tokio::time::timeout(EXIT_TIMEOUT, goodbye).await;
+            // Harmless when it has ended; `kill` also waits for it.
+            let _ = running.child.kill().await;
+        }
+    }
+
+    fn start(&mut self) {
+        match spawn(&self.program) {
+            Ok(running) => self.phase = Phase::Greeting(running),
+            Err(e) => {
+                let program = self.program.path.display();
+                self.log.error(format_args!("Cannot start the data plane ({program}): {e}"));
+                self.wait_for_restart(Duration::ZERO);
+            }
+        }
+    }
+
+    fn on_hello(&mut self, hello: FromDataPlane) -> Event {
+        let FromDataPlane::Hello { pid, workers, engine, engine_reason } = hello else {
+            self.on_loss(&Loss::Broken("it did not begin with a hello".to_owned()));
+            return Event::Lost;
+        };
+        let phase = std::mem::replace(&mut self.phase, Phase::Down { until: Instant::now() });
+        if let Phase::Greeting(mut running) = phase {
+            let (ids, sockets) = self.sockets.iter().cloned().unzip();
+            let message = ToDataPlane::State { state: self.state.clone(), sockets: ids };
+            let sent = running.link.send(&message, sockets);
+            self.phase = Phase::Up(running);
+            if let Err(e) = sent {
+                self.on_loss(&Loss::Broken(e.to_string()));
+                return Event::Lost;
+            }
+        }
+        Event::Greeted { pid, workers, engine, engine_reason }
+    }
+
+    fn on_loss(&mut self, loss: &Loss) {
+        let (Phase::Greeting(running) | Phase::Up(running)) = &self.phase else { return };
+        let lived = running.since.elapsed();
+        let pid = running.child.id().map_or(String::new(), |pid| format!(" (process {pid})"));
+        match loss {
+            Loss::Ended(status) => {
+                self.log.error(format_args!("Data plane{pid} ended: {status}; starting it anew"));
+            }
+            Loss::Broken(why) => {
+                self.log
+                    .error(format_args!("Data plane{pid} is given up: {why}; starting it anew"));
+            }
+        }
+        self.wait_for_restart(lived);
+    }
+
+    /// Drops the process, which kills it, and sets when the next one starts: at once, unless deaths follow starts.
+    fn wait_for_restart(&mut self, lived: Duration) {
+        self.early_deaths = if lived < EARLY_DEATH { self.early_deaths + 1 } else { 0 };
+        self.phase = Phase::Down { until: Instant::now() + restart_pause(self.early_deaths) };
+    }
+}
+
+impl Running {
+    async fn next(&mut self) -> Result<FromDataPlane, Loss> {
+        tokio::select! {
+            biased;
+            message = self.link.next() => match message {
+                Ok(message) => Ok(message),
+                Err(e) => Err(self.why_broken(e.to_string()).await),
+            },
+            status = self.child.wait() => Err(match status {
+                Ok(status) => Loss::Ended(status),
+                Err(e) => Loss::Broken(e.to_string()),
+            }),
+        }
+    }
+
+    /// A link usually breaks because the process died, whose status says more.
+    async fn why_broken(&mut self, broken: String) -> Loss {
+        match tokio::time::timeout(STATUS_TIMEOUT, self.child.wait()).await {
+            Ok(Ok(status)) => Loss::Ended(status),
+            _ => Loss::Broken(broken),
+        }
+    }
+}
+
+async fn greet(running: &mut Running) -> Result<FromDataPlane, Loss> {
+    let deadline = running.since + HELLO_TIMEOUT;
+    match tokio::time::timeout_at(deadline, running.next()).await {
+        Ok(result) => result,
+        Err(_) => Err(Loss::Broken(format!("it said no hello within {HELLO_TIMEOUT:?}"))),
+    }
+}
+
+/// The data plane's standard input is its listening socket: a descriptor that is handed down by position needs no
+/// number, and is the one that survives `exec` by design.
+fn spawn(program: &Program) -> io::Result<Running> {
+    let path = &program.link_socket;
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    let stream = StdStream::connect(path)?;
+    // A sidecar's data plane ends with its control, so nobody else needs to find it.
+    std::fs::remove_file(path)?;
+    stream.set_nonblocking(true)?;
+    let link = Link::new(UnixStream::from_std(stream)?);
+    let child = Command::new(&program.path)
+        .arg0("ringcar")
+        .args(&program.arguments)
+        .stdin(OwnedFd::from(listener))
+        // A terminal's Ctrl-C is for control, which drains the data plane first.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok(Running { child, link, since: Instant::now() })
+}
+
+fn restart_pause(early_deaths: u32) -> Duration {
+    match early_deaths {
+        0 | 1 => Duration::ZERO,
+        n => (RESTART_PAUSE_MIN * 2u32.saturating_pow(n - 2)).min(RESTART_PAUSE_MAX),
+    }
+}
+
+/// A process that dies sooner than this after its start will probably do so again.
+const EARLY_DEATH: Duration = Duration::from_secs(1);
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Starting up takes milliseconds; this is for a machine that swaps.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// From the end of the link to the end of the process.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// From `Exit` to the end of the process.
+const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_dir::TestDir;
+    use snapshot::{OnControlLost, Version};
+
+    #[test]
+    fn deaths_in_a_row_are_answered_ever_slower() {
+        let pauses: Vec<u128> = (0..12).map(|n| restart_pause(n).as_millis()).collect();
+        assert_eq!(pauses, [0, 0, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000, 5000]);
+    }
+
+    fn supervisor(temp: &TestDir, script: &str) -> Supervisor {
+        let program = Program {
+            path: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            link_socket: temp.path().join("link"),
+        };
+        let state = State {
+            version: Version(1),
+            apps: vec![],
+            routes: vec![],
+            listeners: vec![],
+            on_control_lost: OnControlLost::Exit,
+        };
+        Supervisor::new(program, state, vec![], Log::silent())
+    }
+
+    #[test]
+    fn a_process_that_dies_is_started_again_until_the_end() {
+        let temp = TestDir::new();
+        let starts = temp.path().join("starts");
+        let script = format!("echo >> {}; exit 3", starts.display());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut supervisor = supervisor(&temp, &script);
+            let counted =
+                || std::fs::read_to_string(&starts).map_or(0, |text| text.lines().count());
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+            while counted() < 3 {
+                assert!(tokio::time::Instant::now() < deadline, "{} starts", counted());
+                let turn = tokio::time::timeout(Duration::from_millis(10), supervisor.next());
+                assert!(turn.await.is_err(), "a process that says nothing is no event");
+            }
+            supervisor.begin_end();
+            let count = counted();
+            let turn = tokio::time::timeout(Duration::from_millis(300), supervisor.next());
+            assert!(turn.await.is_err());
+            assert_eq!(counted(), count);
+            assert!(supervisor.is_ended());
+        });
+    }
+}
