@@ -168,7 +168,7 @@ fn assert_refused(case: &str, client: Wire, request: &str, status: u16) {
     }
 }
 
-fn try_refused(mut client: Wire, request: &str, status: u16) -> Result<(), Message> {
+fn try_refused(mut client: Wire, request: &str, status: u16) -> Result<(), Box<Message>> {
     let bytes: Vec<u8> = request.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
     client.send(bytes);
     let response = client.read_response();
@@ -179,7 +179,7 @@ fn try_refused(mut client: Wire, request: &str, status: u16) -> Result<(), Messa
         // It says why.
         && response.framing == Framing::Length(response.body.len());
     if !is_refusal {
-        return Err(response);
+        return Err(Box::new(response));
     }
     client.assert_ended();
     Ok(())
