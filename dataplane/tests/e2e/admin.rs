@@ -10,11 +10,15 @@ use crate::{
 use dataplane::engine::Choice;
 use snapshot::{
     ListenerKind,
-    wire::{AdminRequest, FromDataPlane, ToDataPlane},
+    wire::{AdminCallId, AdminRequest, FromDataPlane, ToDataPlane},
 };
 
 fn error(code: &str, message: &str) -> String {
     format!("{{\"errorCode\":\"{code}\",\"message\":\"{message}\"}}")
+}
+
+fn no_content(call: AdminCallId) -> ToDataPlane {
+    ToDataPlane::AdminReply { call, status: 204, content_type: String::new(), body: Vec::new() }
 }
 
 on_both_engines! {
@@ -108,13 +112,7 @@ on_both_engines! {
         assert_eq!((app, asked), (0, want));
         plane.settle();
         client.assert_silent();
-        let reply = ToDataPlane::AdminReply {
-            call,
-            status: 204,
-            content_type: String::new(),
-            body: Vec::new(),
-        };
-        plane.link.send(&reply, &[]);
+        plane.link.send(&no_content(call), &[]);
         assert_eq!(client.read_response().start_line, "HTTP/1.1 204 No Content");
         client.send(get("/v1.0/healthz"));
         assert_eq!(client.read_response().status(), 204, "the connection is kept");
@@ -175,13 +173,7 @@ on_both_engines! {
         plane.settle();
         // Somebody else now, who must not get the answer.
         let mut other = plane.client();
-        let reply = ToDataPlane::AdminReply {
-            call,
-            status: 204,
-            content_type: String::new(),
-            body: Vec::new(),
-        };
-        plane.link.send(&reply, &[]);
+        plane.link.send(&no_content(call), &[]);
         plane.publish(|_| {});
         plane.settle();
         other.assert_silent();
@@ -204,13 +196,7 @@ on_both_engines! {
                 panic!("not an admin call");
             };
             assert_eq!((app, asked), (0, AdminRequest::Shutdown { force }), "{lines:?}");
-            let reply = ToDataPlane::AdminReply {
-                call,
-                status: 204,
-                content_type: String::new(),
-                body: Vec::new(),
-            };
-            plane.link.send(&reply, &[]);
+            plane.link.send(&no_content(call), &[]);
             assert_eq!(client.read_response().status(), 204, "{lines:?}");
         }
         plane.assert_runs();
@@ -340,5 +326,58 @@ on_both_engines! {
             }
         }
         app.assert_untouched();
+    }
+
+    fn value_that_control_waits_for_is_invited(engine: Choice) {
+        let mut plane = Plane::on(engine).app("checkout", None).start();
+        let mut client = plane.client();
+        client.send(request(
+            "PUT",
+            "/v1.0/metadata/k",
+            "Content-Length: 1\r\nExpect: 100-continue\r\n",
+        ));
+        assert_eq!(client.read_response().status(), 100);
+        client.send("v");
+        let FromDataPlane::AdminCall { call, request: asked, .. } = plane.link.receive() else {
+            panic!("not an admin call");
+        };
+        assert_eq!(asked, AdminRequest::SetMetadata { key: "k".to_owned(), value: b"v".to_vec() });
+        plane.link.send(&no_content(call), &[]);
+        assert_eq!(client.read_response().status(), 204);
+    }
+
+    fn body_that_follows_an_admin_call_is_not_a_request(engine: Choice) {
+        let mut plane = Plane::on(engine).app("checkout", None).start();
+        let inner = get("/v1.0/metadata");
+        let mut client = plane.client();
+        let length = format!("Content-Length: {}\r\n", inner.len());
+        client.send(request("POST", "/v1.0/shutdown", &length));
+        let FromDataPlane::AdminCall { call, .. } = plane.link.receive() else {
+            panic!("not an admin call");
+        };
+        client.send(&inner);
+        plane.settle();
+        plane.link.send(&no_content(call), &[]);
+        assert_eq!(client.read_response().status(), 204);
+        client.send(get("/nowhere"));
+        // Either this connection is over, or the next answer is to the next request.
+        let (bytes, _) = client.read_to_end_or_silence();
+        assert!(
+            bytes.is_empty() || bytes.starts_with(b"HTTP/1.1 404 "),
+            "{}",
+            bytes.escape_ascii()
+        );
+    }
+
+    fn answers_of_control_to_nobody_are_ignored(engine: Choice) {
+        let mut plane = Plane::on(engine).app("checkout", None).start();
+        for (worker, connection) in [(0, 0), (0, u64::MAX), (99, 1), (u32::MAX, u64::MAX)] {
+            let call = AdminCallId { worker, connection };
+            plane.link.send(&no_content(call), &[]);
+        }
+        plane.publish(|_| {});
+        let mut client = plane.client();
+        client.send(get("/v1.0/healthz"));
+        assert_eq!(client.read_response().status(), 204);
     }
 }

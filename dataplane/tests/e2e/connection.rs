@@ -365,4 +365,72 @@ on_both_engines! {
         assert_eq!(client.read_response().status(), 200);
         drop(held);
     }
+
+    fn half_closed_client_gets_all_its_answers(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mesh = Mesh::start(engine, hop, app.address());
+            let mut client = mesh.client();
+            client.send([get(X), get(X)].concat());
+            client.shutdown_write();
+            let mut upstream = app.accept();
+            upstream.read_request();
+            mesh.settle();
+            upstream.send(OK);
+            assert_eq!(client.read_response().text(), "ok", "{hop:?}");
+            upstream.read_request();
+            upstream.send(OK);
+            assert_eq!(client.read_response().text(), "ok", "{hop:?}");
+            assert_eq!(client.assert_ended(), End::Fin, "{hop:?}");
+        }
+    }
+
+    fn own_answer_does_not_wait_for_the_body(engine: Choice) {
+        let app = App::listen();
+        let mesh = Mesh::start(engine, Hop::Own, app.address());
+        for (target, status) in [("/nowhere", 404), ("/v1.0/invoke/ghost/method/x", 500)] {
+            let mut client = mesh.client();
+            client.send(request("POST", target, "Content-Length: 100000\r\n"));
+            assert_eq!(client.read_response().status(), status, "{target}");
+            client.send(vec![b'x'; 100_000]);
+            client.send(get("/v1.0/healthz"));
+            assert_eq!(client.read_response().status(), 204, "{target}: the body is dropped");
+        }
+        app.assert_untouched();
+    }
+
+    fn body_that_nobody_wants_is_not_read_for_ever(engine: Choice) {
+        let app = App::listen();
+        let mesh = Mesh::start(engine, Hop::Own, app.address());
+        let mut client = mesh.client();
+        client.send(request("POST", "/nowhere", "Content-Length: 1000000000\r\n"));
+        assert_eq!(client.read_response().status(), 404);
+        let sent = (0..1000).take_while(|_| client.try_send(vec![b'x'; 100_000]).is_ok()).count();
+        assert!(sent < 1000, "100 MB were read and dropped");
+    }
+
+    fn one_hundred_lines_pass_and_more_do_not(engine: Choice) {
+        let app = ServedApp::echoing();
+        let mesh = Mesh::start(engine, Hop::Own, app.address());
+        // Host is one of them.
+        for (count, status) in [(99, 200), (100, 431)] {
+            let mut client = mesh.client();
+            client.send(request("GET", X, &"X-T: 1\r\n".repeat(count)));
+            let response = client.read_response();
+            assert_eq!(response.status(), status, "{count} lines and Host");
+            let seen = response.text().matches("X-T: 1\r\n").count();
+            assert_eq!(seen, if status == 200 { count } else { 0 });
+        }
+    }
+
+    fn head_of_exactly_the_limit_passes(engine: Choice) {
+        let app = ServedApp::echoing();
+        let mesh = Mesh::start(engine, Hop::Own, app.address());
+        let bare = request("GET", X, "X-T: \r\n").len();
+        for (bytes, status) in [(8192, 200), (8193, 431)] {
+            let mut client = mesh.client();
+            client.send(request("GET", X, &format!("X-T: {}\r\n", "v".repeat(bytes - bare))));
+            assert_eq!(client.read_response().status(), status, "{bytes} bytes");
+        }
+    }
 }

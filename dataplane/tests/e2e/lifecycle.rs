@@ -4,10 +4,13 @@
 
 use crate::{
     OK, X, answer, get,
-    support::{App, End, Hop, Mesh, Plane, ServedApp, Wire, on_both_engines, route},
+    support::{App, End, Hop, Mesh, Plane, ServedApp, TempDir, Wire, on_both_engines, route},
 };
 use dataplane::engine::Choice;
-use snapshot::wire::{FromDataPlane, ToDataPlane};
+use snapshot::{
+    Address, ListenerKind,
+    wire::{FromDataPlane, ToDataPlane},
+};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -232,5 +235,145 @@ on_both_engines! {
         let want = if matches!(engine, Choice::Uring) { "io_uring" } else { "epoll" };
         assert_eq!(name, want);
         assert!(!engine_reason.is_empty());
+    }
+
+    fn app_that_is_gone_ends_its_connections_not_the_worker(engine: Choice) {
+        let app = App::listen();
+        let mut plane =
+            Plane::on(engine).app("checkout", Some(app.address())).app("orders", None).start();
+        let orders = plane.address_of(1, ListenerKind::Api).clone();
+        let mut idle = Wire::connect(&orders);
+        idle.send(get("/v1.0/healthz"));
+        idle.read_response();
+        let mut waiting = Wire::connect(&orders);
+        waiting.send(get("/v1.0/invoke/checkout/method/x"));
+        let mut upstream = app.accept();
+        upstream.read_request();
+        let mut halfway = Wire::connect(&orders);
+        halfway.send(&get("/v1.0/metadata")[..10]);
+        plane.settle();
+        plane.publish(|s| {
+            s.apps.truncate(1);
+            s.listeners.truncate(3);
+        });
+        // Whatever becomes of these three, the worker lives and answers nothing in another app's
+        // name.
+        idle.try_send(get("/v1.0/metadata")).ok();
+        halfway.try_send(&get("/v1.0/metadata")[10..]).ok();
+        upstream.try_send(OK).ok();
+        for client in [&mut idle, &mut halfway] {
+            let (bytes, _) = client.read_to_end_or_silence();
+            let text = String::from_utf8(bytes).unwrap();
+            assert!(!text.contains("checkout"), "{text}");
+        }
+        waiting.try_send(get("/v1.0/metadata")).ok();
+        waiting.read_to_end_or_silence();
+        let mut client = plane.client();
+        client.send(get("/v1.0/healthz"));
+        assert_eq!(client.read_response().status(), 204);
+    }
+
+    fn connection_stays_its_apps_when_apps_are_numbered_anew(engine: Choice) {
+        let mut plane = Plane::on(engine).app("checkout", None).app("orders", None).start();
+        let mut client = plane.client();
+        client.send(get("/v1.0/metadata"));
+        assert_eq!(client.read_response().text(), "{\"id\":\"checkout\"}\n");
+        plane.publish(|s| {
+            s.apps.swap(0, 1);
+            for listener in &mut s.listeners {
+                listener.app = 1 - listener.app;
+            }
+        });
+        client.send(get("/v1.0/metadata"));
+        assert_eq!(client.read_response().text(), "{\"id\":\"checkout\"}\n");
+        let mut fresh = Wire::connect(plane.address_of(1, ListenerKind::Api));
+        fresh.send(get("/v1.0/metadata"));
+        assert_eq!(fresh.read_response().text(), "{\"id\":\"checkout\"}\n");
+    }
+
+    fn half_a_head_is_answered_during_a_drain(engine: Choice) {
+        let mut plane = Plane::on(engine).app("checkout", None).start();
+        let mut client = plane.client();
+        let whole = get("/v1.0/metadata");
+        client.send(&whole[..10]);
+        plane.settle();
+        let mut idle = plane.client();
+        idle.send(get("/v1.0/healthz"));
+        idle.read_response();
+        plane.link.send(&ToDataPlane::Drain, &[]);
+        idle.assert_ended();
+        client.send(&whole[10..]);
+        let response = client.read_response();
+        assert_eq!((response.status(), response.one("connection")), (200, Some("close")));
+        assert_eq!(client.assert_ended(), End::Fin);
+        assert_eq!(plane.link.receive(), FromDataPlane::Drained);
+    }
+
+    fn apps_may_listen_on_unix_sockets(engine: Choice) {
+        for hop in Hop::BOTH {
+            let directory = TempDir::new();
+            let app = App::listen_at(directory.path().join("app"));
+            let mesh = Mesh::start(engine, hop, app.address());
+            let mut client = mesh.client();
+            client.send(get(X));
+            let mut upstream = app.accept();
+            let seen = upstream.read_request();
+            assert_eq!(seen.one("host"), Some("localhost"), "{hop:?}");
+            upstream.send(OK);
+            assert_eq!(client.read_response().text(), "ok", "{hop:?}");
+        }
+    }
+
+    fn peer_that_appears_while_it_is_tried_again_is_reached(engine: Choice) {
+        let directory = TempDir::new();
+        let path = directory.path().join("peer");
+        let mut caller = Plane::on(engine)
+            .app("orders", None)
+            .edit(|s| s.routes.push(route("checkout", &[&Address::Unix(path.clone())])))
+            .start();
+        let mut client = caller.client();
+        client.send(crate::post(X, "hello"));
+        caller.await_counter("ringcar_upstream_connect_failures_total", 1.0);
+        let peer = App::listen_at(path);
+        let mut upstream = peer.accept();
+        let seen = upstream.read_request();
+        assert_eq!((seen.text(), seen.one("destination-app-id")), ("hello", Some("checkout")));
+        upstream.send(OK);
+        assert_eq!(client.read_response().text(), "ok");
+    }
+
+    fn nothing_is_left_when_all_is_over(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mut mesh = Mesh::start(engine, hop, app.address());
+            for round in 0..60 {
+                let mut client = mesh.client();
+                client.send(crate::request("POST", X, "Content-Length: 100000\r\n"));
+                client.send(vec![b'x'; 50_000]);
+                let mut upstream = app.accept();
+                upstream.read_head();
+                match round % 6 {
+                    0 => client.reset(),
+                    1 => upstream.reset(),
+                    2 => drop(client),
+                    3 => drop(upstream),
+                    4 => {
+                        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf");
+                        client.read_head();
+                        client.reset();
+                    }
+                    _ => {
+                        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf");
+                        client.read_head();
+                        upstream.reset();
+                        client.read_to_end();
+                    }
+                }
+            }
+            for plane in std::iter::once(&mut mesh.caller).chain(&mut mesh.callee) {
+                plane.await_counter_down_to("ringcar_connections_open", 0.0);
+                plane.await_counter_down_to("ringcar_buffers_leased", 0.0);
+            }
+        }
     }
 }

@@ -198,4 +198,41 @@ on_both_engines! {
             }
         }
     }
+
+    fn next_control_counts_its_states_anew(engine: Choice) {
+        let mut plane = Plane::on(engine)
+            .app("checkout", None)
+            .edit(|s| s.on_control_lost = OnControlLost::Serve)
+            .start();
+        for _ in 0..5 {
+            plane.publish(|_| {});
+        }
+        plane.link = crate::support::Link::nowhere();
+        plane.relink();
+        plane.publish(|s| {
+            s.version = Version(1);
+            s.apps[0].metadata_json = "next\n".to_owned();
+        });
+        let mut client = plane.client();
+        client.send(get("/v1.0/metadata"));
+        assert_eq!(client.read_response().text(), "next\n");
+    }
+
+    fn second_control_is_turned_away(engine: Choice) {
+        let mut plane = Plane::on(engine).app("checkout", None).start();
+        let mut second = plane.second_link();
+        second.assert_closed();
+        plane.publish(|_| {});
+    }
+
+    fn sockets_that_were_announced_and_did_not_come_are_missed(engine: Choice) {
+        let mut plane = Plane::on(engine).app("checkout", None).start();
+        plane.send_state_announcing(&[snapshot::ListenerId(0)], |_| {});
+        let said = plane.link.receive();
+        assert!(matches!(said, FromDataPlane::Refused { .. }), "{said:?}");
+        plane.publish(|_| {});
+        let mut client = plane.client();
+        client.send(get("/v1.0/healthz"));
+        assert_eq!(client.read_response().status(), 204, "the listener is still there");
+    }
 }

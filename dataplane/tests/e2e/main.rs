@@ -20,6 +20,7 @@ mod pools;
 mod pressure;
 mod routing;
 mod smuggling;
+mod soak;
 mod upgrade;
 
 /// A request without body; `lines` are whole, with their CRLF.

@@ -4,14 +4,21 @@
 
 use crate::{
     X, get, request,
-    support::{App, Hop, Mesh, on_both_engines},
+    support::{App, End, Hop, Mesh, on_both_engines},
 };
 use dataplane::engine::Choice;
 use std::time::Duration;
 
 const LARGE: usize = 64 << 20;
+/// More than the data plane and the kernel's buffers hold of one body.
+const MEDIUM: usize = 24 << 20;
 /// How long a socket must take nothing to count as full.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Bytes of which a lost, doubled or displaced piece would show.
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..=250).cycle().take(bytes).collect()
+}
 
 on_both_engines! {
     fn app_stops_when_the_client_does_not_read(engine: Choice) {
@@ -108,6 +115,96 @@ on_both_engines! {
             upstream.read_request();
             upstream.send(crate::OK);
             assert_eq!(client.read_response().text(), "ok");
+        }
+    }
+
+    fn slow_reader_gets_all_of_a_body_whose_app_has_left(engine: Choice) {
+        for hop in Hop::BOTH {
+            for (case, head) in [
+                ("length", format!("HTTP/1.1 200 OK\r\nContent-Length: {MEDIUM}\r\n\r\n")),
+                ("until close", "HTTP/1.1 200 OK\r\n\r\n".to_owned()),
+            ] {
+                let app = App::listen();
+                let mesh = Mesh::start(engine, hop, app.address());
+                let mut client = mesh.client();
+                client.send(get(X));
+                let mut upstream = app.accept();
+                upstream.read_request();
+                let writer = std::thread::spawn(move || {
+                    upstream.send(head);
+                    upstream.send(pattern(MEDIUM));
+                });
+                mesh.settle_back();
+                let response = client.read_response();
+                assert!(response.body == pattern(MEDIUM), "{case} ({hop:?})");
+                writer.join().unwrap();
+            }
+        }
+    }
+
+    fn slow_app_gets_all_of_a_body_whose_client_has_half_closed(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mesh = Mesh::start_with(engine, hop, app.address(), |s| {
+                s.apps[0].body_bytes_max = None;
+            });
+            let mut client = mesh.client();
+            client.send(request("POST", X, &format!("Content-Length: {MEDIUM}\r\n")));
+            let mut upstream = app.accept();
+            let mut writer = client.split();
+            let writer = std::thread::spawn(move || {
+                writer.send(pattern(MEDIUM));
+                writer.shutdown_write();
+            });
+            mesh.settle();
+            assert!(upstream.read_request().body == pattern(MEDIUM), "{hop:?}");
+            writer.join().unwrap();
+            upstream.send(crate::OK);
+            assert_eq!(client.read_response().text(), "ok", "{hop:?}");
+        }
+    }
+
+    fn cut_off_body_is_cut_off_for_a_slow_reader_too(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mesh = Mesh::start(engine, hop, app.address());
+            let mut client = mesh.client();
+            client.send(get(X));
+            let mut upstream = app.accept();
+            upstream.read_request();
+            upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"));
+            upstream.send_until_full(&pattern(MEDIUM), PATIENCE);
+            drop(upstream);
+            mesh.settle_back();
+            client.read_head();
+            let (bytes, _) = client.read_to_end();
+            assert!(bytes.len() <= MEDIUM, "{hop:?}");
+            assert!(pattern(MEDIUM).starts_with(&bytes), "{hop:?}");
+        }
+    }
+
+    fn tunnel_holds_back_and_loses_nothing(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mesh = Mesh::start(engine, hop, app.address());
+            let mut client = mesh.client();
+            client.send(request("GET", X, "Connection: Upgrade\r\nUpgrade: raw\r\n"));
+            let mut upstream = app.accept();
+            upstream.read_head();
+            upstream.send(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n",
+            );
+            client.read_response();
+            let body = pattern(LARGE);
+            let up = client.send_until_full(&body, PATIENCE);
+            let down = upstream.send_until_full(&body, PATIENCE);
+            assert!(up < LARGE / 2 && down < LARGE / 2, "{up} up, {down} down ({hop:?})");
+            client.shutdown_write();
+            upstream.shutdown_write();
+            let (got_up, end) = upstream.read_to_end();
+            assert!(got_up == body[..up] && end == End::Fin, "{hop:?}: {} of {up}", got_up.len());
+            let (got_down, end) = client.read_to_end();
+            assert!(got_down == body[..down] && end == End::Fin, "{hop:?}");
         }
     }
 }

@@ -185,6 +185,17 @@ fn try_refused(mut client: Wire, request: &str, status: u16) -> Result<(), Box<M
     Ok(())
 }
 
+/// Framing without end: what a parser would have to remember or skip is bounded.
+fn endless_chunks() -> Vec<(&'static str, String)> {
+    vec![
+        ("size without end", "0".repeat(20_000)),
+        ("extension without end", format!("1;{}", "e".repeat(20_000))),
+        ("extensions on each chunk", format!("1;{}\r\na\r\n", "e".repeat(100)).repeat(300)),
+        ("trailers without end", format!("0\r\n{}", "X-T: 1\r\n".repeat(5000))),
+        ("trailer without end", format!("0\r\nX-T: {}", "v".repeat(20_000))),
+    ]
+}
+
 on_both_engines! {
     fn ambiguous_requests_are_refused(engine: Choice) {
         let app = App::listen();
@@ -413,6 +424,38 @@ on_both_engines! {
                 client.send(get("/v1.0/healthz"));
                 assert_eq!(client.read_response().status(), 204, "{case} ({hop:?}): kept");
             }
+        }
+    }
+
+    fn endless_chunk_framing_is_refused(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mesh = Mesh::start(engine, hop, app.address());
+            for (case, body) in endless_chunks() {
+                let mut client = mesh.client();
+                client.send(crate::request("POST", X, "Transfer-Encoding: chunked\r\n"));
+                client.try_send(&body).ok();
+                let response = client.read_response();
+                assert_eq!(response.status(), 400, "{case} ({hop:?}): {response}");
+                client.read_to_end();
+                if let Some(mut upstream) = app.accept_if_called() {
+                    let (seen, _) = upstream.read_to_end();
+                    assert!(!seen.ends_with(b"0\r\n\r\n"), "{case} ({hop:?})");
+                }
+            }
+        }
+    }
+
+    fn answers_with_too_many_lines_are_errors(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mesh = Mesh::start(engine, hop, app.address());
+            let mut client = mesh.client();
+            client.send(get(X));
+            let mut upstream = app.accept();
+            upstream.read_request();
+            upstream.send(crate::answer("200 OK", &"X: 1\r\n".repeat(200), "ok"));
+            assert_eq!(client.read_response().status(), 500, "{hop:?}");
         }
     }
 }

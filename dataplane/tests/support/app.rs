@@ -9,9 +9,10 @@ use rustix::{
     io::Errno,
 };
 use snapshot::Address;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::{
     net::{Ipv4Addr, Shutdown, SocketAddr},
+    path::PathBuf,
     thread::JoinHandle,
     time::Duration,
 };
@@ -19,17 +20,25 @@ use std::{
 /// An app that the test plays.
 pub(crate) struct App {
     listener: Socket,
-    address: SocketAddr,
+    address: Address,
 }
 
 impl App {
     pub(crate) fn listen() -> Self {
         let (listener, address) = bind();
-        Self { listener, address }
+        Self { listener, address: Address::Tcp(address) }
+    }
+
+    /// On a Unix socket.
+    pub(crate) fn listen_at(path: PathBuf) -> Self {
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(1024).unwrap();
+        Self { listener, address: Address::Unix(path) }
     }
 
     pub(crate) fn address(&self) -> Address {
-        Address::Tcp(self.address)
+        self.address.clone()
     }
 
     /// What daprd's dialect calls the app: the `Host` line it sees.

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use super::{DEADLINE, Link, TempDir, Wire};
-use dataplane::{Options, RunError, engine::Choice};
+use dataplane::{Options, RunError, clock, engine::Choice};
 use snapshot::{
     Address, App, AppChannel, AppHealth, AppId, AppProtocol, Endpoint, InstanceId, Listener,
     ListenerId, ListenerKind, Namespace, OnControlLost, Origin, Route, State, Version,
@@ -93,17 +93,60 @@ impl Plane {
 
     /// A new state, and its version; what the data plane says to it is for the test to read.
     pub(crate) fn send_state(&mut self, edit: impl FnOnce(&mut State)) -> Version {
+        self.send_state_announcing(&[], edit)
+    }
+
+    /// As [`Plane::send_state`], announcing sockets that do not come.
+    pub(crate) fn send_state_announcing(
+        &mut self,
+        sockets: &[ListenerId],
+        edit: impl FnOnce(&mut State),
+    ) -> Version {
         self.state.version.0 += 1;
         edit(&mut self.state);
         let state = self.state.clone();
-        self.link.send(&ToDataPlane::State { state, sockets: Vec::new() }, &[]);
+        self.link.send(&ToDataPlane::State { state, sockets: sockets.to_vec() }, &[]);
         self.state.version
+    }
+
+    /// Asks for the counters until this one has come so far.
+    pub(crate) fn await_counter(&mut self, name: &str, at_least: f64) {
+        self.await_counters(name, |value| value >= at_least);
+    }
+
+    pub(crate) fn await_counter_down_to(&mut self, name: &str, at_most: f64) {
+        self.await_counters(name, |value| value <= at_most);
+    }
+
+    /// Each question is answered by the link, which the worker does not wait for; so this gives the
+    /// worker's core away in between.
+    fn await_counters(&mut self, name: &str, is_reached: impl Fn(f64) -> bool) {
+        let give_up = clock::now() + DEADLINE;
+        loop {
+            self.link.send(&ToDataPlane::Stats { query: 0 }, &[]);
+            let FromDataPlane::Stats { counters, .. } = self.link.receive() else {
+                panic!("no counters");
+            };
+            let value: f64 = counters.iter().filter(|c| c.name == name).map(|c| c.value).sum();
+            assert!(counters.iter().any(|c| c.name == name), "no {name} in {counters:?}");
+            if is_reached(value) {
+                return;
+            }
+            assert!(clock::now() < give_up, "{name} stays at {value}");
+            // Also wakes the worker, which publishes its gauges at the end of a turn.
+            self.settle();
+        }
     }
 
     /// Takes the link away, as a killed control would, and links anew.
     pub(crate) fn relink(&mut self) -> FromDataPlane {
         self.link = Link::connect(&self.link_path);
         self.link.receive()
+    }
+
+    /// Another control, while the first one is there.
+    pub(crate) fn second_link(&self) -> Link {
+        Link::connect(&self.link_path)
     }
 
     /// The data plane ends by itself now, well.
