@@ -95,12 +95,12 @@ impl Lines {
         headers: &[httparse::Header<'_>],
         head: &[u8],
     ) -> Result<(), HeadError> {
+        // Were the empty line at the end a bare LF, this would lie inside the line end before it, and fail below.
         let lines_end = head.len() - CRLF.len();
         let start_of = |index: usize| match headers.get(index) {
             Some(header) => Span::locate(header.name.as_bytes(), head).start as usize,
             None => lines_end,
         };
-        check_line_end(head, head.len())?;
         let mut start = start_of(0);
         check_line_end(head, start)?;
         for (index, header) in headers.iter().enumerate() {
