@@ -91,6 +91,11 @@ impl Connection {
             paused: false,
         }
     }
+
+    /// The client has said that it asks nothing more, and all that it asked has been taken up.
+    pub(crate) fn is_last_request(&self) -> bool {
+        self.read_closed && self.input.is_empty()
+    }
 }
 
 /// DESIGN holds a connection that waits to 1 KB of user memory.

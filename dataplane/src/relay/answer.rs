@@ -124,6 +124,7 @@ impl<E: Engine> Relay<E> {
 
     fn answer(&mut self, key: ConnectionKey, answer: &Answer<'_>) {
         let Some(connection) = self.connections.find_mut(key) else { return };
+        let is_last = connection.is_last_request();
         let exchange = &mut connection.exchange;
         let complete = exchange.request.is_complete();
         // Without the 100 it asked for, nobody knows whether the client will send the body.
@@ -131,7 +132,7 @@ impl<E: Engine> Relay<E> {
             && !answer.close
             && !self.draining
             && (complete || !exchange.expects_continue)
-            && !connection.read_closed;
+            && !is_last;
         exchange.keep_alive = keep_alive;
         let reply = Reply {
             status: answer.status,

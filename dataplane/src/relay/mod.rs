@@ -138,10 +138,27 @@ impl<E: Engine> Relay<E> {
 
     /// From now on new requests see this snapshot. Exchanges under way need none.
     pub(crate) fn adopt_snapshot(&mut self, snapshot: Arc<Snapshot>) {
-        self.view = Rc::new(View::new(snapshot, &mut self.endpoints));
+        let before =
+            std::mem::replace(&mut self.view, Rc::new(View::new(snapshot, &mut self.endpoints)));
+        self.renumber(&before);
         let view = Rc::clone(&self.view);
         for key in self.endpoints.retire(|address| view.knows(address)) {
             self.close_upstream(key);
+        }
+    }
+
+    /// Connections stay their app's when the new snapshot numbers its apps otherwise. Those of an app that is gone end
+    /// with their next request.
+    fn renumber(&mut self, before: &View) {
+        let numbers: Vec<usize> =
+            before.snapshot.apps.iter().map(|app| self.view.number_of(app)).collect();
+        if numbers.iter().enumerate().all(|(old, new)| old == *new) {
+            return;
+        }
+        let keys: Vec<ConnectionKey> = self.connections.keys().collect();
+        for key in keys {
+            let Some(connection) = self.connections.find_mut(key) else { continue };
+            connection.app = numbers.get(connection.app).copied().unwrap_or(View::GONE);
         }
     }
 

@@ -8,13 +8,15 @@ use crate::{
     dapr::{self, Asked},
     engine::{Chunk, Engine},
     error::Cause,
-    http::{BodyReader, ChunkError, Field, Parsed, RequestError, Version, parse_request},
+    http::{
+        BodyReader, ChunkError, Field, HeadError, Parsed, RequestError, Version, parse_request,
+    },
     limits::{
-        ADMIN_BODY_BYTES_MAX, ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES,
-        STALL_TIMEOUT,
+        ADMIN_BODY_BYTES_MAX, ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADER_LINES_MAX,
+        PEER_HEAD_BYTES, PEER_HEADER_LINES, RELAY_HIGH_BYTES, STALL_TIMEOUT,
     },
 };
-use snapshot::{ListenerKind, wire::AdminRequest};
+use snapshot::{App, ListenerKind, wire::AdminRequest};
 
 impl<E: Engine> Relay<E> {
     pub(super) fn on_downstream_bytes(&mut self, key: ConnectionKey, chunk: Chunk) {
@@ -52,11 +54,14 @@ impl<E: Engine> Relay<E> {
         let Some(app) = self.view.snapshot.apps.get(connection.app) else {
             return self.close_downstream(key);
         };
-        let bytes_max = HEAD_BYTES_MAX.min(app.head_bytes_max as usize);
+        let (bytes_max, lines_max) = head_bounds(connection.listener, app);
         let Some(chunk) = connection.input.take_for_parsing(bytes_max) else {
             return self.await_head(key);
         };
         match parse_request(&chunk, bytes_max, &mut self.request_head) {
+            Ok(Parsed::Complete) if self.request_head.lines.as_slice().len() > lines_max => {
+                self.refuse(key, RequestError::Head(HeadError::TooManyLines));
+            }
             Ok(Parsed::Complete) => self.begin(key, chunk),
             Ok(Parsed::Partial) => {
                 connection.input.push(chunk);
@@ -71,7 +76,7 @@ impl<E: Engine> Relay<E> {
     fn await_head(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         if connection.read_closed {
-            return self.close_downstream(key);
+            return self.close_after_flush(key, false);
         }
         if connection.state == State::Idle && !connection.input.is_empty() {
             connection.state = State::ReadingHead;
@@ -99,7 +104,7 @@ impl<E: Engine> Relay<E> {
         exchange.reset(self.now);
         exchange.method = head.method;
         exchange.version = head.version;
-        exchange.keep_alive = head.keep_alive && !connection.read_closed && !self.draining;
+        exchange.keep_alive = head.keep_alive && !self.draining;
         exchange.expects_continue = head.expect_continue;
         exchange.request = BodyReader::new(head.framing);
         connection.state = State::Exchanging;
@@ -199,14 +204,16 @@ impl<E: Engine> Relay<E> {
     pub(super) fn on_downstream_closed(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         connection.read_closed = true;
-        connection.exchange.keep_alive = false;
         match connection.state {
-            State::Idle | State::ReadingHead | State::Lingering { .. } => {
-                self.close_downstream(key)
+            // It may have asked more than was answered so far.
+            State::Idle | State::ReadingHead if connection.input.is_empty() => {
+                self.close_after_flush(key, false);
             }
-            State::CollectingForControl { .. } | State::Discarding { .. } => {
-                self.close_downstream(key)
+            State::Idle | State::ReadingHead => self.read_head(key),
+            State::Lingering { .. } | State::CollectingForControl { .. } => {
+                self.close_downstream(key);
             }
+            State::Discarding { .. } => self.close_after_flush(key, false),
             // A sidecar that closes its connection has lost its client; it never half-closes one.
             State::Exchanging if connection.listener == ListenerKind::Peer => self.abandon(key),
             // A client may close its side after its request and still read the answer (RFC 9112 §9.6), but a request
@@ -279,6 +286,17 @@ impl<E: Engine> Relay<E> {
             | State::Flushing { .. }
             | State::Lingering { .. } => self.close_downstream(key),
         }
+    }
+}
+
+/// A client's head grows by a few lines on its way to another sidecar. What passed the first one must pass the second.
+fn head_bounds(listener: ListenerKind, app: &App) -> (usize, usize) {
+    match listener {
+        ListenerKind::Peer => (HEAD_BYTES_MAX, HEADER_LINES_MAX),
+        ListenerKind::Api | ListenerKind::Public => (
+            (app.head_bytes_max as usize).min(HEAD_BYTES_MAX - PEER_HEAD_BYTES),
+            HEADER_LINES_MAX - PEER_HEADER_LINES,
+        ),
     }
 }
 

@@ -257,6 +257,7 @@ fn prepare(
     draining: bool,
     lines: &mut Vec<u8>,
 ) -> FieldSet {
+    let is_last = connection.is_last_request();
     let exchange = &mut connection.exchange;
     let mut drop = HOP_FIELDS;
     lines.clear();
@@ -271,7 +272,7 @@ fn prepare(
         || (head.framing == Framing::UntilClose && exchange.version == Version::Http10);
     // An answer that overtakes its request leaves bytes behind that nobody will read.
     let overtakes = !exchange.request.is_complete();
-    exchange.keep_alive &= !(draining || ends_by_close || overtakes || connection.read_closed);
+    exchange.keep_alive &= !(draining || ends_by_close || overtakes || is_last);
     if head.status == NO_CONTENT {
         // RFC 9110 §8.6 and RFC 9112 §6.1: it has neither, and an app that sends them confuses its client.
         drop = drop.with(&[Field::ContentLength, Field::TransferEncoding]);

@@ -33,6 +33,15 @@ impl View {
         Self { snapshot, apps, addresses }
     }
 
+    /// The number of an app that no snapshot has.
+    pub(crate) const GONE: usize = usize::MAX;
+
+    /// The number of the app with this one's name; [`Self::GONE`] when there is none.
+    pub(crate) fn number_of(&self, app: &App) -> usize {
+        let found = self.snapshot.find_app(app.id.as_str(), app.namespace.as_str());
+        found.map_or(Self::GONE, |(number, _)| number)
+    }
+
     /// Whether a call may still go to this address.
     pub(crate) fn knows(&self, address: &Address) -> bool {
         self.addresses.contains(address)
