@@ -1,7 +1,7 @@
 //! The ring through which the kernel gets buffers to receive into.
 //!
-//! First in, first out, so its length decides how warm the buffers are: it is kept as short as the load allows, and is
-//! filled from the pool's stack of the last used ones. A slot is in this ring or leased or free, never two of them.
+//! First in, first out, so its length decides how warm the buffers are: it never holds more than [`BUFFERS_START`],
+//! however many are leased, and is filled each turn from the pool's stack of the last used ones. A slot is in this ring or leased or free, never two of them.
 
 use crate::{
     engine::{BufferPool, pool::Mapping, pool::Slot},
@@ -21,11 +21,6 @@ pub(super) struct BufferRing {
     tail: u16,
     /// Buffers in the kernel's hands.
     published: u16,
-    /// How many that should be.
-    target: u16,
-    /// Fewest that were left at the last `fills` fillings.
-    lowest: u16,
-    fills: u32,
 }
 
 impl BufferRing {
@@ -40,21 +35,13 @@ impl BufferRing {
         // which the engine drops after the ring.
         unsafe { submitter.register_buf_ring_with_flags(address, BUFFERS_MAX, GROUP, 0) }
             .map_err(|error| super::ring::errno(&error))?;
-        Ok(Self {
-            entries,
-            tail: 0,
-            published: 0,
-            target: BUFFERS_START,
-            lowest: BUFFERS_MAX,
-            fills: 0,
-        })
+        Ok(Self { entries, tail: 0, published: 0 })
     }
 
     /// Fills the ring up from the pool, as far as that has free slots.
     pub(super) fn publish(&mut self, pool: &BufferPool) {
-        self.shrink_if_idle();
         let before = self.tail;
-        while self.published < self.target {
+        while self.published < BUFFERS_START {
             let Some((id, room)) = pool.submit() else { break };
             self.write(id, room);
             self.tail = self.tail.wrapping_add(1);
@@ -70,25 +57,6 @@ impl BufferRing {
     pub(super) fn complete(&mut self, pool: &BufferPool, id: u16) -> Slot {
         self.published -= 1;
         pool.complete(id)
-    }
-
-    /// A receive found the ring empty: one turn needs more buffers than this.
-    pub(super) fn grow(&mut self) {
-        if self.published == 0 {
-            self.target = (2 * self.target).min(BUFFERS_MAX);
-        }
-    }
-
-    /// Halves a ring of which a half was not used for long.
-    fn shrink_if_idle(&mut self) {
-        self.lowest = self.lowest.min(self.published);
-        self.fills += 1;
-        if self.fills == SHRINK_FILLS {
-            if self.target > BUFFERS_START && self.lowest > self.target / 2 {
-                self.target /= 2;
-            }
-            (self.fills, self.lowest) = (0, BUFFERS_MAX);
-        }
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -119,9 +87,6 @@ impl BufferRing {
 
 /// The one buffer group of a ring.
 pub(super) const GROUP: u16 = 0;
-
-/// Turns after which the ring's length is judged.
-const SHRINK_FILLS: u32 = 4096;
 
 #[expect(clippy::cast_possible_truncation, reason = "asserted below")]
 const ENTRY_BYTES: u32 = BUFFER_BYTES as u32;

@@ -341,7 +341,6 @@ impl UringEngine {
             Err(Errno::NOBUFS) if wanted => {
                 socket.receive = Receive::Starved;
                 self.starved.push(key);
-                self.buffer_ring.grow();
             }
             // It ended by itself (a full completion ring, a signal) or was cancelled: not the socket's end.
             Ok(_) | Err(Errno::CANCELED | Errno::INTR | Errno::NOBUFS) => {
