@@ -44,11 +44,19 @@ pub(crate) const RETRY: Duration = Duration::from_secs(10);
 
 /// Listens on a TCP port. An empty host is every interface, IPv4 and IPv6 in one socket where there is IPv6.
 ///
+/// `on_wait` is told once why there is nothing yet.
+///
 /// # Errors
 /// When the host does not resolve, or the port is not free for all of `patience`.
-pub(crate) fn tcp(host: &str, port: u16, patience: Duration) -> Result<Bound, ListenError> {
+pub(crate) fn tcp(
+    host: &str,
+    port: u16,
+    patience: Duration,
+    on_wait: impl FnOnce(&ListenError),
+) -> Result<Bound, ListenError> {
     let address = resolve(host, port)?;
     let mut pause = RETRY_PAUSE_MIN;
+    let mut on_wait = Some(on_wait);
     let deadline = Instant::now() + patience;
     loop {
         let reason = match bind_tcp(address) {
@@ -56,9 +64,13 @@ pub(crate) fn tcp(host: &str, port: u16, patience: Duration) -> Result<Bound, Li
             Err(reason) => reason,
         };
         let is_temporary = reason.kind() == io::ErrorKind::AddrInUse;
+        let owner = is_temporary.then(|| port_owner::find(address.port())).flatten();
+        let error = ListenError::Bind { address, reason, owner };
         if !is_temporary || Instant::now() + pause > deadline {
-            let owner = is_temporary.then(|| port_owner::find(address.port())).flatten();
-            return Err(ListenError::Bind { address, reason, owner });
+            return Err(error);
+        }
+        if let Some(on_wait) = on_wait.take() {
+            on_wait(&error);
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(RETRY_PAUSE_MAX);
@@ -141,8 +153,8 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_refused_with_its_owner() {
-        let first = tcp("127.0.0.1", 0, Duration::ZERO).unwrap();
-        let error = tcp("127.0.0.1", first.address.port(), Duration::ZERO).unwrap_err();
+        let first = tcp("127.0.0.1", 0, Duration::ZERO, |_| {}).unwrap();
+        let error = tcp("127.0.0.1", first.address.port(), Duration::ZERO, |_| {}).unwrap_err();
         let text = error.to_string();
         let pid = std::process::id();
         assert!(text.contains(&format!("cannot listen on {}", first.address)), "{text}");
@@ -151,9 +163,13 @@ mod tests {
 
     #[test]
     fn a_port_that_becomes_free_is_taken() {
-        let first = tcp("127.0.0.1", 0, Duration::ZERO).unwrap();
+        let first = tcp("127.0.0.1", 0, Duration::ZERO, |_| {}).unwrap();
         let port = first.address.port();
-        let second = std::thread::spawn(move || tcp("127.0.0.1", port, RETRY));
+        let (told, waiting) = std::sync::mpsc::channel();
+        let second = std::thread::spawn(move || {
+            tcp("127.0.0.1", port, RETRY, |error| told.send(error.to_string()).unwrap())
+        });
+        assert!(waiting.recv().unwrap().starts_with("cannot listen on 127.0.0.1:"));
         drop(first);
         assert_eq!(second.join().unwrap().unwrap().address.port(), port);
     }
@@ -165,13 +181,16 @@ mod tests {
             ("an address", "127.0.0.2", "127.0.0.2"),
             ("a name", "localhost", "localhost"),
         ] {
-            let bound = tcp(host, 0, Duration::ZERO).unwrap();
+            let bound = tcp(host, 0, Duration::ZERO, |_| {}).unwrap();
             TcpStream::connect((reachable, bound.address.port()))
                 .unwrap_or_else(|e| panic!("{case}: {e}"));
         }
-        let bound = tcp("127.0.0.2", 0, Duration::ZERO).unwrap();
+        let bound = tcp("127.0.0.2", 0, Duration::ZERO, |_| {}).unwrap();
         assert!(TcpStream::connect(("127.0.0.1", bound.address.port())).is_err());
-        assert!(matches!(tcp("no such host", 0, Duration::ZERO), Err(ListenError::Resolve { .. })));
+        assert!(matches!(
+            tcp("no such host", 0, Duration::ZERO, |_| {}),
+            Err(ListenError::Resolve { .. })
+        ));
     }
 
     #[test]

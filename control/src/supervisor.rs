@@ -59,6 +59,7 @@ enum Phase {
 
 struct Running {
     child: Child,
+    pid: u32,
     link: Link,
     since: Instant,
 }
@@ -201,14 +202,17 @@ impl Supervisor {
     fn on_loss(&mut self, loss: &Loss) {
         let (Phase::Greeting(running) | Phase::Up(running)) = &self.phase else { return };
         let lived = running.since.elapsed();
-        let pid = running.child.id().map_or(String::new(), |pid| format!(" (process {pid})"));
+        let pid = running.pid;
         match loss {
             Loss::Ended(status) => {
-                self.log.error(format_args!("Data plane{pid} ended: {status}; starting it anew"));
+                self.log.error(format_args!(
+                    "Data plane (process {pid}) ended: {status}; starting it anew"
+                ));
             }
             Loss::Broken(why) => {
-                self.log
-                    .error(format_args!("Data plane{pid} is given up: {why}; starting it anew"));
+                self.log.error(format_args!(
+                    "Data plane (process {pid}) is given up: {why}; starting it anew"
+                ));
             }
         }
         self.wait_for_restart(lived);
@@ -275,7 +279,8 @@ fn spawn(program: &Program) -> io::Result<Running> {
         .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
-    Ok(Running { child, link, since: Instant::now() })
+    let pid = child.id().unwrap_or_default();
+    Ok(Running { child, pid, link, since: Instant::now() })
 }
 
 fn restart_pause(early_deaths: u32) -> Duration {

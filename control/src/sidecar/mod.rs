@@ -51,6 +51,8 @@ pub(crate) struct Sidecar {
     /// Of the app, until it is looked for.
     app_channel: Option<AppChannel>,
     app_ready: Option<JoinHandle<()>>,
+    /// The state that says that all is ready, until it is in force and the log says so too.
+    ready_version: Option<Version>,
     scrapes: Option<mpsc::Receiver<Scrape>>,
     waiting_scrapes: VecDeque<(u64, Scrape)>,
     scrape_count: u64,
@@ -253,29 +255,23 @@ impl Sidecar {
                     return Some(End::Failed);
                 }
             }
-            self.look_for_app();
+            match self.app_channel.take() {
+                Some(channel) => self.app_ready = Some(tokio::spawn(channel.discover())),
+                None => self.ready_version = Some(version),
+            }
+        }
+        if self.ready_version.take_if(|ready| *ready <= version).is_some() {
+            let elapsed = self.started.elapsed().as_millis();
+            self.log
+                .info(format_args!("dapr initialized. Status: Running. Init Elapsed {elapsed}ms"));
         }
         None
-    }
-
-    fn look_for_app(&mut self) {
-        match self.app_channel.take() {
-            Some(channel) => self.app_ready = Some(tokio::spawn(channel.discover())),
-            None if self.app_ready.is_none() => self.log_initialized(),
-            None => {}
-        }
     }
 
     fn on_app_ready(&mut self) {
         let health = AppHealth { unready: Vec::new(), outbound_ready: true };
         self.publisher.set_health(health);
-        self.publish();
-        self.log_initialized();
-    }
-
-    fn log_initialized(&self) {
-        let elapsed = self.started.elapsed().as_millis();
-        self.log.info(format_args!("dapr initialized. Status: Running. Init Elapsed {elapsed}ms"));
+        self.ready_version = Some(self.publish());
     }
 
     fn on_refused(&mut self, version: Version, problems: &[String]) {

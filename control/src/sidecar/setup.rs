@@ -75,12 +75,11 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
     sockets.add(ListenerKind::Peer, listen::unix(&peer)?);
     sockets.files.push(peer.clone());
     if let Some(place) = &config.public {
-        let bound = listen::tcp(&place.host, place.port, listen::RETRY)?;
+        let bound = bind_tcp(&place.host, place.port, log)?;
         sockets.add(ListenerKind::Public, bound.socket);
     }
     let metrics = config.metrics.as_ref();
-    let metrics =
-        metrics.map(|place| listen::tcp(&place.host, place.port, listen::RETRY)).transpose()?;
+    let metrics = metrics.map(|place| bind_tcp(&place.host, place.port, log)).transpose()?;
     let entry = entry(config, instance.clone(), Address::Unix(peer), api, metrics.as_ref());
     let scrapes =
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
@@ -106,6 +105,7 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
         routes,
         app_channel: app_address.map(|address| app_channel(config, address, log)),
         app_ready: None,
+        ready_version: None,
         scrapes,
         waiting_scrapes: VecDeque::new(),
         scrape_count: 0,
@@ -134,6 +134,12 @@ impl Sockets {
     }
 }
 
+fn bind_tcp(host: &str, port: u16, log: &Log) -> Result<Bound, ListenError> {
+    listen::tcp(host, port, listen::RETRY, |reason| {
+        log.warning(format_args!("{reason}; trying again for {:?}", listen::RETRY));
+    })
+}
+
 /// Binds the HTTP API; returns where a client on this machine reaches it.
 fn bind_api(config: &Config, log: &Log, sockets: &mut Sockets) -> Result<Address, StartError> {
     let http_log = log.scoped("dapr.runtime.http");
@@ -151,7 +157,7 @@ fn bind_api(config: &Config, log: &Log, sockets: &mut Sockets) -> Result<Address
         if config.listen_hosts.is_empty() { &every_interface[..] } else { &config.listen_hosts };
     let mut first = None;
     for host in hosts {
-        match listen::tcp(host, config.http_port, listen::RETRY) {
+        match bind_tcp(host, config.http_port, &http_log) {
             Ok(Bound { socket, address }) => {
                 sockets.add(ListenerKind::Api, socket);
                 first.get_or_insert(address);

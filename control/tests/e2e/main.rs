@@ -1,0 +1,13 @@
+//! The built executable, as its users start it: real processes, real sockets, a registry of their own per test.
+//!
+//! Nothing waits for a time to pass: every wait is for an event, with a deadline.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, outside of what clippy takes for tests")]
+
+mod command_line;
+mod run;
+mod shutdown;
+mod sidecar;
+mod support;
+mod survival;

@@ -1,0 +1,28 @@
+//! What the tests share: a place with a registry of its own, processes that end with the test, apps, and a client.
+
+#![forbid(unsafe_code)]
+
+mod app;
+mod client;
+mod place;
+mod process;
+
+pub(crate) use app::App;
+pub(crate) use client::{call, call_unix, get, try_call};
+pub(crate) use place::{Place, free_port, status_of};
+pub(crate) use process::{Finished, Process};
+
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes that works.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Asks again until the answer is yes.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not in {DEADLINE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
