@@ -2,11 +2,12 @@
 //!
 //! A send is submitted with MSG_DONTWAIT and IOSQE_CQE_SKIP_SUCCESS: the kernel executes it during the submission, and
 //! only a short or failed one posts a completion. So one wait for one event ends a turn, and none ends at once because
-//! of a send that merely worked.
+//! of a send that merely worked. The price: what must follow a send (FIN, more of the queue, its buffers where somebody
+//! lacks one) may not wait for an event, since none may come; such a turn only submits.
 
 use crate::{
     buffers::{Buffers, GROUP, Slice},
-    pair::{Pair, Sending},
+    pair::{GATHER_SLICES, Pair, Sending},
     token::{Side, Token},
 };
 use anyhow::{Context, Result};
@@ -27,7 +28,9 @@ const ENTRIES: u32 = 512;
 const RESUME_BUFFERS: u16 = 32;
 /// MSG_WAITALL makes a short send a failed one, which posts its completion in spite of IOSQE_CQE_SKIP_SUCCESS.
 const INLINE_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-const WAITING_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+/// Without MSG_WAITALL, since the kernel moves a request to a worker thread after it polled for it 128 times
+/// (`APOLL_MAX_RETRY`), and a slow reader takes a large send in more pieces than that.
+const WAITING_FLAGS: i32 = libc::MSG_NOSIGNAL;
 
 struct Relay<'a> {
     submitter: Submitter<'a>,
@@ -39,6 +42,8 @@ struct Relay<'a> {
     dirty: Vec<Side>,
     /// Ends with a send submitted that is settled when the turn's completions have been seen.
     inline: Vec<Side>,
+    /// Something must follow one of these sends: the turn may not wait.
+    settles_at_once: bool,
     /// Ends that could not receive for want of a buffer.
     starved: Vec<Side>,
     listener: &'a Socket,
@@ -66,6 +71,7 @@ pub(crate) fn run(listener: &Socket, bound: &Address, upstream: Address) -> Resu
         free: Vec::new(),
         dirty: Vec::new(),
         inline: Vec::new(),
+        settles_at_once: false,
         starved: Vec::new(),
         listener,
         bound,
@@ -83,7 +89,8 @@ impl Relay<'_> {
         self.submit_sends()?;
         self.buffers.publish();
         self.submission.sync();
-        match self.submitter.submit_and_wait(1) {
+        let want = usize::from(!self.settles_at_once);
+        match self.submitter.submit_and_wait(want) {
             Ok(_) => {}
             // Interrupted, or completions must be taken first.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY)) => {}
@@ -95,6 +102,8 @@ impl Relay<'_> {
         for entry in completion.by_ref() {
             self.on_completion(&entry)?;
         }
+        // The kernel counts what it sees as not taken towards the next wait.
+        completion.sync();
         if submitted {
             self.settle_sends();
         }
@@ -235,6 +244,10 @@ impl Relay<'_> {
         };
         let entry = entry.user_data(Token::Send(side).pack());
         if flags & libc::MSG_DONTWAIT != 0 {
+            let sends_all = end.queue.len() <= GATHER_SLICES;
+            let fin_follows = pair.ends[side.other().end].read_closed;
+            self.settles_at_once |= !sends_all || fin_follows || !self.starved.is_empty();
+            let end = &mut pair.ends[side.end];
             end.sending = Sending::Inline { bytes };
             self.inline.push(side);
             return self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS));
@@ -277,6 +290,7 @@ impl Relay<'_> {
 
     /// All completions of the turn were seen: an inline send without one was taken whole.
     fn settle_sends(&mut self) {
+        self.settles_at_once = false;
         let mut inline = std::mem::take(&mut self.inline);
         for side in inline.drain(..) {
             let Some(pair) = self.pairs[side.pair as usize].as_mut() else { continue };
