@@ -80,9 +80,19 @@ impl Wire {
         self.socket.shutdown(Shutdown::Write).unwrap();
     }
 
+    /// For peers that may already have ended the connection.
+    pub(crate) fn try_shutdown_write(&self) {
+        self.socket.shutdown(Shutdown::Write).ok();
+    }
+
     /// Ends the connection with a reset.
     pub(crate) fn reset(self) {
         self.socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// In place of [`DEADLINE`].
+    pub(crate) fn set_deadline(&self, deadline: Duration) {
+        self.socket.set_read_timeout(Some(deadline)).unwrap();
     }
 
     /// A second owner of the same connection, for a thread that reads while this one writes.
@@ -242,6 +252,17 @@ impl Wire {
                 Ok(0) => return true,
                 Ok(_) => {}
                 Err(e) => return e.kind() == ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
+    /// Waits for the deadline: whether the connection is still open then.
+    pub(crate) fn is_open(&mut self) -> bool {
+        loop {
+            match self.receive() {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(e) => return e.kind() == ErrorKind::WouldBlock,
             }
         }
     }
