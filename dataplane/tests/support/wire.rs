@@ -224,7 +224,7 @@ impl Wire {
     /// that may come or not, where no later event could tell; passes only what the caller then
     /// checks.
     pub(crate) fn read_to_end_or_silence(&mut self) -> (Vec<u8>, Option<End>) {
-        self.socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        self.set_deadline(Duration::from_millis(50));
         let end = loop {
             match self.receive() {
                 Ok(0) => break Some(End::Fin),
@@ -234,7 +234,7 @@ impl Wire {
                 Err(e) => panic!("receive: {e}"),
             }
         };
-        self.socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        self.set_deadline(DEADLINE);
         (std::mem::take(&mut self.buffer), end)
     }
 
@@ -252,17 +252,6 @@ impl Wire {
                 Ok(0) => return true,
                 Ok(_) => {}
                 Err(e) => return e.kind() == ErrorKind::ConnectionReset,
-            }
-        }
-    }
-
-    /// Waits for the deadline: whether the connection is still open then.
-    pub(crate) fn is_open(&mut self) -> bool {
-        loop {
-            match self.receive() {
-                Ok(0) => return false,
-                Ok(_) => {}
-                Err(e) => return e.kind() == ErrorKind::WouldBlock,
             }
         }
     }
