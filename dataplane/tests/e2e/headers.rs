@@ -334,4 +334,13 @@ on_both_engines! {
             assert!(!response.has("server"), "{target}");
         }
     }
+
+    // RFC 9110 §6.6.1: whoever has a clock and forwards an answer without a date gives it one.
+    fn an_answer_without_date_gets_one(engine: Choice) {
+        for hop in Hop::BOTH {
+            let seen = seen_by_client(engine, hop, "200 OK", "");
+            let date = seen.one("date").unwrap_or_else(|| panic!("no date ({hop:?}): {seen}"));
+            assert!(date.len() == 29 && date.ends_with(" GMT"), "{date}");
+        }
+    }
 }

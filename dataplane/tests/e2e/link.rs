@@ -5,12 +5,12 @@
 
 use crate::{
     OK, X, get,
-    support::{App, Plane, ServedApp, on_both_engines},
+    support::{App, DEADLINE, Link, Plane, ServedApp, Wire, on_both_engines, route},
 };
-use dataplane::engine::Choice;
+use dataplane::{clock, engine::Choice};
 use snapshot::{
-    OnControlLost, Version,
-    wire::{FromDataPlane, ToDataPlane},
+    Address, ListenerId, ListenerKind, OnControlLost, Version,
+    wire::{self, FromDataPlane, ToDataPlane},
 };
 
 on_both_engines! {
@@ -29,7 +29,7 @@ on_both_engines! {
 
     fn lost_control_ends_a_sidecars_data_plane(engine: Choice) {
         let mut plane = Plane::on(engine).app("checkout", None).start();
-        plane.link = crate::support::Link::nowhere();
+        plane.link = Link::nowhere();
         plane.assert_ends();
     }
 
@@ -43,7 +43,7 @@ on_both_engines! {
         client.send(get(X));
         assert_eq!(client.read_response().status(), 200);
         for _ in 0..3 {
-            plane.link = crate::support::Link::nowhere();
+            plane.link = Link::nowhere();
             client.send(get(X));
             assert_eq!(client.read_response().status(), 200, "without control");
             let hello = plane.relink();
@@ -88,7 +88,7 @@ on_both_engines! {
         let mut plane = Plane::on(engine).app("checkout", None).start();
         plane.send_state(|s| {
             let mut listener = s.listeners[0].clone();
-            listener.id = snapshot::ListenerId(99);
+            listener.id = ListenerId(99);
             s.listeners.push(listener);
         });
         let said = plane.link.receive();
@@ -101,11 +101,11 @@ on_both_engines! {
         let mut client = plane.client();
         client.send(get("/v1.0/healthz"));
         client.read_response();
-        let public = plane.address_of(0, snapshot::ListenerKind::Public).clone();
-        plane.publish(|s| s.listeners.retain(|l| l.kind != snapshot::ListenerKind::Public));
-        let deadline = dataplane::clock::now() + std::time::Duration::from_secs(5);
-        while crate::support::Wire::try_connect(&public).is_ok() {
-            assert!(dataplane::clock::now() < deadline, "the listener still accepts");
+        let public = plane.address_of(0, ListenerKind::Public).clone();
+        plane.publish(|s| s.listeners.retain(|l| l.kind != ListenerKind::Public));
+        let give_up = clock::now() + DEADLINE;
+        while Wire::try_connect(&public).is_ok() {
+            assert!(clock::now() < give_up, "the listener still accepts");
         }
         client.send(get("/v1.0/healthz"));
         assert_eq!(client.read_response().status(), 204);
@@ -113,7 +113,7 @@ on_both_engines! {
 
     fn frames_that_are_none_close_the_link_and_harm_nobody(engine: Choice) {
         let other_protocol = {
-            let mut frame = snapshot::wire::encode(&ToDataPlane::Drain).unwrap();
+            let mut frame = wire::encode(&ToDataPlane::Drain).unwrap();
             frame[4] = 0xee;
             frame
         };
@@ -144,7 +144,7 @@ on_both_engines! {
 
     fn frame_in_pieces_is_awaited(engine: Choice) {
         let mut plane = Plane::on(engine).app("checkout", None).start();
-        let frame = snapshot::wire::encode(&ToDataPlane::Stats { query: 7 }).unwrap();
+        let frame = wire::encode(&ToDataPlane::Stats { query: 7 }).unwrap();
         for byte in &frame[..frame.len() - 1] {
             plane.link.send_bytes(&[*byte], &[]);
             plane.settle();
@@ -156,10 +156,9 @@ on_both_engines! {
 
     fn state_of_many_routes(engine: Choice) {
         let mut plane = Plane::on(engine).app("orders", None).start();
-        let path = snapshot::Address::Unix("/nowhere/at/all".into());
+        let path = Address::Unix("/nowhere/at/all".into());
         plane.publish(|s| {
-            s.routes =
-                (0..50_000).map(|i| crate::support::route(&format!("app-{i}"), &[&path])).collect();
+            s.routes = (0..50_000).map(|i| route(&format!("app-{i}"), &[&path])).collect();
         });
         let mut client = plane.client();
         client.send(get("/v1.0/healthz"));
@@ -179,7 +178,7 @@ on_both_engines! {
             panic!("no counters");
         };
         assert_eq!(query, 3);
-        let calls = |c: &&snapshot::wire::Counter| c.value >= 20.0;
+        let calls = |c: &&wire::Counter| c.value >= 20.0;
         assert!(counters.iter().find(calls).is_some(), "20 calls in no counter: {counters:?}");
     }
 
@@ -207,7 +206,7 @@ on_both_engines! {
         for _ in 0..5 {
             plane.publish(|_| {});
         }
-        plane.link = crate::support::Link::nowhere();
+        plane.link = Link::nowhere();
         plane.relink();
         plane.publish(|s| {
             s.version = Version(1);
@@ -227,7 +226,7 @@ on_both_engines! {
 
     fn sockets_that_were_announced_and_did_not_come_are_missed(engine: Choice) {
         let mut plane = Plane::on(engine).app("checkout", None).start();
-        plane.send_state_announcing(&[snapshot::ListenerId(0)], |_| {});
+        plane.send_state_announcing(&[ListenerId(0)], |_| {});
         let said = plane.link.receive();
         assert!(matches!(said, FromDataPlane::Refused { .. }), "{said:?}");
         plane.publish(|_| {});

@@ -9,6 +9,7 @@ mod support;
 
 mod admin;
 mod connection;
+mod documented;
 mod errors;
 mod faults;
 mod framing;

@@ -17,7 +17,10 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Bytes of which a lost, doubled or displaced piece would show.
 fn pattern(bytes: usize) -> Vec<u8> {
-    (0..=250).cycle().take(bytes).collect()
+    let period: Vec<u8> = (0..=250).collect();
+    let mut pattern = period.repeat(bytes / period.len() + 1);
+    pattern.truncate(bytes);
+    pattern
 }
 
 on_both_engines! {
@@ -98,6 +101,7 @@ on_both_engines! {
         let app = App::listen();
         let mesh = Mesh::start(engine, Hop::Own, app.address());
         let mut slow = Vec::new();
+        let body = vec![b'x'; LARGE];
         // More than the buffers a worker starts with can hold.
         for _ in 0..20 {
             let mut client = mesh.client();
@@ -105,7 +109,7 @@ on_both_engines! {
             let mut upstream = app.accept();
             upstream.read_request();
             upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"));
-            upstream.send_until_full(&vec![b'x'; LARGE], Duration::from_millis(10));
+            upstream.send_until_full(&body, Duration::from_millis(10));
             slow.push((client, upstream));
         }
         for _ in 0..10 {

@@ -194,6 +194,7 @@ on_both_engines! {
             upstream.send("HTTP/1.1 200 OK\r\nX-Seen: yes\r\nContent-Length: 3\r\n\r\n");
             let response = client.read_response_to("HEAD");
             assert_eq!((response.status(), response.one("x-seen")), (200, Some("yes")));
+            assert_eq!(response.one("content-length"), Some("3"), "{hop:?}: as the app says");
             client.send(get(X));
             assert_eq!(upstream.read_request().start_line, "GET /x HTTP/1.1", "both ends kept");
         }

@@ -58,6 +58,28 @@ impl Random {
         [format!("{start}{framing}\r\n\r\n").as_bytes(), &framed].concat()
     }
 
+    /// Changes, doubles, drops or inserts a few bytes anywhere.
+    fn damage(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.below(3) {
+            let at = self.size_below(bytes.len() as u64);
+            let any = b"\0\t\n\r :;,0159afAF#?%/\x7f\xff\xc3"[self.size_below(22)];
+            match self.below(5) {
+                0 => bytes[at] = any,
+                1 => bytes.insert(at, any),
+                2 => drop(bytes.remove(at)),
+                3 => bytes.truncate(at + 1),
+                _ => {
+                    let end = (at + 1 + self.size_below(40)).min(bytes.len());
+                    let piece = bytes[at..end].to_vec();
+                    bytes.splice(at..at, piece);
+                }
+            }
+            if bytes.is_empty() {
+                bytes.push(any);
+            }
+        }
+    }
+
     fn send_in_pieces(&mut self, wire: &mut Wire, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -96,6 +118,12 @@ fn converse(mesh_api: &snapshot::Address, seed: u64) {
     }
 }
 
+fn assert_serves(mesh: &Mesh) {
+    let mut client = mesh.client();
+    client.send(crate::get("/v1.0/healthz"));
+    assert_eq!(client.read_response().status(), 204);
+}
+
 on_both_engines! {
     fn bodies_arrive_as_they_were_sent(engine: Choice) {
         for hop in Hop::BOTH {
@@ -107,6 +135,57 @@ on_both_engines! {
                     scope.spawn(move || converse(api, seed * 0x1234_5678_9ABC_DEF1));
                 }
             });
+        }
+    }
+
+    fn damaged_requests_harm_nobody(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = ServedApp::answering(mirror);
+            let mesh = Mesh::start(engine, hop, app.address());
+            let mut random = Random(7);
+            for round in 0..400 {
+                let target = ["/v1.0/invoke/checkout/method/x", "/x", "/v1.0/metadata/k"];
+                let start = format!(
+                    "POST {} HTTP/1.1\r\nHost: a\r\ndapr-app-id: checkout\r\n\
+                     Connection: x, close\r\n",
+                    target[random.size_below(3)]
+                );
+                let body = [b"body".as_slice(), &[]][random.size_below(2)];
+                let mut bytes = random.message(&start, body);
+                random.damage(&mut bytes);
+                let mut client = mesh.client();
+                client.try_send(&bytes).ok();
+                client.try_shutdown_write();
+                assert!(client.ends(), "round {round}: no end to {}", bytes.escape_ascii());
+            }
+            assert_serves(&mesh);
+        }
+    }
+
+    fn damaged_answers_harm_nobody(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = ServedApp::serving(|mut wire| {
+                let request = wire.read_request();
+                let mut random = Random(request.one("x-seed").unwrap().parse().unwrap());
+                let body = random.bytes();
+                let mut bytes = random.message("HTTP/1.1 200 OK\r\nConnection: x\r\n", &body);
+                random.damage(&mut bytes);
+                wire.try_send(&bytes).ok();
+            });
+            let mesh = Mesh::start(engine, hop, app.address());
+            for seed in 1..300 {
+                let mut client = mesh.client();
+                client.send(crate::request(
+                    "GET",
+                    X,
+                    &format!("X-Seed: {}\r\nConnection: close\r\n", seed * 7919),
+                ));
+                assert!(client.ends(), "seed {seed}: no end");
+            }
+            drop(app);
+            let app = ServedApp::echoing();
+            let mesh = Mesh::start(engine, hop, app.address());
+            assert_serves(&mesh);
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn listen() -> Self {
-        let (listener, address) = bind();
+        let (listener, address) = listen_tcp();
         Self { listener, address: Address::Tcp(address) }
     }
 
@@ -73,12 +73,17 @@ pub(crate) struct ServedApp {
 impl ServedApp {
     /// `answer` gives the bytes to send for a request; the connection is kept.
     pub(crate) fn answering(answer: impl Fn(&Message) -> Vec<u8> + Clone + Send + 'static) -> Self {
-        let (listener, address) = bind();
+        Self::serving(move |wire| serve(wire, &answer))
+    }
+
+    /// Each connection on a thread of its own.
+    pub(crate) fn serving(connection: impl Fn(Wire) + Clone + Send + 'static) -> Self {
+        let (listener, address) = listen_tcp();
         let accepting = listener.try_clone().unwrap();
         let thread = std::thread::spawn(move || {
             while let Ok((socket, _)) = accepting.accept() {
-                let answer = answer.clone();
-                std::thread::spawn(move || serve(Wire::over(socket), &answer));
+                let connection = connection.clone();
+                std::thread::spawn(move || connection(Wire::over(socket)));
             }
         });
         Self { listener, address, thread: Some(thread) }
@@ -119,7 +124,9 @@ fn serve(mut wire: Wire, answer: &impl Fn(&Message) -> Vec<u8>) {
     }
 }
 
-fn bind() -> (Socket, SocketAddr) {
+/// On a free port, with a backlog that no test fills: a connection that does not fit waits a second
+/// in the kernel.
+pub(crate) fn listen_tcp() -> (Socket, SocketAddr) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
     listener.listen(1024).unwrap();

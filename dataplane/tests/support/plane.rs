@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{DEADLINE, Link, TempDir, Wire};
+use super::{DEADLINE, Link, TempDir, Wire, app::listen_tcp};
 use dataplane::{Options, RunError, clock, engine::Choice};
 use snapshot::{
     Address, App, AppChannel, AppHealth, AppId, AppProtocol, Endpoint, InstanceId, Listener,
@@ -11,7 +11,6 @@ use snapshot::{
     wire::{FromDataPlane, ToDataPlane},
 };
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
     num::NonZeroUsize,
     os::{
         fd::{AsFd, OwnedFd},
@@ -253,8 +252,8 @@ fn spawn(link: UnixListener, workers: usize, engine: Choice) -> Receiver<Result<
 fn bind_all(listeners: &[Listener], directory: &TempDir) -> (Vec<Address>, Vec<OwnedFd>) {
     let bind = |listener: &Listener| match listener.kind {
         ListenerKind::Api | ListenerKind::Public => {
-            let socket = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-            (Address::Tcp(socket.local_addr().unwrap()), OwnedFd::from(socket))
+            let (socket, address) = listen_tcp();
+            (Address::Tcp(address), OwnedFd::from(socket))
         }
         ListenerKind::Peer => {
             let path = directory.path().join(format!("peer-{}", listener.id.0));

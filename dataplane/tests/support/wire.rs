@@ -80,9 +80,19 @@ impl Wire {
         self.socket.shutdown(Shutdown::Write).unwrap();
     }
 
+    /// For peers that may already have ended the connection.
+    pub(crate) fn try_shutdown_write(&self) {
+        self.socket.shutdown(Shutdown::Write).ok();
+    }
+
     /// Ends the connection with a reset.
     pub(crate) fn reset(self) {
         self.socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// In place of [`DEADLINE`].
+    pub(crate) fn set_deadline(&self, deadline: Duration) {
+        self.socket.set_read_timeout(Some(deadline)).unwrap();
     }
 
     /// A second owner of the same connection, for a thread that reads while this one writes.
@@ -214,7 +224,7 @@ impl Wire {
     /// that may come or not, where no later event could tell; passes only what the caller then
     /// checks.
     pub(crate) fn read_to_end_or_silence(&mut self) -> (Vec<u8>, Option<End>) {
-        self.socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        self.set_deadline(Duration::from_millis(50));
         let end = loop {
             match self.receive() {
                 Ok(0) => break Some(End::Fin),
@@ -224,7 +234,7 @@ impl Wire {
                 Err(e) => panic!("receive: {e}"),
             }
         };
-        self.socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        self.set_deadline(DEADLINE);
         (std::mem::take(&mut self.buffer), end)
     }
 
