@@ -34,7 +34,7 @@ pub struct Selected {
 
 /// io_uring was asked for by name and does not work here.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("io_uring was asked for, but {reason}")]
+#[error("{reason}; it was asked for by name, so epoll does not take its place")]
 pub struct Unusable {
     pub reason: String,
 }
@@ -222,6 +222,15 @@ mod tests {
     #[test]
     fn epoll_passes_the_self_test() {
         test_itself(&mut epoll().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn uring_passes_the_self_test_without_deferred_tasks() {
+        if probe(Choice::Uring).is_ok() {
+            let mut engine = UringEngine::cooperative().unwrap();
+            assert_eq!(engine.task_mode(), TaskMode::Cooperative);
+            test_itself(&mut engine).unwrap();
+        }
     }
 
     #[test]
