@@ -24,6 +24,7 @@ use std::{
     mem,
     os::fd::{FromRawFd, OwnedFd},
     path::Path,
+    thread,
 };
 
 impl UringEngine {
@@ -210,6 +211,7 @@ impl UringEngine {
     }
 
     fn leak(&mut self) {
+        debug_assert!(thread::panicking(), "the kernel lets go of what is cancelled");
         mem::forget(self.buffers.clone());
         mem::forget(mem::replace(&mut self.sockets, Slab::new()));
     }
