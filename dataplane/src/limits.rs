@@ -12,11 +12,11 @@ pub const BUFFER_BYTES: usize = 16 * 1024;
 /// some 250 bytes (caller and callee ids, `X-Forwarded-*`, `Forwarded`).
 pub const HEADROOM_BYTES: usize = 512;
 
-/// Buffers a worker's ring starts with: 2 MiB. The ring is first in, first out, so all of them are touched, and
-/// more would only be colder.
+/// Buffers in the kernel's ring at the start of a turn: 2 MiB. The ring is first in, first out, so all of them are
+/// touched, and more would only be colder.
 pub const BUFFERS_START: u16 = 128;
 
-/// Buffers a worker may grow to when slow readers hold the first ones: 16 MiB. Must be a power of two, as the
+/// Buffers a worker may come to use when slow readers hold the first ones: 16 MiB. Must be a power of two, as the
 /// kernel's ring wants.
 pub const BUFFERS_MAX: u16 = 1024;
 
@@ -55,8 +55,9 @@ pub const QUIESCE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Buffers that one receive offers at most, where the backend asks for each receive.
 pub const RECEIVE_SLICES: usize = 8;
 
-/// Free buffers at which sockets that found none are read again. Fewer, and they would find none again.
-pub const REARM_BUFFERS_MIN: usize = BUFFERS_MAX as usize / 4;
+/// Free buffers at which sockets that found none are read again: a full ring. With fewer they would take turns at
+/// finding none.
+pub const REARM_BUFFERS_MIN: usize = BUFFERS_START as usize;
 
 /// Bytes one socket may send in one turn, so that a fast reader of a long body does not hold up the others.
 pub const FLUSH_BYTES_MAX: usize = 1024 * 1024;

@@ -32,7 +32,16 @@ impl Ring {
     /// # Errors
     /// The kernel's word on why there is no ring.
     pub(super) fn new() -> Result<Self, Errno> {
-        let (ring, mode) = set_up()?;
+        Ok(Self::around(set_up()?))
+    }
+
+    /// A ring as a kernel before 6.1 gives it.
+    #[cfg(test)]
+    pub(super) fn cooperative() -> Result<Self, Errno> {
+        Ok(Self::around(try_set_up(TaskMode::Cooperative, false)?))
+    }
+
+    fn around((ring, mode): (IoUring, TaskMode)) -> Self {
         let ring = NonNull::from(Box::leak(Box::new(ring)));
         // SAFETY: the box was just leaked, so the ring stays where it is until `drop` takes it back, and it is only
         // ever borrowed shared. `submitter` lives no longer: `drop` uses it last.
@@ -45,7 +54,7 @@ impl Ring {
             // Else a waiting worker shows as 100 % I/O wait (kernel 6.15).
             flags |= EnterFlags::NO_IOWAIT;
         }
-        Ok(Self { submitter, ring, waiting: VecDeque::new(), flags, mode })
+        Self { submitter, ring, waiting: VecDeque::new(), flags, mode }
     }
 
     pub(super) const fn mode(&self) -> TaskMode {
