@@ -135,7 +135,7 @@ impl<E: Engine> Relay<E> {
     }
 
     /// Takes the part of `chunk` that is this request's body; the rest is kept for the next one. `None`: the body is
-    /// broken, and the client was told.
+    /// broken or too large, and the client was told.
     pub(super) fn take_body(&mut self, key: ConnectionKey, chunk: Chunk) -> Option<Chunk> {
         self.take_message(key, chunk, 0)
     }
@@ -148,17 +148,21 @@ impl<E: Engine> Relay<E> {
         head_bytes: usize,
     ) -> Option<Chunk> {
         let connection = self.connections.find_mut(key)?;
-        match connection.exchange.request.take(&chunk[head_bytes..]) {
-            Ok(count) => {
-                let body = chunk.split_to(head_bytes + count);
-                keep_for_later(connection, chunk);
-                Some(body)
-            }
+        let exchange = &mut connection.exchange;
+        let count = match exchange.request.take(&chunk[head_bytes..]) {
+            Ok(count) => count,
             Err(error) => {
                 self.fail(key, bad_body(error));
-                None
+                return None;
             }
+        };
+        if exchange.request_bytes_max.is_some_and(|max| exchange.request.data_bytes() > max) {
+            self.fail(key, Cause::BodyTooLarge);
+            return None;
         }
+        let message = chunk.split_to(head_bytes + count);
+        keep_for_later(connection, chunk);
+        Some(message)
     }
 
     fn on_request_bytes(&mut self, key: ConnectionKey, chunk: Chunk) {
@@ -167,11 +171,6 @@ impl<E: Engine> Relay<E> {
             return self.stash(key, chunk);
         }
         let Some(body) = self.take_body(key, chunk) else { return };
-        let Some(connection) = self.connections.find_mut(key) else { return };
-        let exchange = &mut connection.exchange;
-        if exchange.request_bytes_max.is_some_and(|max| exchange.request.data_bytes() > max) {
-            return self.fail(key, Cause::BodyTooLarge);
-        }
         self.send_upstream(key, body);
         self.note_progress(key);
     }
