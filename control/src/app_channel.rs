@@ -24,7 +24,8 @@ impl AppChannel {
     pub(crate) async fn discover(self) {
         let (protocol, port) = (&self.protocol, self.address.port());
         self.log.info(format_args!(
-            "application protocol: {protocol}. waiting on port {port}.  This will block until the app is listening on that port."
+            "application protocol: {protocol}. waiting on port {port}.  This will block \
+             until the app is listening on that port."
         ));
         self.wait_for_port().await;
         self.log.info(format_args!("application discovered on port {port}"));

@@ -61,7 +61,7 @@ impl Level {
         }
     }
 
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Debug => "debug",
             Self::Info => "info",

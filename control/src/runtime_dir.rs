@@ -19,10 +19,11 @@ pub(crate) struct RuntimeDir {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RuntimeDirError {
     #[error(
-        "XDG_RUNTIME_DIR is not set, so there is no place for the registry; set it (systemd logins do), or set RINGCAR_RUNTIME_DIR to a directory of your own"
+        "XDG_RUNTIME_DIR is not set, so there is no place for the registry; set it, or set RINGCAR_RUNTIME_DIR \
+         to a directory of your own"
     )]
     NoPlace,
-    #[error("cannot create {path}: {reason}")]
+    #[error("cannot create {path}: {reason}; RINGCAR_RUNTIME_DIR names another place")]
     Create { path: PathBuf, reason: io::Error },
     #[error("{path} belongs to user {owner}; sidecars that meet there must run as that user")]
     Owner { path: PathBuf, owner: u32 },

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::block_on;
+use super::{block_on, say};
 use crate::{
     config::{Config, ConfigError, LogChoice, flags::Values},
     host, http_client,
@@ -34,16 +34,16 @@ enum SidecarError {
 
 pub(super) fn main(values: &Values<'_>) -> ExitCode {
     if values.is_set("version") {
-        println!("{}", version::DAPR);
+        say(version::DAPR);
         return ExitCode::SUCCESS;
     }
     if values.is_set("build-info") {
-        println!(
+        say(format_args!(
             "Version: {}\nGit Commit: {}\nRingcar Version: {}",
             version::DAPR,
             version::COMMIT,
             version::RINGCAR
-        );
+        ));
         return ExitCode::SUCCESS;
     }
     if values.is_set("wait") {
@@ -66,7 +66,6 @@ fn serve(values: &Values<'_>) -> ExitCode {
         Ok(log) => log,
         Err(e) => return fatal(&plain_log(app_id), SidecarError::LogFile(e)),
     };
-    log.info(format_args!("Log level set to: {}", values.text("log-level")));
     block_on(async {
         match start(&config, &log) {
             Ok((sidecar, signals)) => sidecar.run(signals).await,

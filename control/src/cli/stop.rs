@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::fail;
+use super::{fail, say};
 use crate::{
     registry::{Entry, Table, local::LocalRegistry},
     runtime_dir::RuntimeDir,
@@ -40,7 +40,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for app_id in arguments.app_ids.iter().chain(&arguments.more_app_ids) {
         match stop(app_id, &table) {
-            Ok(()) => println!("✅  app stopped successfully: {app_id}"),
+            Ok(()) => say(format_args!("✅  app stopped successfully: {app_id}")),
             Err(e) => code = fail(format_args!("failed to stop app id {app_id}: {e}")),
         }
     }
