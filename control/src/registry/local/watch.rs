@@ -212,22 +212,52 @@ mod tests {
         registry::{Entry, Registry, local::LocalRegistry},
         test_dir::TestDir,
     };
+    use rustix::fs::{FlockOperation, flock};
+    use std::fs::{self, File};
 
-    #[test]
-    fn lost_events_lead_to_a_rescan() {
+    fn run(test: impl AsyncFnOnce(&RuntimeDir, &LocalRegistry)) {
         let temp = TestDir::new();
         let dir = RuntimeDir::at(&temp.path().join("run"));
         dir.create().unwrap();
-        let registry = LocalRegistry::new(dir);
+        let registry = LocalRegistry::new(dir.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
+        runtime.block_on(test(&dir, &registry));
+    }
+
+    async fn next(watch: &mut LocalWatch) -> Table {
+        let deadline = Duration::from_secs(5);
+        tokio::time::timeout(deadline, watch.changed()).await.expect("a change").unwrap()
+    }
+
+    #[test]
+    fn lost_events_lead_to_a_rescan() {
+        run(async |_, registry| {
             let mut watch = registry.watch().unwrap();
             let _ours = registry.register(&Entry::sample("orders", "1")).unwrap();
             // The real events are read and dropped, as in an overflow; only the notice of it is left.
             while !read_notices(watch.events.get_ref()).unwrap().is_empty() {}
             watch.on_notice(Notice::Overflow).unwrap();
-            let table = tokio::time::timeout(Duration::from_secs(5), watch.changed()).await;
-            assert_eq!(table.expect("a change").unwrap()[0].id.as_str(), "orders");
+            assert_eq!(next(&mut watch).await[0].id.as_str(), "orders");
+        });
+    }
+
+    #[test]
+    fn a_lock_that_goes_after_the_close_is_noticed_too() {
+        run(async |dir, registry| {
+            let path = dir.apps().join("1.json");
+            fs::write(&path, Entry::sample("orders", "1").emit().unwrap()).unwrap();
+            // Closing a descriptor that only reads is told to nobody, as the end of the lock is.
+            let lock = File::open(&path).unwrap();
+            flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+            let writer = File::options().append(true).open(&path).unwrap();
+            let mut watch = registry.watch().unwrap();
+            assert_eq!(watch.table().len(), 1);
+            drop(writer);
+            assert!(watch.read_notices().unwrap());
+            assert_eq!(watch.rechecks.len(), 1);
+            drop(lock);
+            assert!(next(&mut watch).await.is_empty());
+            assert!(watch.rechecks.is_empty() && !path.exists());
         });
     }
 }
