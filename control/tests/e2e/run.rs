@@ -5,7 +5,8 @@
 use crate::support::{Place, Process, eventually, free_port, get, status_of};
 use rustix::process::Signal;
 
-/// Answers every request with its path and body. Python, since an app of `run` is a process of its own.
+/// Answers every request with its path and body. Python, since an app of `run` is a process of its
+/// own.
 const APP: &str = "
 import http.server, os
 class Handler(http.server.BaseHTTPRequestHandler):

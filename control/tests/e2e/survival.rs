@@ -1,4 +1,5 @@
-//! Processes that are killed: the registry forgets them at once, and a data plane comes back on the same sockets.
+//! Processes that are killed: the registry forgets them at once, and a data plane comes back on the
+//! same sockets.
 
 #![forbid(unsafe_code)]
 
