@@ -1,4 +1,5 @@
-//! Waits for the app: until its port takes connections, then the calls daprd makes to it at start-up.
+//! Waits for the app: until its port takes connections, then the calls daprd makes to it at
+//! start-up.
 //!
 //! Calls are not held back meanwhile; `/v1.0/healthz` is what changes when this is done.
 

@@ -1,6 +1,8 @@
-//! The directory where the sidecars of one user meet: registry entries in `apps/`, Unix sockets in `sockets/`.
+//! The directory where the sidecars of one user meet: registry entries in `apps/`, Unix sockets in
+//! `sockets/`.
 //!
-//! Whoever can write here can answer for any app, so it is 0700 and must belong to the user who runs the sidecar.
+//! Whoever can write here can answer for any app, so it is 0700 and must belong to the user who
+//! runs the sidecar.
 
 #![forbid(unsafe_code)]
 

@@ -76,7 +76,8 @@ impl Command {
     }
 }
 
-/// Under the name `daprd` the executable is the sidecar, and a sidecar's flags come in daprd's spellings.
+/// Under the name `daprd` the executable is the sidecar, and a sidecar's flags come in daprd's
+/// spellings.
 fn resolve_name(arguments: Vec<OsString>) -> Vec<OsString> {
     let mut arguments = arguments.into_iter();
     let name = arguments.next().unwrap_or_else(|| "ringcar".into());
@@ -111,8 +112,8 @@ fn fail(reason: impl Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A line on standard output. Unlike `println!` it survives a reader that left: a command must still end what it
-/// started.
+/// A line on standard output. Unlike `println!` it survives a reader that left: a command must
+/// still end what it started.
 fn say(line: impl Display) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }

@@ -1,4 +1,5 @@
-//! `ringcar sidecar`, and `daprd`: reads the flags, prepares the sidecar, and runs it until its end.
+//! `ringcar sidecar`, and `daprd`: reads the flags, prepares the sidecar, and runs it until its
+//! end.
 
 #![forbid(unsafe_code)]
 
@@ -97,8 +98,8 @@ fn plain_log(app_id: String) -> Log {
     open_log(app_id, &choice).expect("standard output needs no opening")
 }
 
-/// Waits until the sidecar on this port can call out. Always succeeds, as daprd's: it is for scripts that go on
-/// either way.
+/// Waits until the sidecar on this port can call out. Always succeeds, as daprd's: it is for
+/// scripts that go on either way.
 async fn wait(port: String) -> ExitCode {
     let Ok(port) = port.parse() else { return ExitCode::SUCCESS };
     let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));

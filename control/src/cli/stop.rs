@@ -56,8 +56,8 @@ fn stop(app_id: &str, table: &Table) -> Result<(), StopError> {
     found.map(|entry| target(entry, parent_of(entry.pid))).try_for_each(terminate)
 }
 
-/// Whom to signal. The `run` that started the sidecar ends both; one that died before its sidecar is no longer its
-/// parent, and its process id may be somebody else's by now.
+/// Whom to signal. The `run` that started the sidecar ends both; one that died before its sidecar
+/// is no longer its parent, and its process id may be somebody else's by now.
 const fn target(entry: &Entry, sidecar_parent: Option<u32>) -> u32 {
     match (entry.cli_pid, sidecar_parent) {
         (Some(cli), Some(parent)) if cli == parent => cli,

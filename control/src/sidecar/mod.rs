@@ -1,11 +1,13 @@
-//! A running sidecar's control: one loop that hears signals, data plane, registry, app and scrapers.
+//! A running sidecar's control: one loop that hears signals, data plane, registry, app and
+//! scrapers.
 //!
 //! ```text
 //!   Serving ──signal, API──► Blocking ──time──► Draining ──drained, time──► end
 //!      └──────────no block duration──────────────►┘
 //!   any ──second signal──► end            any ──forced shutdown──► Forcing ──► end
 //! ```
-//! Nothing here waits: each wake-up is handled to its end and leads to messages, never to a nested loop.
+//! Nothing here waits: each wake-up is handled to its end and leads to messages, never to a nested
+//! loop.
 
 #![forbid(unsafe_code)]
 

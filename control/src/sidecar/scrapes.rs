@@ -1,4 +1,5 @@
-//! Scrapes of the metrics page: those that wait for the data plane's counters, and what control knows itself.
+//! Scrapes of the metrics page: those that wait for the data plane's counters, and what control
+//! knows itself.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! From a configuration to a sidecar that can run: sockets bound, registry watched, first state made.
+//! From a configuration to a sidecar that can run: sockets bound, registry watched, first state
+//! made.
 //!
 //! Sockets come first: what fails most often fails before anything else has been started.
 
@@ -252,7 +253,8 @@ fn entry(
     entry
 }
 
-/// The same executable, even where its file was replaced meanwhile: both ends then speak the same link protocol.
+/// The same executable, even where its file was replaced meanwhile: both ends then speak the same
+/// link protocol.
 fn program(dir: &RuntimeDir, instance: &InstanceId) -> Program {
     Program {
         path: PathBuf::from("/proc/self/exe"),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   sidecar starts ──► its API listens ──► app starts ──► both run ──► one ends, or a signal
-//!                                                                             └──► the other is ended
+//!                                                             the other is ended ◄──┘
 //! ```
 //! The sidecar outlives the app by its drain, so that the app's last calls still go through.
 
@@ -174,7 +174,8 @@ async fn watch_sidecar(sidecar: &mut Group, signals: &mut Signals) -> Result<u8,
     }
 }
 
-/// Returns `run`'s exit code once app and sidecar have had enough of each other; the app has ended then.
+/// Returns `run`'s exit code once app and sidecar have had enough of each other; the app has ended
+/// then.
 async fn watch_both(
     plan: &Plan,
     address: &Address,
@@ -209,9 +210,10 @@ async fn watch_both(
             status = sidecar.ended() => {
                 let status = status.map_err(RunError::Wait)?;
                 complain(format_args!("❌  The daprd process ended: {status}"));
-                let app_code = app.end(Signal::Terminate, APP_PATIENCE).await.map_or(1, child::code);
+                let app_status = app.end(Signal::Terminate, APP_PATIENCE).await;
+                let code = app_status.map_or(1, child::code);
                 // An app without its sidecar is no success, even if it ends as one.
-                return Ok(if status.success() { app_code } else { app_code.max(1) });
+                return Ok(if status.success() { code } else { code.max(1) });
             }
             signal = signals.next() => {
                 if !ends_run(signal) {
@@ -240,7 +242,8 @@ async fn end_app(app: &mut Group, signal: Signal, signals: &mut Signals) -> Resu
     Ok(status.map_or(1, child::code))
 }
 
-/// Tells the sidecar who runs it, for `list` and `stop`. A sidecar that does not take it serves all the same.
+/// Tells the sidecar who runs it, for `list` and `stop`. A sidecar that does not take it serves all
+/// the same.
 async fn announce(address: &Address, entries: &[(&str, String)]) {
     for (key, value) in entries {
         let path = format!("/v1.0/metadata/{key}");

@@ -1,10 +1,13 @@
-//! The registry of one machine: a directory with one file per running sidecar, each locked by its owner.
+//! The registry of one machine: a directory with one file per running sidecar, each locked by its
+//! owner.
 //!
-//! A file counts for as long as somebody holds a lock on it. The owner locks it before it gets its name, and the
-//! kernel drops the lock when the owner ends, however it ends; closing the descriptor it was written through then
-//! wakes every watcher (`IN_CLOSE_WRITE`). Nobody waits for a time to pass, and nobody has to clean up after a kill.
+//! A file counts for as long as somebody holds a lock on it. The owner locks it before it gets its
+//! name, and the kernel drops the lock when the owner ends, however it ends; closing the descriptor
+//! it was written through then wakes every watcher (`IN_CLOSE_WRITE`). Nobody waits for a time to
+//! pass, and nobody has to clean up after a kill.
 //!
-//! The invariant: a name is unlinked only by its owner, or by somebody who holds the lock of the very file it names.
+//! The invariant: a name is unlinked only by its owner, or by somebody who holds the lock of the
+//! very file it names.
 
 #![forbid(unsafe_code)]
 
@@ -71,7 +74,8 @@ fn file_error(path: &Path, reason: io::Error) -> RegistryError {
     RegistryError::File { path: path.to_owned(), reason }
 }
 
-/// Writes the entry beside its place, locks it, and moves it there: whoever sees the name sees it locked and whole.
+/// Writes the entry beside its place, locks it, and moves it there: whoever sees the name sees it
+/// locked and whole.
 fn write_locked(path: &Path, entry: &Entry) -> io::Result<File> {
     let bytes = entry.emit().map_err(io::Error::other)?;
     let mut hidden = OsString::from(".");
@@ -98,7 +102,8 @@ pub(crate) struct LocalRegistration {
 impl Registration for LocalRegistration {
     fn update(&mut self, entry: &Entry) -> Result<(), RegistryError> {
         let file = write_locked(&self.path, entry).map_err(|e| file_error(&self.path, e))?;
-        // The old file lost its name to the new one before its lock goes, so no watcher can take the name for stale.
+        // The old file lost its name to the new one before its lock goes, so no watcher can take
+        // the name for stale.
         self._locked = file;
         Ok(())
     }

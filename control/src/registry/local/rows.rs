@@ -115,7 +115,8 @@ impl Rows {
         }
     }
 
-    /// A file that was killed before it got its name. Old ones only: a young one may be about to be locked.
+    /// A file that was killed before it got its name. Old ones only: a young one may be about to be
+    /// locked.
     fn sweep_hidden(&self, name: &OsStr) {
         let path = self.dir.apps().join(name);
         let age = fs::metadata(&path).and_then(|m| m.modified()).map(|time| time.elapsed());
@@ -143,8 +144,8 @@ enum ReadError {
 
 /// Reads the entry if its owner still holds the lock; removes the file if nobody does.
 fn read_held(path: &Path, dir: &RuntimeDir) -> Result<Option<Entry>, ReadError> {
-    // The name moves to a new file when its owner updates it, so a file that lost its name is no news; the bound
-    // is for an owner that does nothing else.
+    // The name moves to a new file when its owner updates it, so a file that lost its name is no
+    // news; the bound is for an owner that does nothing else.
     for _ in 0..REOPEN_MAX {
         let file = match File::open(path) {
             Ok(file) => file,

@@ -29,8 +29,9 @@ pub(crate) struct LocalWatch {
 
 /// A file that was closed and is still locked.
 ///
-/// The kernel tells watchers of a close before it drops the locks of what was closed (`__fput`, Linux 2.6 to 6.18),
-/// so whoever wakes at once may find the lock of a dead owner still there, and nothing else will tell of its end.
+/// The kernel tells watchers of a close before it drops the locks of what was closed (`__fput`,
+/// Linux 2.6 to 6.18), so whoever wakes at once may find the lock of a dead owner still there, and
+/// nothing else will tell of its end.
 struct Recheck {
     at: Instant,
     pause: Duration,
@@ -52,7 +53,8 @@ impl LocalWatch {
             reason = "its hazard is a type that changes its descriptor, which an OwnedFd does not"
         )]
         let events = AsyncFd::new(events).map_err(RegistryError::Watch)?;
-        // Scanned after the watch is in place: what happens in between is seen twice rather than never.
+        // Scanned after the watch is in place: what happens in between is seen twice rather than
+        // never.
         let mut rows = Rows::new(dir);
         rows.rescan()?;
         let last = rows.table();
@@ -199,7 +201,8 @@ fn read_notices(events: &OwnedFd) -> io::Result<Vec<Notice>> {
     }
 }
 
-/// A closed file whose lock is still there is looked at again after these times and all their doublings between.
+/// A closed file whose lock is still there is looked at again after these times and all their
+/// doublings between.
 const RECHECK_PAUSE_MIN: Duration = Duration::from_millis(1);
 const RECHECK_PAUSE_MAX: Duration = Duration::from_millis(1024);
 
@@ -234,7 +237,8 @@ mod tests {
         run(async |_, registry| {
             let mut watch = registry.watch().unwrap();
             let _ours = registry.register(&Entry::sample("orders", "1")).unwrap();
-            // The real events are read and dropped, as in an overflow; only the notice of it is left.
+            // The real events are read and dropped, as in an overflow; only the notice of it is
+            // left.
             while !read_notices(watch.events.get_ref()).unwrap().is_empty() {}
             watch.on_notice(Notice::Overflow).unwrap();
             assert_eq!(next(&mut watch).await[0].id.as_str(), "orders");
