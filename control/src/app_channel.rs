@@ -1,4 +1,5 @@
-//! Waits for the app: until its port takes connections, then the calls daprd makes to it at start-up.
+//! Waits for the app: until its port takes connections, then the calls daprd makes to it at
+//! start-up.
 //!
 //! Calls are not held back meanwhile; `/v1.0/healthz` is what changes when this is done.
 
@@ -24,7 +25,8 @@ impl AppChannel {
     pub(crate) async fn discover(self) {
         let (protocol, port) = (&self.protocol, self.address.port());
         self.log.info(format_args!(
-            "application protocol: {protocol}. waiting on port {port}.  This will block until the app is listening on that port."
+            "application protocol: {protocol}. waiting on port {port}.  This will block \
+             until the app is listening on that port."
         ));
         self.wait_for_port().await;
         self.log.info(format_args!("application discovered on port {port}"));

@@ -9,8 +9,8 @@ pub(crate) fn name() -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-/// The address this host would call the world from: that of the route to a public address, as daprd finds it.
-/// Connecting a UDP socket sends nothing.
+/// The address this host would call the world from: that of the route to a public address, as daprd
+/// finds it. Connecting a UDP socket sends nothing.
 pub(crate) fn address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(8, 8, 8, 8), 80)).ok()?;

@@ -1,5 +1,5 @@
-//! One HTTP/1.1 request on a connection of its own: for `invoke`, for `run`'s metadata, and for calls to the app
-//! at start-up. None of it is on a request's path.
+//! One HTTP/1.1 request on a connection of its own: for `invoke`, for `run`'s metadata, and for
+//! calls to the app at start-up. None of it is on a request's path.
 
 #![forbid(unsafe_code)]
 
@@ -33,7 +33,8 @@ pub(crate) fn request(
     Request::builder().method(method).uri(path).body(Full::new(body))
 }
 
-/// Sends the request, with the `Host` of the address where it has none, and reads the whole response.
+/// Sends the request, with the `Host` of the address where it has none, and reads the whole
+/// response.
 ///
 /// # Errors
 /// When there is no whole response within `timeout`.

@@ -5,8 +5,8 @@
 use rustix::rand::{GetRandomFlags, getrandom};
 use snapshot::InstanceId;
 
-/// A name no other sidecar of this machine has: the process id for its reader, chance for the rest, since process
-/// ids repeat, and containers that share the directory count them anew.
+/// A name no other sidecar of this machine has: the process id for its reader, chance for the rest,
+/// since process ids repeat, and containers that share the directory count them anew.
 pub(crate) fn draw() -> InstanceId {
     InstanceId(format!("{}-{}", std::process::id(), random_hex()).into())
 }
@@ -23,7 +23,8 @@ pub(crate) fn silly_app_id() -> String {
     format!("{}-{}-{number}", pick(&ADJECTIVES, first), pick(&ANIMALS, second))
 }
 
-/// Falls back to the clock where the kernel has no random bytes yet: uniqueness is wanted here, not secrecy.
+/// Falls back to the clock where the kernel has no random bytes yet: uniqueness is wanted here, not
+/// secrecy.
 fn random_bytes() -> [u8; 8] {
     let mut bytes = [0; 8];
     match getrandom(&mut bytes, GetRandomFlags::NONBLOCK) {

@@ -1,7 +1,9 @@
-//! Control's end of the link to a data plane: whole messages in, whole messages out, sockets beside them.
+//! Control's end of the link to a data plane: whole messages in, whole messages out, sockets beside
+//! them.
 //!
-//! All state is in the `Link`, so every future here can be dropped at any point without losing a byte. A data
-//! plane that does not read is bounded by `OUTPUT_BYTES_MAX`; the link then fails and its owner starts anew.
+//! All state is in the `Link`, so every future here can be dropped at any point without losing a
+//! byte. A data plane that does not read is bounded by `OUTPUT_BYTES_MAX`; the link then fails and
+//! its owner starts anew.
 
 #![forbid(unsafe_code)]
 
@@ -47,7 +49,8 @@ impl Link {
         Self { stream, input: Vec::new(), output: VecDeque::new(), output_bytes: 0 }
     }
 
-    /// Queues a message, with the sockets it names, and sends what can be sent now; [`Self::next`] sends the rest.
+    /// Queues a message, with the sockets it names, and sends what can be sent now; [`Self::next`]
+    /// sends the rest.
     ///
     /// # Errors
     /// When the link can no longer be used.
@@ -138,7 +141,8 @@ impl Frame {
     }
 }
 
-/// Bytes that may wait for a data plane that is busy: a state of the largest size, and what comes after it.
+/// Bytes that may wait for a data plane that is busy: a state of the largest size, and what comes
+/// after it.
 const OUTPUT_BYTES_MAX: usize = 2 * wire::FRAME_BYTES_MAX;
 
 const READ_BYTES: usize = 16 * 1024;

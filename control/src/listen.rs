@@ -1,7 +1,7 @@
 //! Binds every socket of a sidecar, before anything else is started.
 //!
-//! Control keeps them open for as long as it lives: a data plane that is started anew gets the same sockets, and
-//! connections that come meanwhile wait in their backlog instead of being refused.
+//! Control keeps them open for as long as it lives: a data plane that is started anew gets the same
+//! sockets, and connections that come meanwhile wait in their backlog instead of being refused.
 
 #![forbid(unsafe_code)]
 
@@ -39,10 +39,12 @@ pub(crate) struct Bound {
     pub(crate) address: SocketAddr,
 }
 
-/// How long a port in use is tried again; daprd's bound. A sidecar that is replaced frees it while it drains.
+/// How long a port in use is tried again; daprd's bound. A sidecar that is replaced frees it while
+/// it drains.
 pub(crate) const RETRY: Duration = Duration::from_secs(10);
 
-/// Listens on a TCP port. An empty host is every interface, IPv4 and IPv6 in one socket where there is IPv6.
+/// Listens on a TCP port. An empty host is every interface, IPv4 and IPv6 in one socket where there
+/// is IPv6.
 ///
 /// `on_wait` is told once why there is nothing yet.
 ///
@@ -101,7 +103,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    // Without it, connections of the last owner that are in TIME_WAIT would keep the port for a minute.
+    // Without it, connections of the last owner that are in TIME_WAIT would keep the port for a
+    // minute.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -134,12 +137,13 @@ fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
 
 /// A file of any other kind also refuses connections, and is not ours to remove.
 fn is_abandoned(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
-        && matches!(UnixStream::connect(path), Err(e) if e.kind() == io::ErrorKind::ConnectionRefused)
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let refused = io::ErrorKind::ConnectionRefused;
+    is_socket && UnixStream::connect(path).is_err_and(|reason| reason.kind() == refused)
 }
 
-/// Connections that wait to be accepted, also while a data plane is started anew. The kernel caps it at
-/// `net.core.somaxconn`, which is 4096 since Linux 5.4.
+/// Connections that wait to be accepted, also while a data plane is started anew. The kernel caps
+/// it at `net.core.somaxconn`, which is 4096 since Linux 5.4.
 const BACKLOG: i32 = 4096;
 
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);

@@ -1,4 +1,5 @@
-//! Log lines in daprd's two formats, logrus text and JSON, so that what parses daprd's logs parses ours.
+//! Log lines in daprd's two formats, logrus text and JSON, so that what parses daprd's logs parses
+//! ours.
 //!
 //! One line is one `write`: lines of control and of what it starts never mix within a line.
 
@@ -61,7 +62,7 @@ impl Level {
         }
     }
 
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Debug => "debug",
             Self::Info => "info",

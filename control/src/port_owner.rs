@@ -57,10 +57,12 @@ mod tests {
 
     #[test]
     fn reads_the_kernels_table() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-            0: 0100007F:0DAC 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 111 1 0 100 0\n\
-            1: 0100007F:0DAC 0100007F:9999 01 00000000:00000000 00:00000000 00000000  1000        0 222 1 0 20 4\n\
-            2: 00000000000000000000000000000000:0DAD 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 333 1\n\
+        // Fields as in proc(5): number, local and remote address, state, five without meaning here,
+        // inode.
+        let table = "sl local rem st queue tr retrnsmt uid timeout inode\n\
+            0: 0100007F:0DAC 00000000:0000 0A 0:0 00:0 0 1000 0 111 1 0\n\
+            1: 0100007F:0DAC 0100007F:9999 01 0:0 00:0 0 1000 0 222 1 0\n\
+            2: 00000000000000000000000000000000:0DAD 0:0 0A 0:0 00:0 0 0 0 333 1\n\
             cut off";
         for (case, port, want) in [
             ("listener, not its connection", 3500, &["111"][..]),

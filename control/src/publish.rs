@@ -1,6 +1,8 @@
-//! What the data plane is told: one value that everything control learns is put into, and whole states out of it.
+//! What the data plane is told: one value that everything control learns is put into, and whole
+//! states out of it.
 //!
-//! Each state has a version of its own; whoever waits for a change to be in force waits for its version.
+//! Each state has a version of its own; whoever waits for a change to be in force waits for its
+//! version.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,8 @@
-//! The directory where the sidecars of one user meet: registry entries in `apps/`, Unix sockets in `sockets/`.
+//! The directory where the sidecars of one user meet: registry entries in `apps/`, Unix sockets in
+//! `sockets/`.
 //!
-//! Whoever can write here can answer for any app, so it is 0700 and must belong to the user who runs the sidecar.
+//! Whoever can write here can answer for any app, so it is 0700 and must belong to the user who
+//! runs the sidecar.
 
 #![forbid(unsafe_code)]
 
@@ -19,10 +21,11 @@ pub(crate) struct RuntimeDir {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RuntimeDirError {
     #[error(
-        "XDG_RUNTIME_DIR is not set, so there is no place for the registry; set it (systemd logins do), or set RINGCAR_RUNTIME_DIR to a directory of your own"
+        "XDG_RUNTIME_DIR is not set, so there is no place for the registry; set it, or set RINGCAR_RUNTIME_DIR \
+         to a directory of your own"
     )]
     NoPlace,
-    #[error("cannot create {path}: {reason}")]
+    #[error("cannot create {path}: {reason}; RINGCAR_RUNTIME_DIR names another place")]
     Create { path: PathBuf, reason: io::Error },
     #[error("{path} belongs to user {owner}; sidecars that meet there must run as that user")]
     Owner { path: PathBuf, owner: u32 },

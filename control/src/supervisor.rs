@@ -1,4 +1,5 @@
-//! Runs the data plane process and keeps it running: start, greet, feed, and start anew when it dies.
+//! Runs the data plane process and keeps it running: start, greet, feed, and start anew when it
+//! dies.
 //!
 //! ```text
 //!   Down ──start──► Greeting ──Hello──► Up
@@ -111,7 +112,8 @@ impl Supervisor {
         }
     }
 
-    /// Runs the process until something is to be told. Dropping the future before it is ready loses nothing.
+    /// Runs the process until something is to be told. Dropping the future before it is ready loses
+    /// nothing.
     pub(crate) async fn next(&mut self) -> Event {
         loop {
             match &mut self.phase {
@@ -218,7 +220,8 @@ impl Supervisor {
         self.wait_for_restart(lived);
     }
 
-    /// Drops the process, which kills it, and sets when the next one starts: at once, unless deaths follow starts.
+    /// Drops the process, which kills it, and sets when the next one starts: at once, unless deaths
+    /// follow starts.
     fn wait_for_restart(&mut self, lived: Duration) {
         self.early_deaths = if lived < EARLY_DEATH { self.early_deaths + 1 } else { 0 };
         self.phase = Phase::Down { until: Instant::now() + restart_pause(self.early_deaths) };
@@ -257,8 +260,8 @@ async fn greet(running: &mut Running) -> Result<FromDataPlane, Loss> {
     }
 }
 
-/// The data plane's standard input is its listening socket: a descriptor that is handed down by position needs no
-/// number, and is the one that survives `exec` by design.
+/// The data plane's standard input is its listening socket: a descriptor that is handed down by
+/// position needs no number, and is the one that survives `exec` by design.
 fn spawn(program: &Program) -> io::Result<Running> {
     let path = &program.link_socket;
     match std::fs::remove_file(path) {

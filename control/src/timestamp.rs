@@ -1,6 +1,7 @@
 //! Wall-clock time as text in UTC, for log lines and `ringcar list`.
 //!
-//! The calendar arithmetic is Howard Hinnant's `civil_from_days`; a date library would be larger than all of this.
+//! The calendar arithmetic is Howard Hinnant's `civil_from_days`; a date library would be larger
+//! than all of this.
 
 #![forbid(unsafe_code)]
 

@@ -2,7 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-/// The daprd whose behaviour this version matches. SDKs and tools read it, and expect Dapr's numbering.
+/// The daprd whose behaviour this version matches. SDKs and tools read it, and expect Dapr's
+/// numbering.
 pub(crate) const DAPR: &str = "1.18.3";
 
 /// Ringcar's own.

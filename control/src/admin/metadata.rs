@@ -1,6 +1,7 @@
 //! The document of `GET /v1.0/metadata`. Control writes it, the data plane hands it out.
 //!
-//! Fields, their order and what is left out when empty follow daprd 1.18's encoder, trailing newline included.
+//! Fields, their order and what is left out when empty follow daprd 1.18's encoder, trailing
+//! newline included.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! Serves the metrics page: any path, as daprd's. A scrape asks the event loop for the counters and waits.
+//! Serves the metrics page: any path, as daprd's. A scrape asks the event loop for the counters and
+//! waits.
 
 #![forbid(unsafe_code)]
 

@@ -49,7 +49,8 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
 
 fn serve(arguments: &Arguments) -> Result<(), DataPlaneError> {
     leave_signals_to_control();
-    // `ps` would show `exe`, after the path it was started by. A name that is refused is no reason to stop.
+    // `ps` would show `exe`, after the path it was started by. A name that is refused is no reason
+    // to stop.
     let _ = rustix::thread::set_name(c"ringcar-data");
     let engine = engine(env::var("RINGCAR_ENGINE").ok())?;
     let link = link(arguments)?;
@@ -57,8 +58,9 @@ fn serve(arguments: &Arguments) -> Result<(), DataPlaneError> {
     Ok(())
 }
 
-/// systemd and terminals signal every process of a service, but only control knows when calls are finished.
-/// Handlers that do nothing, since ignoring would be inherited; control's death is told by the link.
+/// systemd and terminals signal every process of a service, but only control knows when calls are
+/// finished. Handlers that do nothing, since ignoring would be inherited; control's death is told
+/// by the link.
 fn leave_signals_to_control() {
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         // Without the handler the process ends sooner than it should; control then says so.

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::fail;
+use super::{complain, fail};
 use crate::{
     http_client::{self, CallError},
     registry::{Entry, RegistryError, local::LocalRegistry},
@@ -66,7 +66,7 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
             // A reader that left early has seen what it wanted.
             let _ = stdout.write_all(response.body()).and_then(|()| stdout.write_all(b"\n"));
             drop(stdout);
-            eprintln!("✅  App invoked successfully");
+            complain("✅  App invoked successfully");
             ExitCode::SUCCESS
         }
         Err(e) => fail(e),

@@ -213,9 +213,12 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let want = "\
-APP ID  HTTP PORT  GRPC PORT  APP PORT  COMMAND               AGE  CREATED              DAPRD PID  CLI PID  APP PID
-orders  3500       0          0         python3 \"a long n...  1h   1970-01-01 00:00:01  8          7        0\n";
+        let want = concat!(
+            "APP ID  HTTP PORT  GRPC PORT  APP PORT  COMMAND               AGE  ",
+            "CREATED              DAPRD PID  CLI PID  APP PID\n",
+            "orders  3500       0          0         python3 \"a long n...  1h   ",
+            "1970-01-01 00:00:01  8          7        0\n",
+        );
         assert_eq!(table(&sample()), want);
     }
 

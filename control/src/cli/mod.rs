@@ -13,7 +13,14 @@ mod stop;
 
 use crate::config::flags;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use std::{ffi::OsString, future::Future, path::Path, process::ExitCode};
+use std::{
+    ffi::OsString,
+    fmt::Display,
+    future::Future,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
 
 #[derive(Parser)]
 #[command(
@@ -69,7 +76,8 @@ impl Command {
     }
 }
 
-/// Under the name `daprd` the executable is the sidecar, and a sidecar's flags come in daprd's spellings.
+/// Under the name `daprd` the executable is the sidecar, and a sidecar's flags come in daprd's
+/// spellings.
 fn resolve_name(arguments: Vec<OsString>) -> Vec<OsString> {
     let mut arguments = arguments.into_iter();
     let name = arguments.next().unwrap_or_else(|| "ringcar".into());
@@ -99,9 +107,20 @@ fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
 }
 
 /// Says on standard error why a command failed, in the manner of Dapr's command line.
-fn fail(reason: impl std::fmt::Display) -> ExitCode {
-    eprintln!("❌  {reason}");
+fn fail(reason: impl Display) -> ExitCode {
+    complain(format_args!("❌  {reason}"));
     ExitCode::FAILURE
+}
+
+/// A line on standard output. Unlike `println!` it survives a reader that left: a command must
+/// still end what it started.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+/// A line on standard error, with the same care.
+fn complain(line: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 const SIDECAR: &str = "sidecar";

@@ -1,8 +1,9 @@
-//! `ringcar sidecar`, and `daprd`: reads the flags, prepares the sidecar, and runs it until its end.
+//! `ringcar sidecar`, and `daprd`: reads the flags, prepares the sidecar, and runs it until its
+//! end.
 
 #![forbid(unsafe_code)]
 
-use super::block_on;
+use super::{block_on, say};
 use crate::{
     config::{Config, ConfigError, LogChoice, flags::Values},
     host, http_client,
@@ -34,16 +35,16 @@ enum SidecarError {
 
 pub(super) fn main(values: &Values<'_>) -> ExitCode {
     if values.is_set("version") {
-        println!("{}", version::DAPR);
+        say(version::DAPR);
         return ExitCode::SUCCESS;
     }
     if values.is_set("build-info") {
-        println!(
+        say(format_args!(
             "Version: {}\nGit Commit: {}\nRingcar Version: {}",
             version::DAPR,
             version::COMMIT,
             version::RINGCAR
-        );
+        ));
         return ExitCode::SUCCESS;
     }
     if values.is_set("wait") {
@@ -66,7 +67,6 @@ fn serve(values: &Values<'_>) -> ExitCode {
         Ok(log) => log,
         Err(e) => return fatal(&plain_log(app_id), SidecarError::LogFile(e)),
     };
-    log.info(format_args!("Log level set to: {}", values.text("log-level")));
     block_on(async {
         match start(&config, &log) {
             Ok((sidecar, signals)) => sidecar.run(signals).await,
@@ -98,8 +98,8 @@ fn plain_log(app_id: String) -> Log {
     open_log(app_id, &choice).expect("standard output needs no opening")
 }
 
-/// Waits until the sidecar on this port can call out. Always succeeds, as daprd's: it is for scripts that go on
-/// either way.
+/// Waits until the sidecar on this port can call out. Always succeeds, as daprd's: it is for
+/// scripts that go on either way.
 async fn wait(port: String) -> ExitCode {
     let Ok(port) = port.parse() else { return ExitCode::SUCCESS };
     let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));

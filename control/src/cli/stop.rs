@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::fail;
+use super::{fail, say};
 use crate::{
     registry::{Entry, Table, local::LocalRegistry},
     runtime_dir::RuntimeDir,
@@ -40,7 +40,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for app_id in arguments.app_ids.iter().chain(&arguments.more_app_ids) {
         match stop(app_id, &table) {
-            Ok(()) => println!("✅  app stopped successfully: {app_id}"),
+            Ok(()) => say(format_args!("✅  app stopped successfully: {app_id}")),
             Err(e) => code = fail(format_args!("failed to stop app id {app_id}: {e}")),
         }
     }
@@ -56,8 +56,8 @@ fn stop(app_id: &str, table: &Table) -> Result<(), StopError> {
     found.map(|entry| target(entry, parent_of(entry.pid))).try_for_each(terminate)
 }
 
-/// Whom to signal. The `run` that started the sidecar ends both; one that died before its sidecar is no longer its
-/// parent, and its process id may be somebody else's by now.
+/// Whom to signal. The `run` that started the sidecar ends both; one that died before its sidecar
+/// is no longer its parent, and its process id may be somebody else's by now.
 const fn target(entry: &Entry, sidecar_parent: Option<u32>) -> u32 {
     match (entry.cli_pid, sidecar_parent) {
         (Some(cli), Some(parent)) if cli == parent => cli,

@@ -1,7 +1,8 @@
-//! daprd's command line as one table: names, kinds, defaults, and whether this version acts on them.
+//! daprd's command line as one table: names, kinds, defaults, and whether this version acts on
+//! them.
 //!
-//! Every flag of daprd 1.18 has a row, so that a command line written for daprd starts; a flag whose work comes
-//! later is accepted and named in the log when it is given a value of its own.
+//! Every flag of daprd 1.18 has a row, so that a command line written for daprd starts; a flag
+//! whose work comes later is accepted and named in the log when it is given a value of its own.
 
 #![forbid(unsafe_code)]
 
@@ -149,11 +150,12 @@ fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Words that belong to no flag. daprd ignores them without a word, which turns `--enable-metrics false` into its
-/// opposite; here they are named in the log.
+/// Words that belong to no flag. daprd ignores them without a word, which turns `--enable-metrics
+/// false` into its opposite; here they are named in the log.
 const STRAY: &str = "stray";
 
-/// Turns `-app-id` into `--app-id`, as daprd does before it parses. Short options (`-h`) and negative numbers stay.
+/// Turns `-app-id` into `--app-id`, as daprd does before it parses. Short options (`-h`) and
+/// negative numbers stay.
 pub(crate) fn normalise(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     arguments.map(double_dash).collect()
 }

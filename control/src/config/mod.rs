@@ -1,6 +1,8 @@
-//! From daprd's flags and environment to what the sidecar does: every value checked, every problem named.
+//! From daprd's flags and environment to what the sidecar does: every value checked, every problem
+//! named.
 //!
-//! Nothing here opens a socket or a file; what comes out is valid, or is an error with daprd's words.
+//! Nothing here opens a socket or a file; what comes out is valid, or is an error with daprd's
+//! words.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,8 @@
-//! Byte counts as Kubernetes writes them (`4Mi`, `500k`, `1.5Gi`), for `--max-body-size` and `--read-buffer-size`.
+//! Byte counts as Kubernetes writes them (`4Mi`, `500k`, `1.5Gi`), for `--max-body-size` and
+//! `--read-buffer-size`.
 //!
-//! Values are exact: a fraction that is no whole number of bytes rounds up, as Kubernetes' own parser does.
+//! Values are exact: a fraction that is no whole number of bytes rounds up, as Kubernetes' own
+//! parser does.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,7 @@
 //! Who runs where: a sidecar registers itself, and watches for the others.
 //!
-//! [`local`] does so for one machine. The trait is what a registry must offer; routing sees only whole tables.
+//! [`local`] does so for one machine. The trait is what a registry must offer; routing sees only
+//! whole tables.
 
 #![forbid(unsafe_code)]
 
@@ -30,7 +31,8 @@ pub(crate) trait Registry {
     fn watch(&self) -> Result<Self::Watch, RegistryError>;
 }
 
-/// One's own entry. Dropping it takes the entry back, and so does the end of the process, however it ends.
+/// One's own entry. Dropping it takes the entry back, and so does the end of the process, however
+/// it ends.
 pub(crate) trait Registration {
     /// Readers see the old entry or the new one, nothing else.
     ///
@@ -42,7 +44,8 @@ pub(crate) trait Registration {
 pub(crate) trait Watch {
     fn table(&self) -> Table;
 
-    /// The next table that differs from the last. Dropping the future before it is ready loses nothing.
+    /// The next table that differs from the last. Dropping the future before it is ready loses
+    /// nothing.
     fn changed(&mut self) -> impl Future<Output = Result<Table, RegistryError>>;
 
     /// What was skipped since the last call, for the log.
@@ -59,7 +62,8 @@ pub(crate) enum RegistryError {
     Watch(io::Error),
 }
 
-/// Where the apps other than `own` can be called. An app that runs twice is one route with two endpoints.
+/// Where the apps other than `own` can be called. An app that runs twice is one route with two
+/// endpoints.
 pub(crate) fn routes(table: &[Entry], own: (&AppId, &Namespace)) -> Vec<Route> {
     let mut endpoints: BTreeMap<(&AppId, &Namespace), Vec<Endpoint>> = BTreeMap::new();
     for entry in table.iter().filter(|entry| (&entry.id, &entry.namespace) != own) {

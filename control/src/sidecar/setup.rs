@@ -1,14 +1,14 @@
-//! From a configuration to a sidecar that can run: sockets bound, registry watched, first state made.
+//! From a configuration to a sidecar that can run: sockets bound, registry watched, first state
+//! made.
 //!
 //! Sockets come first: what fails most often fails before anything else has been started.
 
 #![forbid(unsafe_code)]
 
-use super::{Sidecar, Stage};
+use super::{Sidecar, Stage, scrapes::Scrapes};
 use crate::{
     admin::{
         metadata::{AppConnection, Metadata},
-        metrics::Facts,
         page,
     },
     app_channel::AppChannel,
@@ -64,6 +64,7 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
         version::DAPR,
         version::COMMIT
     ));
+    log.info(format_args!("Log level set to: {}", config.log.threshold.name()));
     config.warnings.iter().for_each(|warning| log.warning(warning));
     let dir = RuntimeDir::locate()?;
     dir.create()?;
@@ -106,11 +107,8 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
         app_channel: app_address.map(|address| app_channel(config, address, log)),
         app_ready: None,
         ready_version: None,
-        scrapes,
-        waiting_scrapes: VecDeque::new(),
-        scrape_count: 0,
+        scrapes: Scrapes::new(scrapes),
         replies: VecDeque::new(),
-        facts: Facts::default(),
         stage: Stage::Serving,
         block_duration: config.block_duration,
         graceful_timeout: config.graceful_timeout,
@@ -255,7 +253,8 @@ fn entry(
     entry
 }
 
-/// The same executable, even where its file was replaced meanwhile: both ends then speak the same link protocol.
+/// The same executable, even where its file was replaced meanwhile: both ends then speak the same
+/// link protocol.
 fn program(dir: &RuntimeDir, instance: &InstanceId) -> Program {
     Program {
         path: PathBuf::from("/proc/self/exe"),

@@ -1,4 +1,5 @@
-//! The built executable, as its users start it: real processes, real sockets, a registry of their own per test.
+//! The built executable, as its users start it: real processes, real sockets, a registry of their
+//! own per test.
 //!
 //! Nothing waits for a time to pass: every wait is for an event, with a deadline.
 

@@ -5,7 +5,8 @@
 use crate::support::{Place, Process, eventually, free_port, get, status_of};
 use rustix::process::Signal;
 
-/// Answers every request with its path and body. Python, since an app of `run` is a process of its own.
+/// Answers every request with its path and body. Python, since an app of `run` is a process of its
+/// own.
 const APP: &str = "
 import http.server, os
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -116,7 +117,8 @@ fn the_exit_code_is_the_apps() {
 #[test]
 fn the_app_finds_its_sidecar_in_its_environment() {
     let place = Place::new();
-    let script = "echo $APP_ID $APP_PORT $APP_PROTOCOL $APP_CHANNEL_ADDRESS $DAPR_HTTP_PORT $DAPR_GRPC_PORT ${DAPR_METRICS_PORT:+metrics}";
+    let script = "echo $APP_ID $APP_PORT $APP_PROTOCOL $APP_CHANNEL_ADDRESS $DAPR_HTTP_PORT \
+                  $DAPR_GRPC_PORT ${DAPR_METRICS_PORT:+metrics}";
     let (app_port, http_port, grpc_port) = (free_port(), free_port(), free_port());
     let ports = [app_port, http_port, grpc_port].map(|port| port.to_string());
     let finished = place.finish(&[
@@ -140,7 +142,8 @@ fn the_app_finds_its_sidecar_in_its_environment() {
 #[test]
 fn signals_reach_the_app_and_end_both() {
     let place = Place::new();
-    let script = "trap 'echo user signal' USR1; trap 'echo interrupted; exit 3' INT; echo ready; while :; do sleep 0.01; done";
+    let script = "trap 'echo user signal' USR1; trap 'echo interrupted; exit 3' INT; echo ready; \
+                  while :; do sleep 0.01; done";
     let mut process = place.start(&["run", "--app-id", "a", "--", "sh", "-c", script]);
     process.wait_for("== APP == ready");
     process.wait_for("You're up and running!");

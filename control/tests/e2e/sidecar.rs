@@ -14,7 +14,8 @@ fn is_ready_to_call_out_before_it_is_ready() {
     assert_eq!(unready.status, 500, "{unready:?}");
     assert!(unready.body.contains("ERR_HEALTH_NOT_READY"), "{unready:?}");
     process.wait_for(&format!(
-        "application protocol: http. waiting on port {app_port}.  This will block until the app is listening on that port."
+        "application protocol: http. waiting on port {app_port}.  This will block until the app is \
+         listening on that port."
     ));
     let app = App::start_on(app_port);
     process.wait_for(&format!("application discovered on port {app_port}"));

@@ -1,10 +1,11 @@
-//! Processes that are killed: the registry forgets them at once, and a data plane comes back on the same sockets.
+//! Processes that are killed: the registry forgets them at once, and a data plane comes back on the
+//! same sockets.
 
 #![forbid(unsafe_code)]
 
 use crate::support::{App, Place, Process, eventually, free_port, get, status_of, try_call};
 use rustix::process::{Pid, Signal, kill_process};
-use std::{fs, process::Command};
+use std::{fs, net::TcpStream, process::Command, sync::mpsc, thread};
 
 fn kill(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
@@ -55,11 +56,20 @@ fn a_killed_data_plane_is_replaced_and_no_connection_is_refused() {
     let flag = format!("--metrics-port={metrics}");
     let (mut process, port) = place.sidecar("checkout", Some(app.port), &[&flag]);
     let first = data_plane_of(&process);
+    let (connected, is_enough) = mpsc::channel();
+    let connecting = thread::spawn(move || {
+        // Ends when the test has seen enough.
+        while connected.send(TcpStream::connect(("127.0.0.1", port)).map(drop)).is_ok() {}
+    });
     kill(first, Signal::KILL);
-    // Connecting works from the first moment on: the socket never closed. What was accepted by the process that was
-    // killed is lost, so only connections made from here on count.
     process.wait_for(&format!("Data plane (process {first}) ended: signal: 9 (SIGKILL)"));
+    // What the killed process had accepted is lost; a connection made from here on is served.
     assert_eq!(get(port, "/v1.0/invoke/checkout/method/x").body, "/x ");
+    let attempts: Vec<_> = is_enough.try_iter().collect();
+    drop(is_enough);
+    connecting.join().unwrap();
+    assert!(attempts.len() > 1);
+    assert!(attempts.iter().all(Result::is_ok), "{attempts:?}");
     assert_ne!(data_plane_of(&process), first);
     assert_eq!(get(port, "/v1.0/healthz").status, 204);
     let page = get(metrics, "/");

@@ -1,7 +1,8 @@
-//! A process that `run` started, in a process group of its own: how it is signalled and how it ended.
+//! A process that `run` started, in a process group of its own: how it is signalled and how it
+//! ended.
 //!
-//! The group is the unit: `npm start` and `sh -c` leave the app to a grandchild, and a terminal's Ctrl-C should
-//! reach app and sidecar through `run` only, in the right order.
+//! The group is the unit: `npm start` and `sh -c` leave the app to a grandchild, and a terminal's
+//! Ctrl-C should reach app and sidecar through `run` only, in the right order.
 
 #![forbid(unsafe_code)]
 
@@ -64,7 +65,8 @@ impl Group {
         }
     }
 
-    /// Ends the group: asks, waits, and then does not ask. `None` when not even that is known to have worked.
+    /// Ends the group: asks, waits, and then does not ask. `None` when not even that is known to
+    /// have worked.
     pub(super) async fn end(&mut self, signal: Signal, patience: Duration) -> Option<ExitStatus> {
         self.signal(signal.number());
         if let Ok(Ok(status)) = tokio::time::timeout(patience, self.ended()).await {
@@ -74,7 +76,8 @@ impl Group {
         self.ended().await.ok()
     }
 
-    /// Waits for the last lines. A grandchild that lives on keeps the pipe open, and is not waited for.
+    /// Waits for the last lines. A grandchild that lives on keeps the pipe open, and is not waited
+    /// for.
     pub(super) async fn finish_output(self) {
         let all = async {
             for relay in self.relays {

@@ -1,7 +1,8 @@
 //! `ringcar run`: an app and its sidecar as one command, as `dapr run` has it.
 //!
 //! ```text
-//!   sidecar starts ──► its API listens ──► app starts ──► both run ──► one ends, or a signal ──► the other is ended
+//!   sidecar starts ──► its API listens ──► app starts ──► both run ──► one ends, or a signal
+//!                                                             the other is ended ◄──┘
 //! ```
 //! The sidecar outlives the app by its drain, so that the app's last calls still go through.
 
@@ -13,7 +14,7 @@ mod plan;
 
 pub(super) use plan::Arguments;
 
-use super::fail;
+use super::{complain, fail, say};
 use crate::{
     http_client,
     signals::{Signal, Signals},
@@ -62,15 +63,15 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
 async fn run(arguments: Arguments) -> Result<u8, RunError> {
     let plan = Plan::new(arguments)?;
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
-    println!(
+    say(format_args!(
         "ℹ️  Starting Dapr with id {}. HTTP Port: {}. gRPC Port: {}",
         plan.app_id, plan.http_port, plan.grpc_port
-    );
+    ));
     let mut sidecar = start_sidecar(&plan).map_err(RunError::Sidecar)?;
     let result = run_beside(&plan, &mut sidecar, &mut signals).await;
     let ended = sidecar.end(Signal::Terminate, SIDECAR_PATIENCE).await;
     if ended.is_some_and(|status| status.success()) {
-        println!("✅  Exited Dapr successfully");
+        say("✅  Exited Dapr successfully");
     }
     sidecar.finish_output().await;
     result
@@ -90,10 +91,10 @@ async fn run_beside(
         }
         () = end_signal(signals) => return Ok(0),
     }
-    println!("✅  Dapr sidecar is up and running.");
+    say("✅  Dapr sidecar is up and running.");
     if plan.command.is_empty() {
         announce(&address, &[("cliPID", std::process::id().to_string())]).await;
-        println!("✅  You're up and running! Dapr logs will appear here.\n");
+        say("✅  You're up and running! Dapr logs will appear here.\n");
         return watch_sidecar(sidecar, signals).await;
     }
     let mut app = start_app(plan)?;
@@ -105,7 +106,8 @@ async fn run_beside(
 fn start_sidecar(plan: &Plan) -> io::Result<Group> {
     let executable = env::current_exe()?;
     let mut command = Command::new(executable);
-    command.arg("sidecar").args(&plan.sidecar_arguments);
+    // Under its file's name it might be something else.
+    command.arg0("ringcar").arg("sidecar").args(&plan.sidecar_arguments);
     Group::start(&mut command, "== DAPR == ")
 }
 
@@ -131,10 +133,10 @@ async fn wait_for_api(address: &Address) -> Result<(), RunError> {
     match address {
         Address::Tcp(tcp) => {
             let port = tcp.port();
-            println!("ℹ️  Checking if Dapr sidecar is listening on HTTP port {port}");
+            say(format_args!("ℹ️  Checking if Dapr sidecar is listening on HTTP port {port}"));
         }
         Address::Unix(path) => {
-            println!("ℹ️  Checking if Dapr sidecar is listening on {}", path.display());
+            say(format_args!("ℹ️  Checking if Dapr sidecar is listening on {}", path.display()));
         }
     }
     let deadline = Instant::now() + API_TIMEOUT;
@@ -172,7 +174,8 @@ async fn watch_sidecar(sidecar: &mut Group, signals: &mut Signals) -> Result<u8,
     }
 }
 
-/// Returns `run`'s exit code once app and sidecar have had enough of each other; the app has ended then.
+/// Returns `run`'s exit code once app and sidecar have had enough of each other; the app has ended
+/// then.
 async fn watch_both(
     plan: &Plan,
     address: &Address,
@@ -187,7 +190,9 @@ async fn watch_both(
     ];
     let announcing = async {
         announce(address, &entries).await;
-        println!("✅  You're up and running! Both Dapr and your app logs will appear here.\n");
+        say(format_args!(
+            "✅  You're up and running! Both Dapr and your app logs will appear here.\n"
+        ));
         std::future::pending::<()>().await;
     };
     tokio::pin!(announcing);
@@ -196,25 +201,26 @@ async fn watch_both(
             status = app.ended() => {
                 let code = child::code(status.map_err(RunError::Wait)?);
                 if code == 0 {
-                    println!("✅  Exited App successfully");
+                    say("✅  Exited App successfully");
                 } else {
-                    eprintln!("❌  The App process exited with error code: {code}");
+                    complain(format_args!("❌  The App process exited with error code: {code}"));
                 }
                 return Ok(code);
             }
             status = sidecar.ended() => {
                 let status = status.map_err(RunError::Wait)?;
-                eprintln!("❌  The daprd process ended: {status}");
-                let app_code = app.end(Signal::Terminate, APP_PATIENCE).await.map_or(1, child::code);
+                complain(format_args!("❌  The daprd process ended: {status}"));
+                let app_status = app.end(Signal::Terminate, APP_PATIENCE).await;
+                let code = app_status.map_or(1, child::code);
                 // An app without its sidecar is no success, even if it ends as one.
-                return Ok(if status.success() { app_code } else { app_code.max(1) });
+                return Ok(if status.success() { code } else { code.max(1) });
             }
             signal = signals.next() => {
                 if !ends_run(signal) {
                     app.signal(signal.number());
                     continue;
                 }
-                println!("\nℹ️  {} signal received: shutting down", signal.name());
+                say(format_args!("\nℹ️  {} signal received: shutting down", signal.name()));
                 return end_app(app, signal, signals).await;
             }
             () = &mut announcing => {}
@@ -232,11 +238,12 @@ async fn end_app(app: &mut Group, signal: Signal, signals: &mut Signals) -> Resu
         Some(status) => Some(status),
         None => app.end(Signal::Terminate, Duration::ZERO).await,
     };
-    println!("✅  Exited App successfully");
+    say("✅  Exited App successfully");
     Ok(status.map_or(1, child::code))
 }
 
-/// Tells the sidecar who runs it, for `list` and `stop`. A sidecar that does not take it serves all the same.
+/// Tells the sidecar who runs it, for `list` and `stop`. A sidecar that does not take it serves all
+/// the same.
 async fn announce(address: &Address, entries: &[(&str, String)]) {
     for (key, value) in entries {
         let path = format!("/v1.0/metadata/{key}");
@@ -245,9 +252,14 @@ async fn announce(address: &Address, entries: &[(&str, String)]) {
         match http_client::call(address, request, ANNOUNCE_TIMEOUT).await {
             Ok(response) if response.status().is_success() => {}
             Ok(response) => {
-                eprintln!("⚠️  Could not update sidecar metadata for {key}: {}", response.status());
+                complain(format_args!(
+                    "⚠️  Could not update sidecar metadata for {key}: {}",
+                    response.status()
+                ));
             }
-            Err(e) => eprintln!("⚠️  Could not update sidecar metadata for {key}: {e}"),
+            Err(e) => {
+                complain(format_args!("⚠️  Could not update sidecar metadata for {key}: {e}"))
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
-//! Passes a child's lines on under a prefix, as `dapr run` does, so that app and sidecar share a terminal.
+//! Passes a child's lines on under a prefix, as `dapr run` does, so that app and sidecar share a
+//! terminal.
 //!
-//! A line is passed on as it came, whatever its bytes; one without an end is cut at `LINE_BYTES_MAX`.
+//! A line is passed on as it came, whatever its bytes; one without an end is cut at
+//! `LINE_BYTES_MAX`.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! An app for a sidecar to call: answers each request with what it was asked for, or holds its answer to `/slow` back.
+//! An app for a sidecar to call: answers each request with what it was asked for, or holds its
+//! answer to `/slow` back.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! What the tests share: a place with a registry of its own, processes that end with the test, apps, and a client.
+//! What the tests share: a place with a registry of its own, processes that end with the test,
+//! apps, and a client.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! A machine of its own for one test, as far as sidecars can tell: a runtime directory, and free ports.
+//! A machine of its own for one test, as far as sidecars can tell: a runtime directory, and free
+//! ports.
 
 #![forbid(unsafe_code)]
 

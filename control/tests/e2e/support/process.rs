@@ -1,4 +1,5 @@
-//! A process of the test: its output line by line, its end, and its certain end when the test is over.
+//! A process of the test: its output line by line, its end, and its certain end when the test is
+//! over.
 
 #![forbid(unsafe_code)]
 
@@ -9,11 +10,13 @@ use std::{
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 pub(crate) struct Process {
     child: Child,
+    /// Started others, which would outlive it if it were killed.
+    has_family: bool,
     lines: mpsc::Receiver<String>,
     seen: String,
 }
@@ -37,7 +40,8 @@ impl Process {
         let (sender, lines) = mpsc::channel();
         forward(child.stdout.take().unwrap(), sender.clone());
         forward(child.stderr.take().unwrap(), sender);
-        Self { child, lines, seen: String::new() }
+        let has_family = command.get_args().next().is_some_and(|argument| argument == "run");
+        Self { child, has_family, lines, seen: String::new() }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -80,8 +84,9 @@ impl Process {
             status.is_some()
         });
         let status = status.unwrap();
-        // Whoever inherited the pipes may keep them a little longer; what is of interest came before.
-        let deadline = Instant::now() + std::time::Duration::from_secs(1);
+        // Whoever inherited the pipes may keep them a little longer; what is of interest came
+        // before.
+        let deadline = Instant::now() + Duration::from_secs(1);
         let left = || deadline.saturating_duration_since(Instant::now());
         while let Ok(line) = self.lines.recv_timeout(left()) {
             self.seen.push_str(&line);
@@ -94,6 +99,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.has_family && matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::TERM);
+            let deadline = Instant::now() + super::DEADLINE;
+            while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
