@@ -267,6 +267,7 @@ on_both_engines! {
             upstream.send(answer("413 Content Too Large", "", "too big"));
             let response = client.read_response();
             assert_eq!((response.status(), response.text()), (413, "too big"), "{hop:?}");
+            assert_eq!(response.one("connection"), Some("close"), "{hop:?}: {response}");
             client.try_send("GET /v1.0/metadata HTTP/1.1\r\nHost: a\r\n\r\n").ok();
             let (bytes, _) = client.read_to_end_or_silence();
             assert!(bytes.is_empty(), "{hop:?}: {}", bytes.escape_ascii());

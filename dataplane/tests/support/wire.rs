@@ -126,7 +126,13 @@ impl Wire {
     pub(crate) fn read_response_to(&mut self, method: &str) -> Message {
         let head = self.read_head();
         let framing = head.response_framing(method);
-        self.read_body(head, framing)
+        let response = self.read_body(head, framing);
+        if self.buffer.is_empty() {
+            // A client that waits holds no memory: where memory is measured, it is the other
+            // side's.
+            self.buffer = Vec::new();
+        }
+        response
     }
 
     fn read_body(&mut self, mut message: Message, framing: Framing) -> Message {
