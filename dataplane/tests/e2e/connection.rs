@@ -5,7 +5,7 @@
 
 use crate::{
     OK, X, answer, get, post, request,
-    support::{App, End, Hop, Mesh, ServedApp, on_both_engines},
+    support::{App, End, Hop, Mesh, Plane, ServedApp, on_both_engines},
 };
 use dataplane::engine::Choice;
 
@@ -267,6 +267,7 @@ on_both_engines! {
             upstream.send(answer("413 Content Too Large", "", "too big"));
             let response = client.read_response();
             assert_eq!((response.status(), response.text()), (413, "too big"), "{hop:?}");
+            assert_eq!(response.one("connection"), Some("close"), "{hop:?}: {response}");
             client.try_send("GET /v1.0/metadata HTTP/1.1\r\nHost: a\r\n\r\n").ok();
             let (bytes, _) = client.read_to_end_or_silence();
             assert!(bytes.is_empty(), "{hop:?}: {}", bytes.escape_ascii());
@@ -424,13 +425,49 @@ on_both_engines! {
     }
 
     fn head_of_exactly_the_limit_passes(engine: Choice) {
-        let app = ServedApp::echoing();
-        let mesh = Mesh::start(engine, Hop::Own, app.address());
-        let bare = request("GET", X, "X-T: \r\n").len();
-        for (bytes, status) in [(8192, 200), (8193, 431)] {
+        for hop in Hop::BOTH {
+            let app = ServedApp::echoing();
+            let mesh = Mesh::start(engine, hop, app.address());
+            let bare = request("GET", X, "X-T: \r\n").len();
+            for (bytes, status) in [(8192, 200), (8193, 431)] {
+                let mut client = mesh.client();
+                client.send(request("GET", X, &format!("X-T: {}\r\n", "v".repeat(bytes - bare))));
+                let response = client.read_response();
+                assert_eq!(response.status(), status, "{bytes} bytes ({hop:?}): {response}");
+            }
+        }
+    }
+
+    fn path_that_grows_by_its_escapes_passes(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = ServedApp::echoing();
+            let mesh = Mesh::start(engine, hop, app.address());
             let mut client = mesh.client();
-            client.send(request("GET", X, &format!("X-T: {}\r\n", "v".repeat(bytes - bare))));
-            assert_eq!(client.read_response().status(), status, "{bytes} bytes");
+            client.send(get(&format!("{X}{}", "\"".repeat(7000))));
+            let response = client.read_response();
+            assert_eq!(response.status(), 200, "{hop:?}: {response}");
+            let want = format!("GET /x{} HTTP/1.1\r\n", "%22".repeat(7000));
+            assert!(response.text().starts_with(&want), "{hop:?}");
+        }
+    }
+
+    fn lines_that_do_not_fit_in_front_of_a_head_are_added_all_the_same(engine: Choice) {
+        let app = ServedApp::echoing();
+        let name = "h".repeat(250);
+        let callee = Plane::on(engine).app("checkout", Some(app.address())).start();
+        let caller = Plane::on(engine)
+            .app(&"o".repeat(253), None)
+            .knows("checkout", &[callee.peer()])
+            .edit(|s| s.apps[0].origin.host_name = Some(name.clone()))
+            .start();
+        let mut client = caller.client();
+        // In one piece, so that all of it lies in one buffer.
+        client.send([post(X, "hello"), post(X, "world"), get(X)].concat());
+        for body in ["hello", "world", ""] {
+            let response = client.read_response();
+            let text = response.text();
+            assert!(text.contains(&"o".repeat(253)) && text.contains(&name), "{response}");
+            assert!(text.ends_with(&format!("\r\n\r\n{body}")), "{response}");
         }
     }
 }

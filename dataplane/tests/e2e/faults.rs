@@ -5,9 +5,10 @@
 
 use crate::{
     OK, X, answer, get, post, request,
-    support::{App, End, Hop, Mesh, on_both_engines},
+    support::{App, End, Hop, Mesh, Plane, Wire, on_both_engines},
 };
 use dataplane::engine::Choice;
+use snapshot::wire::ToDataPlane;
 
 /// A call after the fault reaches the app and comes back.
 fn assert_works(case: &str, mesh: &Mesh, app: &App) {
@@ -299,5 +300,38 @@ on_both_engines! {
             upstream.send(answer("200 OK", "", "early"));
             assert_eq!(client.read_response().text(), "early", "{hop:?}");
         }
+    }
+
+    fn client_that_leaves_while_the_app_is_being_reached(engine: Choice) {
+        // The kernel drops the first packet of a connection that finds the queue full.
+        let app = App::listen_with_backlog(0);
+        let _queued: Vec<_> = (0..3).filter_map(|_| Wire::start_connect(&app.address())).collect();
+        let mut plane = Plane::on(engine).app("checkout", Some(app.address())).start();
+        for reset in [false, true] {
+            let mut client = plane.client();
+            client.send(request("POST", X, "Content-Length: 1000000\r\n"));
+            client.send(vec![b'x'; 100_000]);
+            plane.settle();
+            client.assert_silent();
+            if reset {
+                client.reset()
+            } else {
+                drop(client)
+            }
+            plane.await_counter_down_to("ringcar_connections_open", 0.0);
+            plane.await_counter_down_to("ringcar_buffers_leased", 0.0);
+        }
+    }
+
+    fn exit_while_the_app_is_being_reached(engine: Choice) {
+        let app = App::listen_with_backlog(0);
+        let _queued: Vec<_> = (0..3).filter_map(|_| Wire::start_connect(&app.address())).collect();
+        let mut plane = Plane::on(engine).app("checkout", Some(app.address())).start();
+        let mut client = plane.client();
+        client.send(post(X, "hello"));
+        plane.settle();
+        plane.link.send(&ToDataPlane::Exit, &[]);
+        plane.assert_ends();
+        client.read_to_end();
     }
 }

@@ -234,4 +234,32 @@ on_both_engines! {
         client.send(get("/v1.0/healthz"));
         assert_eq!(client.read_response().status(), 204, "the listener is still there");
     }
+
+    fn listener_that_appears_is_accepted_from(engine: Choice) {
+        let mut plane = Plane::on(engine).app("checkout", None).start();
+        let mut old = plane.client();
+        old.send(get("/v1.0/healthz"));
+        assert_eq!(old.read_response().status(), 204);
+        let address = plane.hand_over(ListenerId(7));
+        for address in [&address, &plane.api().clone()] {
+            let mut client = Wire::connect(address);
+            client.send(get("/v1.0/healthz"));
+            assert_eq!(client.read_response().status(), 204, "{address}");
+        }
+        old.send(get("/v1.0/healthz"));
+        assert_eq!(old.read_response().status(), 204);
+    }
+
+    fn socket_in_the_place_of_another_replaces_it(engine: Choice) {
+        let mut plane = Plane::on(engine).app("checkout", None).start();
+        let before = plane.api().clone();
+        let after = plane.hand_over(ListenerId(0));
+        let mut client = Wire::connect(&after);
+        client.send(get("/v1.0/healthz"));
+        assert_eq!(client.read_response().status(), 204);
+        let give_up = clock::now() + DEADLINE;
+        while Wire::try_connect(&before).is_ok() {
+            assert!(clock::now() < give_up, "the replaced listener still accepts");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 
 use crate::{
     X, get, request,
-    support::{App, End, Hop, Mesh, on_both_engines},
+    support::{App, End, Hop, Mesh, Wire, on_both_engines},
 };
 use dataplane::engine::Choice;
 use std::time::Duration;
@@ -209,6 +209,34 @@ on_both_engines! {
             assert!(got_up == body[..up] && end == End::Fin, "{hop:?}: {} of {up}", got_up.len());
             let (got_down, end) = client.read_to_end();
             assert!(got_down == body[..down] && end == End::Fin, "{hop:?}");
+        }
+    }
+
+    fn slow_readers_do_not_use_up_what_others_receive_with(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mesh = Mesh::start(engine, hop, app.address());
+            let body = vec![b'x'; LARGE];
+            let mut slow = Vec::new();
+            // As many as would hold every receive buffer a worker may have, were each to hold all
+            // it may.
+            for _ in 0..80 {
+                let mut client = Wire::connect_narrow(mesh.caller.api());
+                client.send(get(X));
+                let mut upstream = app.accept();
+                upstream.read_request();
+                upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"));
+                upstream.send_until_full(&body, Duration::from_millis(5));
+                slow.push((client, upstream));
+            }
+            for round in 0..5 {
+                let mut client = mesh.client();
+                client.send(get(X));
+                let mut upstream = app.accept();
+                upstream.read_request();
+                upstream.send(crate::answer("200 OK", "", &"y".repeat(50_000)));
+                assert_eq!(client.read_response().body.len(), 50_000, "{round} ({hop:?})");
+            }
         }
     }
 }

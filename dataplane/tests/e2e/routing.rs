@@ -9,6 +9,7 @@ use crate::{
     support::{Hop, Mesh, Plane, ServedApp, on_both_engines},
 };
 use dataplane::engine::Choice;
+use snapshot::Address;
 
 const NO_APP_ID: &str = "failed getting app id either from the URL path or the header dapr-app-id";
 const GHOST: &str = "/v1.0/invoke/ghost/method/x";
@@ -300,5 +301,25 @@ on_both_engines! {
             counts[usize::from(response.text() == "two")] += 1;
         }
         assert!(counts.iter().all(|c| *c >= 5), "of 50 calls over two replicas: {counts:?}");
+    }
+
+    fn clients_may_come_over_unix_sockets_and_peers_over_tcp(engine: Choice) {
+        let app = ServedApp::echoing();
+        let callee = Plane::on(engine).app("checkout", Some(app.address())).swapped().start();
+        let caller = Plane::on(engine)
+            .app("orders", None)
+            .knows("checkout", &[callee.peer()])
+            .swapped()
+            .start();
+        assert!(
+            matches!(caller.api(), Address::Unix(_)) && matches!(callee.peer(), Address::Tcp(_))
+        );
+        let mut client = caller.client();
+        for _ in 0..3 {
+            client.send(crate::post(X, "hello"));
+            let response = client.read_response();
+            assert!(response.text().starts_with("POST /x HTTP/1.1\r\n"), "{response}");
+            assert!(response.text().ends_with("hello"), "{response}");
+        }
     }
 }

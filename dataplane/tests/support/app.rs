@@ -29,6 +29,14 @@ impl App {
         Self { listener, address: Address::Tcp(address) }
     }
 
+    /// With room for this many connections that are not accepted yet, and one.
+    pub(crate) fn listen_with_backlog(backlog: i32) -> Self {
+        let app = Self::listen();
+        // Linux takes a second listen for a new backlog.
+        app.listener.listen(backlog).unwrap();
+        app
+    }
+
     /// On a Unix socket.
     pub(crate) fn listen_at(path: PathBuf) -> Self {
         let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();

@@ -38,6 +38,13 @@ pub(crate) struct Builder {
     engine: Choice,
     workers: usize,
     state: State,
+    family: Family,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Family {
+    Usual,
+    Swapped,
 }
 
 const LISTENERS: [ListenerKind; 3] = [ListenerKind::Api, ListenerKind::Peer, ListenerKind::Public];
@@ -53,7 +60,7 @@ impl Plane {
             listeners: Vec::new(),
             on_control_lost: OnControlLost::Exit,
         };
-        Builder { engine, workers: 1, state }
+        Builder { engine, workers: 1, state, family: Family::Usual }
     }
 
     /// Where the first app's Dapr API is.
@@ -93,6 +100,20 @@ impl Plane {
     /// A new state, and its version; what the data plane says to it is for the test to read.
     pub(crate) fn send_state(&mut self, edit: impl FnOnce(&mut State)) -> Version {
         self.send_state_announcing(&[], edit)
+    }
+
+    /// Binds the first app's API anew and hands it over under this name, as a new listener or in
+    /// the place of an old one. Live when this returns.
+    pub(crate) fn hand_over(&mut self, id: ListenerId) -> Address {
+        let (socket, address) = listen_tcp();
+        self.state.version.0 += 1;
+        self.state.listeners.retain(|l| l.id != id);
+        self.state.listeners.push(Listener { id, kind: ListenerKind::Api, app: 0 });
+        let message = ToDataPlane::State { state: self.state.clone(), sockets: vec![id] };
+        self.link.send(&message, &[socket.as_fd()]);
+        let version = self.state.version;
+        assert_eq!(self.link.receive(), FromDataPlane::Live { version });
+        Address::Tcp(address)
     }
 
     /// As [`Plane::send_state`], announcing sockets that do not come.
@@ -206,6 +227,12 @@ impl Builder {
         self
     }
 
+    /// Clients come over Unix sockets, peers over TCP.
+    pub(crate) fn swapped(mut self) -> Self {
+        self.family = Family::Swapped;
+        self
+    }
+
     pub(crate) fn edit(mut self, edit: impl FnOnce(&mut State)) -> Self {
         edit(&mut self.state);
         self
@@ -216,7 +243,8 @@ impl Builder {
         let link_path = directory.path().join("link");
         let listener = UnixListener::bind(&link_path).unwrap();
         let ended = spawn(listener, self.workers, self.engine);
-        let (addresses, sockets) = bind_all(&self.state.listeners, &directory);
+        let bind = |listener: &Listener| self.family.bind(listener, &directory);
+        let (addresses, sockets): (Vec<_>, Vec<_>) = self.state.listeners.iter().map(bind).unzip();
 
         let mut link = Link::connect(&link_path);
         let hello = link.receive();
@@ -249,19 +277,17 @@ fn spawn(link: UnixListener, workers: usize, engine: Choice) -> Receiver<Result<
     ended
 }
 
-fn bind_all(listeners: &[Listener], directory: &TempDir) -> (Vec<Address>, Vec<OwnedFd>) {
-    let bind = |listener: &Listener| match listener.kind {
-        ListenerKind::Api | ListenerKind::Public => {
-            let (socket, address) = listen_tcp();
-            (Address::Tcp(address), OwnedFd::from(socket))
-        }
-        ListenerKind::Peer => {
-            let path = directory.path().join(format!("peer-{}", listener.id.0));
+impl Family {
+    /// Ports for clients, Unix sockets for peers, or the other way round.
+    fn bind(self, listener: &Listener, directory: &TempDir) -> (Address, OwnedFd) {
+        if (listener.kind == ListenerKind::Peer) == (self == Self::Usual) {
+            let path = directory.path().join(format!("listener-{}", listener.id.0));
             let socket = UnixListener::bind(&path).unwrap();
-            (Address::Unix(path), OwnedFd::from(socket))
+            return (Address::Unix(path), OwnedFd::from(socket));
         }
-    };
-    listeners.iter().map(bind).unzip()
+        let (socket, address) = listen_tcp();
+        (Address::Tcp(address), OwnedFd::from(socket))
+    }
 }
 
 pub(crate) fn route(id: &str, endpoints: &[&Address]) -> Route {

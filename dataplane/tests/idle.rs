@@ -1,0 +1,82 @@
+//! What connections cost that do nothing: user memory per connection, measured on the whole
+//! process.
+//!
+//! A process of its own, since what is measured is the process. The clients live in it, too, and
+//! cost a few bytes each.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected ends there")]
+
+#[expect(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "the conversations in e2e use the rest"
+)]
+mod support;
+
+use dataplane::engine::Choice;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use support::{Plane, Wire};
+
+const CONNECTIONS: usize = 4000;
+/// Two descriptors per connection, since both ends are here, and some for everything else.
+const DESCRIPTORS: u64 = 2 * CONNECTIONS as u64 + 500;
+/// What DESIGN promises per idle connection, with the client's end in it.
+const BYTES_MAX: usize = 1024;
+
+#[test]
+fn idle_connections_cost_less_than_1_kib() {
+    if let Err(reason) = raise_descriptor_limit() {
+        println!("SKIPPED idle_connections_cost_less_than_1_kib: {reason}");
+        return;
+    }
+    let mut engines = vec![Choice::Epoll];
+    if support::has_uring("idle_connections_cost_less_than_1_kib") {
+        engines.push(Choice::Uring);
+    }
+    for engine in engines {
+        let plane = Plane::on(engine).app("checkout", None).start();
+        // What is there after the first hundred is not there for each connection.
+        let mut clients: Vec<Wire> = Vec::with_capacity(CONNECTIONS);
+        clients.extend((0..100).map(|_| used_client(&plane)));
+        let before = resident_bytes();
+        clients.extend((100..CONNECTIONS).map(|_| used_client(&plane)));
+        let each = resident_bytes().saturating_sub(before) / (CONNECTIONS - 100);
+        println!("{engine:?}: {each} bytes per idle connection");
+        assert!(each < BYTES_MAX, "{each} bytes per idle connection on {engine:?}");
+        for client in clients.iter_mut().step_by(100) {
+            call(client);
+        }
+    }
+}
+
+/// A connection that has served a request and waits for the next.
+fn used_client(plane: &Plane) -> Wire {
+    let mut client = plane.client();
+    call(&mut client);
+    client
+}
+
+fn call(client: &mut Wire) {
+    client.send("GET /v1.0/healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.read_response().status(), 204);
+}
+
+fn raise_descriptor_limit() -> Result<(), String> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.maximum.is_some_and(|maximum| maximum < DESCRIPTORS) {
+        return Err(format!("no more than {:?} descriptors are allowed", limit.maximum));
+    }
+    let wanted = limit.current.map(|current| current.max(DESCRIPTORS));
+    setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: limit.maximum })
+        .map_err(|e| e.to_string())
+}
+
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line =
+        status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a line of the kernel's");
+    let kib: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib << 10
+}
