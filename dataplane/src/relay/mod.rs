@@ -89,6 +89,8 @@ pub(crate) struct Relay<E> {
     /// Buffers of finished replays, for the next ones.
     spare: Vec<Vec<u8>>,
     due: Vec<TimerKey>,
+    /// Exchanges that wait to try their peer again; a new snapshot may save them the wait.
+    retrying: Vec<ConnectionKey>,
     /// Which of an app's endpoints is next; they take turns.
     next_endpoint: usize,
 }
@@ -122,6 +124,7 @@ impl<E: Engine> Relay<E> {
             body: Vec::new(),
             spare: Vec::new(),
             due: Vec::new(),
+            retrying: Vec::new(),
             next_endpoint: 0,
         }
     }
@@ -145,6 +148,7 @@ impl<E: Engine> Relay<E> {
         for key in self.endpoints.retire(|address| view.knows(address)) {
             self.close_upstream(key);
         }
+        self.reconsider_retries();
     }
 
     /// Connections stay their app's when the new snapshot numbers its apps otherwise. Those of an app that is gone end

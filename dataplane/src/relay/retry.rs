@@ -6,9 +6,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::Relay;
+use super::{Relay, View};
 use crate::{
-    connection::{ConnectionKey, State},
+    connection::{Connection, ConnectionKey, State},
     dapr::target::{Named, split_id},
     engine::{Chunk, Engine, Operation},
     error::{Cause, Hop},
@@ -17,6 +17,7 @@ use crate::{
     upstream::{UpstreamKey, UpstreamState},
 };
 use rustix::io::Errno;
+use snapshot::{Endpoint, Route};
 use std::rc::Rc;
 
 impl<E: Engine> Relay<E> {
@@ -113,29 +114,61 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(borrower) else { return };
         connection.exchange.retry_count += 1;
         connection.state = State::Retrying;
+        self.retrying.push(borrower);
         self.counters.peer_retries.add(1);
         self.set_deadline(borrower, Some(PEER_RETRY_INTERVAL));
+    }
+
+    /// The snapshot changed: who waited for a peer that is gone for good learns it now, and who waited for one that
+    /// has come back elsewhere is sent there.
+    pub(super) fn reconsider_retries(&mut self) {
+        for key in std::mem::take(&mut self.retrying) {
+            let waits = |connection: &Connection| connection.state == State::Retrying;
+            if self.connections.find(key).is_some_and(waits) {
+                self.reconsider(key);
+            }
+        }
+        self.read_ready();
+    }
+
+    fn reconsider(&mut self, key: ConnectionKey) {
+        let view = Rc::clone(&self.view);
+        let Some(connection) = self.connections.find(key) else { return };
+        let failed = connection.exchange.endpoint.map(|endpoint| self.endpoints.address(endpoint));
+        let is_failed =
+            |endpoint: &Endpoint| failed.is_some_and(|failed| **failed == endpoint.address);
+        match find_route(&view, connection) {
+            None => self.fail(key, Cause::NotFound),
+            Some(route) if route.endpoints.iter().all(is_failed) => self.retrying.push(key),
+            Some(_) => self.try_again(key),
+        }
     }
 
     /// The pause is over. The target is looked up anew, for it may have come back elsewhere.
     pub(super) fn try_again(&mut self, key: ConnectionKey) {
         let view = Rc::clone(&self.view);
         let Some(connection) = self.connections.find_mut(key) else { return };
-        let Some(app) = view.snapshot.apps.get(connection.app) else { return self.abandon(key) };
-        let namespace = app.namespace.as_str();
+        let route = find_route(&view, connection);
         let exchange = &mut connection.exchange;
-        let found = match split_id(&exchange.notes.target, namespace) {
-            Ok(Named::App { id, namespace }) => {
-                route::find(&view.snapshot, connection.app, id, namespace).ok()
-            }
-            _ => None,
-        };
-        if let Some(Destination::Remote { route }) = found {
+        if let Some(route) = route {
             let address = &route.endpoints[self.next_endpoint % route.endpoints.len()].address;
             self.next_endpoint = self.next_endpoint.wrapping_add(1);
             exchange.endpoint = Some(self.endpoints.intern(address));
         }
         let endpoint = exchange.endpoint.expect("it was tried before");
         self.connect(key, endpoint);
+    }
+}
+
+/// Where the exchange's target is now, if another sidecar serves it.
+fn find_route<'v>(view: &'v View, connection: &Connection) -> Option<&'v Route> {
+    let own = view.snapshot.apps.get(connection.app)?;
+    let target = &connection.exchange.notes.target;
+    let Ok(Named::App { id, namespace }) = split_id(target, own.namespace.as_str()) else {
+        return None;
+    };
+    match route::find(&view.snapshot, connection.app, id, namespace) {
+        Ok(Destination::Remote { route }) => Some(route),
+        _ => None,
     }
 }
