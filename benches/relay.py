@@ -204,7 +204,7 @@ class Bench:
             flags += ["--dapr-http-port", port, "--unix-domain-socket", home, "--app-port", "1",
                       "--app-channel-address", origin]
         environment = {
-            "RINGCAR_ENGINE": name.removeprefix("ringcar-"), "RINGCAR_WORKERS": "1",
+            "RINGCAR_ENGINE": name.removeprefix("ringcar-"),
             "RINGCAR_RUNTIME_DIR": str(home),
         }
         log = home / "log"
