@@ -155,8 +155,12 @@ class Bench:
         return Contender(None, origin, [])
 
     def start_relay(self, name, kind, directory, origin):
+        # Ringcar's engine has a bare relay of its own, which shows what the rest of the data plane costs.
+        program = [self.bin / name]
+        if name.startswith("engine-"):
+            program = [self.bin / "examples/relay", "--engine", name.removeprefix("engine-")]
         process = subprocess.Popen(
-            pinned(PROXY_CPU, self.bin / name, "--listen", self.address(kind, directory, name), "--upstream", origin),
+            pinned(PROXY_CPU, *program, "--listen", self.address(kind, directory, name), "--upstream", origin),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"RUST_BACKTRACE": "0"},
         )
         return Contender(process, announced(process), [process.pid])
@@ -203,10 +207,8 @@ class Bench:
             target = f"unix:{home}/dapr-a-http.socket"
             flags += ["--dapr-http-port", port, "--unix-domain-socket", home, "--app-port", "1",
                       "--app-channel-address", origin]
-        environment = {
-            "RINGCAR_ENGINE": name.removeprefix("ringcar-"), "RINGCAR_WORKERS": "1",
-            "RINGCAR_RUNTIME_DIR": str(home),
-        }
+        # One CPU to run on makes one worker.
+        environment = {"RINGCAR_ENGINE": name.removeprefix("ringcar-"), "RINGCAR_RUNTIME_DIR": str(home)}
         log = home / "log"
         process = self.start_server([self.bin / "ringcar", "sidecar", *flags], target, log, environment)
         await_healthy(target, process, log)
@@ -216,6 +218,7 @@ class Bench:
         starts = {"direct": self.start_direct}
         starts |= {name: self.start_relay for name in
                    ("relay-uring", "relay-epoll", "relay-monoio", "relay-tokio-uring")}
+        starts |= {name: self.start_relay for name in ("engine-uring", "engine-epoll")}
         starts |= {name: self.start_ringcar for name in ("ringcar-uring", "ringcar-epoll")}
         return starts | {"nginx": self.start_nginx, "haproxy": self.start_haproxy}
 
