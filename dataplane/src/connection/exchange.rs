@@ -1,21 +1,17 @@
 //! One request and its response, as far as a connection must remember it between events.
 //!
-//! The buffers in here keep their capacity from request to request, so that a warm connection allocates nothing.
+//! Its buffers are lent by the worker for as long as the exchange lasts.
 
 #![forbid(unsafe_code)]
 
 use crate::{
-    clock::Instant,
     dapr::CallNotes,
     engine::Chunk,
     error::Hop,
-    http::{BodyReader, Framing, Method, Version},
+    http::{BodyReader, Method, Version},
     upstream::{EndpointKey, UpstreamKey},
 };
-use std::collections::VecDeque;
-
-/// Capacity a connection may keep in its note buffers while it is idle.
-const NOTES_BYTES_KEPT: usize = 128;
+use std::{collections::VecDeque, mem};
 
 /// How response bytes reach the client.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -62,36 +58,44 @@ pub(crate) struct Exchange {
     pub encoding: Encoding,
     /// The upstream connection may be used again after this response.
     pub upstream_keep_alive: bool,
-    pub started: Instant,
 }
 
 impl Exchange {
-    /// Makes room for the next request; keeps the buffers.
-    pub(crate) fn reset(&mut self, started: Instant) {
+    /// Makes everything as it is before a request, which may use `buffers`.
+    pub(crate) fn begin(&mut self, buffers: Buffers) {
         debug_assert!(
             self.upstream.is_none(),
             "the last exchange gave its upstream connection back"
         );
-        self.url_path.clear();
-        self.endpoint = None;
-        self.upstream_reached = false;
-        self.pending.clear();
-        self.replay.clear();
-        self.retry_count = 0;
-        self.interim_count = 0;
-        self.upgrade = false;
-        self.response_started = false;
-        self.response = BodyReader::new(Framing::Empty);
-        self.encoding = Encoding::AsIs;
-        self.upstream_keep_alive = false;
-        self.request_bytes_max = None;
-        self.started = started;
+        let Buffers { notes, url_path, replay } = buffers;
+        *self = Self { notes, url_path, replay, ..Self::default() };
     }
 
-    /// Gives back what an idle connection should not keep.
-    pub(crate) fn shrink(&mut self) {
-        self.url_path.shrink_to(NOTES_BYTES_KEPT);
+    /// Takes what an idle connection should not keep.
+    pub(crate) fn end(&mut self) -> Buffers {
         self.pending = VecDeque::new();
-        self.replay = Vec::new();
+        let mut buffers = Buffers {
+            notes: mem::take(&mut self.notes),
+            url_path: mem::take(&mut self.url_path),
+            replay: mem::take(&mut self.replay),
+        };
+        buffers.url_path.clear();
+        buffers.replay.clear();
+        buffers
+    }
+}
+
+/// The growing parts of an exchange. They go from exchange to exchange, so that a warm worker allocates nothing.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    notes: CallNotes,
+    url_path: Vec<u8>,
+    replay: Vec<u8>,
+}
+
+impl Buffers {
+    /// They have grown once, and so are worth keeping.
+    pub(crate) fn are_warm(&self) -> bool {
+        self.notes.method.capacity() > 0
     }
 }

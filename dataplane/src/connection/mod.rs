@@ -21,7 +21,7 @@
 mod exchange;
 mod input;
 
-pub(crate) use exchange::{Encoding, Exchange};
+pub(crate) use exchange::{Buffers, Encoding, Exchange};
 pub(crate) use input::Input;
 
 use crate::{clock::Instant, engine::SocketKey, slab::Key};

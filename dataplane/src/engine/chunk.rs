@@ -73,6 +73,11 @@ impl Chunk {
         matches!(self.buffer, Buffer::Slot(_))
     }
 
+    /// The same bytes without a slot: copied, if they lie in one.
+    pub fn into_heap(self) -> Self {
+        if self.holds_slot() { Self::from_vec(self.to_vec(), 0) } else { self }
+    }
+
     /// Index of the first byte within the whole buffer: so many bytes lie in front.
     pub const fn start(&self) -> usize {
         self.start

@@ -4,7 +4,7 @@
 //! here rests on: a slot's bytes are written only while its state is `SUBMITTED` (by the kernel) or while exactly
 //! one [`Slot`] of it exists (by that one's owner, through `&mut`); in any other state they are only read.
 
-use crate::limits::{BUFFER_BYTES, BUFFERS_MAX, HEADROOM_BYTES, SCRATCH_BUFFERS};
+use crate::limits::{BUFFER_BYTES, BUFFERS_MAX, BUFFERS_SCARCE, HEADROOM_BYTES, SCRATCH_BUFFERS};
 use rustix::{
     io::Errno,
     mm::{MapFlags, ProtFlags, mmap_anonymous, munmap},
@@ -44,6 +44,11 @@ impl BufferPool {
     /// Receive slots that hold no data: those of the kernel's ring included.
     pub fn free_buffers(&self) -> usize {
         usize::from(BUFFERS_MAX) - self.0.leased.get()
+    }
+
+    /// So few are free that bytes which cannot leave at once should not keep theirs.
+    pub(super) fn are_scarce(&self) -> bool {
+        self.free_buffers() < BUFFERS_SCARCE
     }
 
     /// Slots that chunks hold, scratch slots included.

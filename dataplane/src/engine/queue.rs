@@ -8,9 +8,12 @@
 use super::Chunk;
 use std::collections::VecDeque;
 
+/// The usual message is one chunk, so the first one lies here and an idle socket keeps no memory for more.
 #[derive(Debug, Default)]
 pub(super) struct SendQueue {
-    chunks: VecDeque<Chunk>,
+    front: Option<Chunk>,
+    /// Empty when there is no front.
+    rest: VecDeque<Chunk>,
     bytes: usize,
 }
 
@@ -18,7 +21,10 @@ impl SendQueue {
     pub(super) fn push(&mut self, chunk: Chunk) {
         if !chunk.is_empty() {
             self.bytes += chunk.len();
-            self.chunks.push_back(chunk);
+            match self.front {
+                None => self.front = Some(chunk),
+                Some(_) => self.rest.push_back(chunk),
+            }
         }
     }
 
@@ -30,9 +36,21 @@ impl SendQueue {
         self.bytes == 0
     }
 
+    /// The only chunk, if it is the only one.
+    pub(super) fn only(&self) -> Option<&Chunk> {
+        self.front.as_ref().filter(|_| self.rest.is_empty())
+    }
+
     /// The first `count` chunks, or as many as there are.
-    pub(super) fn first(&self, count: usize) -> impl ExactSizeIterator<Item = &Chunk> {
-        self.chunks.range(..count.min(self.chunks.len()))
+    pub(super) fn first(&self, count: usize) -> impl Iterator<Item = &Chunk> {
+        self.front.iter().chain(&self.rest).take(count)
+    }
+
+    /// Copies to the heap what lies in receive buffers. Only while no send of this queue is with the kernel.
+    pub(super) fn copy_out(&mut self) {
+        for chunk in self.front.iter_mut().chain(&mut self.rest) {
+            *chunk = std::mem::replace(chunk, Chunk::from_static(b"")).into_heap();
+        }
     }
 
     /// Forgets the first `count` bytes: the kernel has them.
@@ -43,13 +61,16 @@ impl SendQueue {
         self.bytes = self.bytes.checked_sub(count).expect("the kernel takes what was queued");
         let mut left = count;
         while left > 0 {
-            let Some(front) = self.chunks.front_mut() else { break };
+            let Some(front) = &mut self.front else { break };
             if front.len() > left {
                 front.advance(left);
                 break;
             }
             left -= front.len();
-            self.chunks.pop_front();
+            self.front = self.rest.pop_front();
+        }
+        if self.bytes == 0 {
+            self.rest = VecDeque::new();
         }
     }
 

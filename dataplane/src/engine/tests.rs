@@ -7,8 +7,8 @@ use super::*;
 use crate::{
     clock,
     limits::{
-        BUFFER_BYTES, BUFFERS_MAX, EVENTS_PER_TURN, HEADROOM_BYTES, REARM_BUFFERS_MIN,
-        RELAY_HIGH_BYTES, RELAY_LOW_BYTES,
+        BUFFER_BYTES, BUFFERS_MAX, BUFFERS_SCARCE, EVENTS_PER_TURN, HEADROOM_BYTES,
+        REARM_BUFFERS_MIN, RELAY_HIGH_BYTES, RELAY_LOW_BYTES,
     },
 };
 use rustix::{
@@ -572,6 +572,50 @@ fn survives_a_lack_of_buffers<E: Engine>(mut bench: Bench<E>) {
     }
 }
 
+fn stalled_sends_do_not_hold_buffers<E: Engine>(mut bench: Bench<E>) {
+    // More than all buffers, received and passed on to peers that do not read.
+    let (source, mut writer) = bench.pair(Transport::Tcp);
+    let stalled: Vec<(SocketKey, Peer)> = (0..64).map(|_| bench.pair(Transport::Unix)).collect();
+    bench.engine.receive_start(source);
+    bench.holding = true;
+    let total = 2 * usize::from(BUFFERS_MAX) * BUFFER_BYTES;
+    let thread = thread::spawn(move || {
+        Pattern::new().write(&mut writer, total);
+        writer
+    });
+    let mut passed = 0;
+    let mut streams = vec![Vec::new(); stalled.len()];
+    bench.until("all received", |bench| {
+        for (_, chunk) in mem::take(&mut bench.held) {
+            let to = passed / BUFFER_BYTES % stalled.len();
+            streams[to].push((passed, chunk.len()));
+            passed += chunk.len();
+            bench.engine.send(stalled[to].0, chunk);
+        }
+        passed == total
+    });
+    bench.settle();
+    assert!(bench.engine.buffers().free_buffers() >= BUFFERS_SCARCE - stalled.len());
+    // And nothing of it is lost.
+    let pattern = Pattern::new();
+    for ((key, mut peer), pieces) in stalled.into_iter().zip(streams) {
+        let bytes = pieces.iter().map(|(_, length)| length).sum();
+        let reader = thread::spawn(move || {
+            let mut seen = vec![0; bytes];
+            peer.read_exact(&mut seen).unwrap();
+            seen
+        });
+        bench.until("all sent", |bench| bench.engine.send_queued_bytes(key) == 0);
+        let seen = reader.join().unwrap();
+        let mut rest = &seen[..];
+        for (offset, length) in pieces {
+            pattern.check(offset, &rest[..length]);
+            rest = &rest[length..];
+        }
+    }
+    drop(thread.join().unwrap());
+}
+
 fn accepts_many<E: Engine>(mut bench: Bench<E>) {
     let directory = TemporaryDirectory::new();
     let tcp = TcpListener::bind(LOOPBACK).unwrap();
@@ -824,6 +868,7 @@ suite! {
     receiving_stops_and_starts,
     relays_much_to_a_slow_reader,
     resets_are_told_apart_from_ends,
+    stalled_sends_do_not_hold_buffers,
     stops_listening,
     survives_a_lack_of_buffers,
     takes_many_operations_in_one_turn,

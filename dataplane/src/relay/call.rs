@@ -101,7 +101,6 @@ impl<E: Engine> Relay<E> {
             && exchange.request.is_complete()
             && !exchange.upgrade
         {
-            exchange.replay = self.spare.pop().unwrap_or_default();
             exchange.replay.extend_from_slice(head);
             exchange.replay.extend_from_slice(rest);
         }
@@ -125,7 +124,7 @@ impl<E: Engine> Relay<E> {
         }
         let Some(connection) = self.connections.find_mut(key) else { return };
         for chunk in [head, rest] {
-            push_pending(connection, &chunk);
+            push_pending(connection, chunk);
         }
         self.connect(key, endpoint);
     }
@@ -192,10 +191,10 @@ impl<E: Engine> Relay<E> {
             Some(upstream) if upstream.send_failed => return,
             Some(Upstream { state: UpstreamState::Busy(_), socket, .. }) => {
                 let socket = *socket;
-                self.forward(socket, chunk);
+                self.engine.send(socket, chunk);
                 self.engine.send_queued_bytes(socket)
             }
-            _ => push_pending(connection, &chunk),
+            _ => push_pending(connection, chunk),
         };
         if queued >= RELAY_HIGH_BYTES {
             self.pause_downstream_if_full(key, queued);
@@ -204,12 +203,10 @@ impl<E: Engine> Relay<E> {
 }
 
 /// Copies: who waits for a connection must not hold a receive buffer.
-fn push_pending(connection: &mut Connection, chunk: &Chunk) -> usize {
+fn push_pending(connection: &mut Connection, chunk: Chunk) -> usize {
     let pending = &mut connection.exchange.pending;
     if !chunk.is_empty() {
-        let copy =
-            if chunk.holds_slot() { Chunk::from_vec(chunk.to_vec(), 0) } else { chunk.clone() };
-        pending.push_back(copy);
+        pending.push_back(chunk.into_heap());
     }
     pending.iter().map(|chunk| chunk.len()).sum()
 }

@@ -4,7 +4,7 @@
 
 use super::Relay;
 use crate::{
-    connection::{ConnectionKey, Input, State},
+    connection::{Buffers, ConnectionKey, Input, State},
     engine::Engine,
     limits::{
         DOWNSTREAM_IDLE_TIMEOUT, LINGER_BYTES_MAX, LINGER_TIMEOUT, POOL_IDLE_TIMEOUT, STALL_TIMEOUT,
@@ -13,7 +13,7 @@ use crate::{
     upstream::{Upstream, UpstreamKey, UpstreamState},
 };
 
-/// Replay buffers kept for the next exchanges.
+/// Sets of buffers kept for the next exchanges.
 const SPARE_MAX: usize = 64;
 
 impl<E: Engine> Relay<E> {
@@ -41,8 +41,7 @@ impl<E: Engine> Relay<E> {
     pub(super) fn next_request(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let exchange = &mut connection.exchange;
-        keep_spare(&mut self.spare, std::mem::take(&mut exchange.replay));
-        exchange.shrink();
+        keep_spare(&mut self.spare, exchange.end());
         connection.state = State::Idle;
         if connection.input.is_empty() {
             if self.draining || connection.read_closed {
@@ -90,14 +89,14 @@ impl<E: Engine> Relay<E> {
     }
 
     pub(super) fn close_downstream(&mut self, key: ConnectionKey) {
-        let Some(connection) = self.connections.remove(key) else { return };
+        let Some(mut connection) = self.connections.remove(key) else { return };
         debug_assert!(
             connection.exchange.upstream.is_none(),
             "released before the connection goes"
         );
         self.owners.clear(connection.socket);
         self.engine.close(connection.socket);
-        keep_spare(&mut self.spare, connection.exchange.replay);
+        keep_spare(&mut self.spare, connection.exchange.end());
     }
 
     /// Closes with a reset: what the client has is not the whole answer.
@@ -174,9 +173,8 @@ fn matching<T>(slab: &Slab<T>, wanted: impl Fn(&T) -> bool) -> Vec<crate::slab::
     slab.keys().filter(|key| slab.find(*key).is_some_and(&wanted)).collect()
 }
 
-fn keep_spare(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
-    if buffer.capacity() > 0 && spare.len() < SPARE_MAX {
-        buffer.clear();
-        spare.push(buffer);
+fn keep_spare(spare: &mut Vec<Buffers>, buffers: Buffers) {
+    if spare.len() < SPARE_MAX && buffers.are_warm() {
+        spare.push(buffers);
     }
 }

@@ -31,13 +31,10 @@ pub(crate) use view::View;
 
 use crate::{
     clock::Instant,
-    connection::{Connection, ConnectionKey, State},
-    engine::{Chunk, Engine, Event, Operation, SocketKey},
+    connection::{Buffers, Connection, ConnectionKey, State},
+    engine::{Engine, Event, Operation, SocketKey},
     http::{RequestHead, ResponseHead, date::DateCache},
-    limits::{
-        BUFFERS_SCARCE, HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES,
-        STALL_TIMEOUT,
-    },
+    limits::{HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, STALL_TIMEOUT},
     slab::Slab,
     telemetry::Counters,
     timer::Wheel,
@@ -86,8 +83,8 @@ pub(crate) struct Relay<E> {
     /// Lines for the head under construction, and bodies of our own answers.
     lines: Vec<u8>,
     body: Vec<u8>,
-    /// Buffers of finished replays, for the next ones.
-    spare: Vec<Vec<u8>>,
+    /// Buffers of finished exchanges, for the next ones: an idle connection keeps none.
+    spare: Vec<Buffers>,
     due: Vec<TimerKey>,
     /// Exchanges that wait to try their peer again; a new snapshot may save them the wait.
     retrying: Vec<ConnectionKey>,
@@ -258,16 +255,6 @@ impl<E: Engine> Relay<E> {
                 self.note_progress(borrower);
             }
             None => {}
-        }
-    }
-
-    /// Passes bytes on as they came. What cannot leave at once must not hold receive buffers while these are scarce.
-    fn forward(&mut self, socket: SocketKey, chunk: Chunk) {
-        let scarce = self.engine.buffers().free_buffers() < BUFFERS_SCARCE;
-        if scarce && self.engine.send_queued_bytes(socket) > 0 {
-            self.engine.send(socket, Chunk::from_vec(chunk.to_vec(), 0));
-        } else {
-            self.engine.send(socket, chunk);
         }
     }
 

@@ -8,9 +8,7 @@ use crate::{
     dapr::{self, Asked},
     engine::{Chunk, Engine},
     error::Cause,
-    http::{
-        BodyReader, ChunkError, Field, HeadError, Parsed, RequestError, Version, parse_request,
-    },
+    http::{BodyReader, ChunkError, Field, HeadError, Parsed, RequestError, parse_request},
     limits::{
         ADMIN_BODY_BYTES_MAX, ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADER_LINES_MAX,
         PEER_HEAD_BYTES, PEER_HEADER_LINES, RELAY_HIGH_BYTES, STALL_TIMEOUT,
@@ -88,10 +86,8 @@ impl<E: Engine> Relay<E> {
     fn refuse(&mut self, key: ConnectionKey, error: RequestError) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         self.counters.requests_refused.add(1);
-        connection.exchange.reset(self.now);
-        connection.exchange.version = Version::Http11;
-        connection.exchange.method = crate::http::Method::Other;
-        connection.exchange.keep_alive = false;
+        // What it asked for is unknown, so what it gets is HTTP/1.1 with a body, and the end.
+        connection.exchange.begin(self.spare.pop().unwrap_or_default());
         let text = error.to_string();
         self.answer_text(key, error.status(), &text);
     }
@@ -101,7 +97,7 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let head = &self.request_head;
         let exchange = &mut connection.exchange;
-        exchange.reset(self.now);
+        exchange.begin(self.spare.pop().unwrap_or_default());
         exchange.method = head.method;
         exchange.version = head.version;
         exchange.keep_alive = head.keep_alive && !self.draining;

@@ -136,7 +136,8 @@ impl<E: Engine> Relay<E> {
         if from_peer && head.status == MISDIRECTED_REQUEST && head.lines.has(Field::RingcarError) {
             return self.fail(borrower, Cause::NotFound);
         }
-        let drop = prepare(connection, head, &chunk, self.draining, &mut self.lines);
+        let date = self.date.at(self.unix_seconds);
+        let drop = prepare(connection, head, &chunk, date, self.draining, &mut self.lines);
         let mut status = [0; STATUS_LINE_BYTES_MAX];
         let start_line = status_line(head, &chunk, connection.exchange.version, &mut status);
         let rewrite = Rewrite { start_line: &[start_line], drop, added: &[&self.lines] };
@@ -183,7 +184,7 @@ impl<E: Engine> Relay<E> {
                 // More than was announced: whatever it is, this connection cannot be trusted with another request.
                 exchange.upstream_keep_alive &= chunk.is_empty();
                 let socket = connection.socket;
-                self.forward(socket, message);
+                self.engine.send(socket, message);
                 self.after_body_bytes(borrower, key);
             }
             Err(_) => self.fail(borrower, Cause::BadResponse),
@@ -201,7 +202,7 @@ impl<E: Engine> Relay<E> {
         let mut writer = self.engine.buffers().writer();
         writer.put(chunk_header(chunk.len(), &mut header));
         self.engine.send(socket, writer.finish());
-        self.forward(socket, chunk);
+        self.engine.send(socket, chunk);
         self.engine.send(socket, Chunk::from_static(b"\r\n"));
         self.pause_upstream_if_full(key, socket);
     }
@@ -254,6 +255,7 @@ fn prepare(
     connection: &mut Connection,
     head: &ResponseHead,
     bytes: &[u8],
+    date: &[u8],
     draining: bool,
     lines: &mut Vec<u8>,
 ) -> FieldSet {
@@ -281,6 +283,12 @@ fn prepare(
         Encoding::Chunked => lines.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         Encoding::Unchunked => drop = drop.with(&[Field::TransferEncoding]),
         Encoding::AsIs => drop = drop.union(respell(head.framing, &head.lines, bytes, lines)),
+    }
+    if !head.lines.has(Field::Date) {
+        // RFC 9110 §6.6.1; Go's server does so for daprd.
+        for part in [b"Date: ", date, b"\r\n"] {
+            lines.extend_from_slice(part);
+        }
     }
     match (exchange.keep_alive, exchange.version) {
         (false, _) => lines.extend_from_slice(b"Connection: close\r\n"),

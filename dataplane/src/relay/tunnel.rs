@@ -31,7 +31,7 @@ impl<E: Engine> Relay<E> {
         let upstream = connection.exchange.upstream.and_then(|key| self.upstreams.find(key));
         let Some(upstream) = upstream else { return };
         let socket = upstream.socket;
-        self.forward(socket, chunk);
+        self.engine.send(socket, chunk);
         let queued = self.engine.send_queued_bytes(socket);
         if queued >= RELAY_HIGH_BYTES {
             self.pause_downstream_if_full(key, queued);
@@ -42,7 +42,7 @@ impl<E: Engine> Relay<E> {
     pub(super) fn tunnel_downstream(&mut self, key: ConnectionKey, chunk: Chunk) {
         let Some(connection) = self.connections.find(key) else { return };
         let (socket, upstream) = (connection.socket, connection.exchange.upstream);
-        self.forward(socket, chunk);
+        self.engine.send(socket, chunk);
         if let Some(upstream) = upstream {
             self.pause_upstream_if_full(upstream, socket);
         }

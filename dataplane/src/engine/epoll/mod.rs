@@ -101,7 +101,8 @@ impl EpollEngine {
     /// Tries all sends that were asked for; true when an event came that somebody may wait for.
     fn flush_dirty(&mut self, events: &mut Vec<Event>) -> bool {
         let mut urgent = false;
-        for index in mem::take(&mut self.dirty) {
+        let mut dirty = mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
             if events.len() >= EVENTS_PER_TURN {
                 self.dirty.push(index);
                 urgent = true;
@@ -109,6 +110,8 @@ impl EpollEngine {
             }
             urgent |= self.flush(index, events);
         }
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
         urgent
     }
 
@@ -152,6 +155,9 @@ impl EpollEngine {
     fn watch_writable(&mut self, index: u32, generation: u32) {
         let Some(socket) = self.sockets.find_mut(index, generation) else { return };
         socket.blocked = true;
+        if self.buffers.are_scarce() {
+            socket.queue.copy_out();
+        }
         if !socket.watches_writable {
             socket.watches_writable = true;
             let data = socket_data(index, generation);
@@ -353,11 +359,12 @@ impl Engine for EpollEngine {
     }
 
     fn send(&mut self, key: SocketKey, chunk: Chunk) {
+        let scarce = self.buffers.are_scarce();
         let Some(socket) = self.socket_mut(key) else { return };
         if socket.send_failed {
             return;
         }
-        socket.queue.push(chunk);
+        socket.queue.push(if scarce && socket.blocked { chunk.into_heap() } else { chunk });
         if !socket.dirty && !socket.blocked && !socket.queue.is_empty() {
             socket.dirty = true;
             self.dirty.push(key.index);

@@ -112,11 +112,10 @@ impl Socket {
 
     fn send_once(&self) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let mut chunks = self.queue.first(GATHER_SLICES);
-        if chunks.len() == 1 {
-            let chunk = chunks.next().map_or(&[][..], |chunk| chunk);
+        if let Some(chunk) = self.queue.only() {
             return send(&self.fd, chunk, flags);
         }
+        let chunks = self.queue.first(GATHER_SLICES);
         let slices: ArrayVec<IoSlice<'_>, GATHER_SLICES> =
             chunks.map(|chunk| IoSlice::new(chunk)).collect();
         sendmsg(&self.fd, &slices, &mut SendAncillaryBuffer::default(), flags)

@@ -20,7 +20,7 @@ use self::{
     buffers::BufferRing,
     gather::Gather,
     ring::Ring,
-    socket::{Receive, Socket, Stage},
+    socket::{Receive, Sending, Socket, Stage},
 };
 use super::{
     Backend, BufferPool, Chunk, Engine, EngineError, Event, ListenerKey, Operation, SocketKey,
@@ -302,11 +302,13 @@ impl Engine for UringEngine {
     }
 
     fn send(&mut self, key: SocketKey, chunk: Chunk) {
+        let scarce = self.buffers.are_scarce();
         let Some(socket) = self.owned_mut(key) else { return };
         if socket.send_failed || chunk.is_empty() {
             return;
         }
-        socket.queue.push(chunk);
+        let waits = socket.sending == Sending::Waiting;
+        socket.queue.push(if scarce && waits { chunk.into_heap() } else { chunk });
         self.mark_dirty(key);
     }
 

@@ -25,13 +25,16 @@ impl UringEngine {
     /// Offers what is queued to the kernel; true when its outcome should end the wait.
     pub(super) fn flush_dirty(&mut self) -> bool {
         let mut urgent = false;
-        for index in mem::take(&mut self.dirty) {
+        let mut dirty = mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
             let Some((generation, socket)) = self.sockets.at_mut(index) else { continue };
             socket.dirty = false;
             if socket.stage == Stage::Open && socket.sending == Sending::Idle {
                 urgent |= self.offer(SocketKey { index, generation }, SendMode::Inline);
             }
         }
+        debug_assert!(self.dirty.is_empty(), "an offer leaves nothing to offer");
+        self.dirty = dirty;
         urgent
     }
 
@@ -86,15 +89,15 @@ impl UringEngine {
             Ok(count) if count > 0 => {
                 self.on_sent(key, count);
                 if sending == Sending::Inline && count < offered {
-                    self.offer(key, SendMode::Waiting);
+                    self.wait_for_room(key);
                 }
             }
             // What the socket has no room for waits inside the kernel from now on. A waiting send does not say AGAIN.
             Ok(_) | Err(Errno::INTR) => {
-                self.offer(key, SendMode::Waiting);
+                self.wait_for_room(key);
             }
             Err(Errno::AGAIN) if sending == Sending::Inline => {
-                self.offer(key, SendMode::Waiting);
+                self.wait_for_room(key);
             }
             Err(error) => {
                 socket.fail_sending();
@@ -103,9 +106,21 @@ impl UringEngine {
         }
     }
 
+    /// What the socket does not take now waits inside the kernel, and must not hold receive buffers while these are
+    /// scarce.
+    fn wait_for_room(&mut self, key: SocketKey) {
+        if self.buffers.are_scarce()
+            && let Some(socket) = self.owned_mut(key)
+        {
+            socket.queue.copy_out();
+        }
+        self.offer(key, SendMode::Waiting);
+    }
+
     /// All inline sends of which no completion told otherwise have left whole.
     pub(super) fn settle_inline(&mut self) {
-        for key in mem::take(&mut self.inline) {
+        let mut inline = mem::take(&mut self.inline);
+        for key in inline.drain(..) {
             let Some(socket) = self.sockets.find_mut(key.index, key.generation) else { continue };
             if socket.sending != Sending::Inline {
                 continue;
@@ -118,6 +133,7 @@ impl UringEngine {
                 self.finish_closing(key);
             }
         }
+        self.inline = inline;
     }
 
     /// The kernel has let go of the send's memory; returns how it was submitted.

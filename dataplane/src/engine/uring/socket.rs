@@ -113,4 +113,4 @@ impl Socket {
 }
 
 /// An idle connection costs this and its descriptor; ten thousand of them are held.
-const _: () = assert!(size_of::<Socket>() <= 128);
+const _: () = assert!(size_of::<Socket>() <= 176);
