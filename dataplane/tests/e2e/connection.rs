@@ -470,4 +470,25 @@ on_both_engines! {
             assert!(text.ends_with(&format!("\r\n\r\n{body}")), "{response}");
         }
     }
+
+    fn http_1_0_client_that_asks_to_be_kept_is_kept(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mesh = Mesh::start(engine, hop, app.address());
+            let mut client = mesh.client();
+            client.send(format!("GET {X} HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"));
+            let mut upstream = app.accept();
+            upstream.read_request();
+            upstream.send(OK);
+            let head = client.read_head();
+            let said = head.one("connection").unwrap_or_default();
+            assert!(said.eq_ignore_ascii_case("keep-alive"), "{hop:?}: {head}");
+            assert_eq!(client.read_bytes(2), b"ok", "{hop:?}");
+            client.send(format!("GET {X} HTTP/1.0\r\n\r\n"));
+            upstream.read_request();
+            upstream.send(OK);
+            let (bytes, _) = client.read_to_end();
+            assert!(bytes.ends_with(b"\r\n\r\nok"), "{hop:?}: {}", bytes.escape_ascii());
+        }
+    }
 }

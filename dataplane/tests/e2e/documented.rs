@@ -1,4 +1,5 @@
-//! `docs/dapr-compat.md` promises a test per behaviour; here the promise is held to.
+//! `docs/dapr-compat.md` promises a test per behaviour; here the promise is held to. A row without
+//! a test may only tell of something that is absent.
 
 #![forbid(unsafe_code)]
 

@@ -74,6 +74,12 @@ on_both_engines! {
                  \\u003cb\\u003e\\u0026",
             ),
             (
+                "line ends",
+                "/v1.0/invoke/a%0D%0AX:%20b/method/x",
+                "",
+                "failed to invoke, id: a\\r\\nX: b, err: couldn't find service: a\\r\\nX: b",
+            ),
+            (
                 "quote",
                 "/v1.0/invoke/a%22b/method/x",
                 "",

@@ -19,6 +19,7 @@ mod link;
 mod pieces;
 mod pools;
 mod pressure;
+mod quiet;
 mod retries;
 mod routing;
 mod smuggling;

@@ -1,5 +1,7 @@
 //! Calls that wait to try their peer again, and the snapshot changes meanwhile.
 
+#![forbid(unsafe_code)]
+
 use crate::{
     OK, X, post,
     support::{App, Plane, TempDir, on_both_engines, route},

@@ -143,12 +143,7 @@ impl Plane {
     fn await_counters(&mut self, name: &str, is_reached: impl Fn(f64) -> bool) {
         let give_up = clock::now() + DEADLINE;
         loop {
-            self.link.send(&ToDataPlane::Stats { query: 0 }, &[]);
-            let FromDataPlane::Stats { counters, .. } = self.link.receive() else {
-                panic!("no counters");
-            };
-            let value: f64 = counters.iter().filter(|c| c.name == name).map(|c| c.value).sum();
-            assert!(counters.iter().any(|c| c.name == name), "no {name} in {counters:?}");
+            let value = self.counter(name);
             if is_reached(value) {
                 return;
             }
@@ -156,6 +151,16 @@ impl Plane {
             // Also wakes the worker, which publishes its gauges at the end of a turn.
             self.settle();
         }
+    }
+
+    /// What a counter is now, over all its labels.
+    pub(crate) fn counter(&mut self, name: &str) -> f64 {
+        self.link.send(&ToDataPlane::Stats { query: 0 }, &[]);
+        let FromDataPlane::Stats { counters, .. } = self.link.receive() else {
+            panic!("no counters");
+        };
+        assert!(counters.iter().any(|c| c.name == name), "no {name} in {counters:?}");
+        counters.iter().filter(|c| c.name == name).map(|c| c.value).sum()
     }
 
     /// Takes the link away, as a killed control would, and links anew.
