@@ -25,30 +25,46 @@ const DESCRIPTORS: u64 = 2 * CONNECTIONS as u64 + 500;
 /// What DESIGN promises per idle connection, with the client's end in it.
 const BYTES_MAX: usize = 1024;
 
+/// Names the engine to a process that this test starts: what one engine leaves behind in a heap is not the other's.
+const ENGINE: &str = "RINGCAR_TEST_IDLE_ENGINE";
+
 #[test]
 fn idle_connections_cost_less_than_1_kib() {
     if let Err(reason) = raise_descriptor_limit() {
         println!("SKIPPED idle_connections_cost_less_than_1_kib: {reason}");
         return;
     }
-    let mut engines = vec![Choice::Epoll];
+    match std::env::var(ENGINE).as_deref() {
+        Ok("epoll") => return measure(Choice::Epoll),
+        Ok("uring") => return measure(Choice::Uring),
+        _ => {}
+    }
+    let mut engines = vec!["epoll"];
     if support::has_uring("idle_connections_cost_less_than_1_kib") {
-        engines.push(Choice::Uring);
+        engines.push("uring");
     }
     for engine in engines {
-        let plane = Plane::on(engine).app("checkout", None).start();
-        // What is there after the first hundred is not there for each connection.
-        let mut clients: Vec<Wire> = Vec::with_capacity(CONNECTIONS);
-        clients.extend((0..100).map(|_| used_client(&plane)));
-        let before = resident_bytes();
-        clients.extend((100..CONNECTIONS).map(|_| used_client(&plane)));
-        let each = resident_bytes().saturating_sub(before) / (CONNECTIONS - 100);
-        println!("{engine:?}: {each} bytes per idle connection");
-        assert!(each < BYTES_MAX, "{each} bytes per idle connection on {engine:?}");
-        for client in clients.iter_mut().step_by(100) {
-            call(client);
-        }
+        let mut process = std::process::Command::new(std::env::current_exe().unwrap());
+        let status = process.arg("--nocapture").env(ENGINE, engine).status().unwrap();
+        assert!(status.success(), "{engine}");
     }
+}
+
+fn measure(engine: Choice) {
+    let plane = Plane::on(engine).app("checkout", None).start();
+    // What is there after the first hundred is not there for each connection; nor are the receive buffers, all of which
+    // have been used once when each of these clients has called often.
+    let mut clients: Vec<Wire> = Vec::with_capacity(CONNECTIONS);
+    clients.extend((0..100).map(|_| used_client(&plane)));
+    for _ in 0..20 {
+        clients.iter_mut().for_each(call);
+    }
+    let before = resident_bytes();
+    clients.extend((100..CONNECTIONS).map(|_| used_client(&plane)));
+    let each = resident_bytes().saturating_sub(before) / (CONNECTIONS - 100);
+    println!("{engine:?}: {each} bytes per idle connection");
+    assert!(each < BYTES_MAX, "{each} bytes per idle connection on {engine:?}");
+    clients.iter_mut().step_by(100).for_each(call);
 }
 
 /// A connection that has served a request and waits for the next.
