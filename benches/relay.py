@@ -113,17 +113,22 @@ def announced(process):
     return line
 
 
+def connected(address):
+    """A connection to 127.0.0.1:80 or unix:/path."""
+    if address.startswith("unix:"):
+        probe = socket.socket(socket.AF_UNIX)
+        probe.connect(address.removeprefix("unix:"))
+        return probe
+    host, port = address.rsplit(":", 1)
+    return socket.create_connection((host, int(port)), 1)
+
+
 def await_address(address, process, log):
     """Waits until somebody accepts at `address`."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         try:
-            if address.startswith("unix:"):
-                with socket.socket(socket.AF_UNIX) as probe:
-                    probe.connect(address.removeprefix("unix:"))
-            else:
-                host, port = address.rsplit(":", 1)
-                socket.create_connection((host, int(port)), 1).close()
+            connected(address).close()
             return
         except OSError:
             if process.poll() is not None:
@@ -284,16 +289,13 @@ def await_healthy(target, process, log):
     """Waits until Ringcar's sidecar has found its app."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        kind = socket.AF_UNIX if target.startswith("unix:") else socket.AF_INET
-        where = target.removeprefix("unix:")
-        with socket.socket(kind) as probe:
-            try:
-                probe.connect(where if kind == socket.AF_UNIX else (where.rsplit(":", 1)[0], int(where.rsplit(":", 1)[1])))
+        try:
+            with connected(target) as probe:
                 probe.sendall(b"GET /v1.0/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 if probe.recv(64).startswith(b"HTTP/1.1 2"):
                     return
-            except OSError:
-                pass
+        except OSError:
+            pass
         time.sleep(0.05)
     stop(process)
     raise Unavailable(f"is not healthy: {log.read_text().strip().splitlines()[-1:]}")

@@ -1,4 +1,5 @@
-//! What HTTP costs per request: parse a head, rewrite it for the next hop, find the end of a chunked body.
+//! What HTTP costs per request: parse a head, rewrite it for the next hop, find the end of a
+//! chunked body.
 //!
 //! The heads are those of a Dapr call: some 245 bytes with the headers an SDK sends.
 

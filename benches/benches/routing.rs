@@ -1,4 +1,5 @@
-//! What finding the target costs per request: read the call out of the request, look the app up in the snapshot.
+//! What finding the target costs per request: read the call out of the request, look the app up in
+//! the snapshot.
 //!
 //! With one app elsewhere and with 100,000: the lookup must not notice.
 

@@ -1,7 +1,7 @@
 //! What the yardstick relays share: their command line.
 //!
-//! Each relay carries bytes between one client connection and one upstream connection, on one thread, and knows
-//! nothing of HTTP: the floor that a proxy is measured against.
+//! Each relay carries bytes between one client connection and one upstream connection, on one
+//! thread, and knows nothing of HTTP: the floor that a proxy is measured against.
 
 #![forbid(unsafe_code)]
 
@@ -25,5 +25,6 @@ pub fn announce(bound: &Address) {
     println!("{}", address::spell(bound));
 }
 
-/// What the relays that copy receive into at once. Below it the cost per byte grows, above it little is gained.
+/// What the relays that copy receive into at once. Below it the cost per byte grows, above it
+/// little is gained.
 pub const COPY_BYTES: usize = 64 * 1024;

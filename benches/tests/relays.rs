@@ -1,4 +1,5 @@
-//! Every yardstick carries every byte, both ways at once, and passes FIN on. A relay that loses bytes would be fast.
+//! Every yardstick carries every byte, both ways at once, and passes FIN on. A relay that loses
+//! bytes would be fast.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
@@ -163,7 +164,8 @@ fn epoll_over_unix() {
     check(env!("CARGO_BIN_EXE_relay-epoll"), true);
 }
 
-/// The yardsticks on io_uring measure nothing where a container's seccomp profile forbids it; that is said, not failed.
+/// The yardsticks on io_uring measure nothing where a container's seccomp profile forbids it; that
+/// is said, not failed.
 fn check_if_permitted(program: &str, unix: bool) {
     match io_uring::IoUring::new(2) {
         Ok(_) => check(program, unix),

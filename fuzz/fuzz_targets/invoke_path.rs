@@ -1,5 +1,7 @@
-//! Whatever a caller sends, no invocation panics the worker, and nothing that reaches a peer or an app can be read in two ways.
+//! Whatever a caller sends, no invocation panics the worker, and nothing that reaches a peer or an
+//! app can be read in two ways.
 
+#![forbid(unsafe_code)]
 #![no_main]
 
 use dataplane::dapr::{CallNotes, invariant};

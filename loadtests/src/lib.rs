@@ -1,7 +1,8 @@
-//! What measuring needs on both ends: addresses, sockets, an epoll loop, an HTTP length reader, process accounting.
+//! What measuring needs on both ends: addresses, sockets, an epoll loop, an HTTP length reader,
+//! process accounting.
 //!
-//! Written apart from the data plane on purpose: a client that checks answers with the code under test would
-//! share its mistakes.
+//! Written apart from the data plane on purpose: a client that checks answers with the code under
+//! test would share its mistakes.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! Where does an HTTP/1.1 message end? Fed with whatever arrives, in pieces of any size.
 //!
-//! Only as much of RFC 9112 as a well-behaved peer uses; everything else is an error, since a measurement that
-//! misreads its answers is worth nothing.
+//! Only as much of RFC 9112 as a well-behaved peer uses; everything else is an error, since a
+//! measurement that misreads its answers is worth nothing.
 
 #![forbid(unsafe_code)]
 

@@ -76,8 +76,8 @@ impl Poll {
         epoll::modify(&self.epoll, source, epoll::EventData::new_u64(token), interest.flags())
     }
 
-    /// Waits until something is ready or `timeout` is over, and appends what is ready. Closing a descriptor ends
-    /// its watch, but not an event that this turn has appended already.
+    /// Waits until something is ready or `timeout` is over, and appends what is ready. Closing a
+    /// descriptor ends its watch, but not an event that this turn has appended already.
     ///
     /// # Errors
     /// Never for an interrupted wait, which is an empty turn.

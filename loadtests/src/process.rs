@@ -5,8 +5,9 @@
 use anyhow::{Context, Result};
 use std::fs;
 
-/// CPU time of all threads that live, in nanoseconds: run time as the scheduler counts it, in the kernel and
-/// outside of it. io_uring's own worker threads belong to the process and are counted with it.
+/// CPU time of all threads that live, in nanoseconds: run time as the scheduler counts it, in the
+/// kernel and outside of it. io_uring's own worker threads belong to the process and are counted
+/// with it.
 ///
 /// # Errors
 /// When the process is gone or belongs to somebody else.

@@ -1,4 +1,5 @@
-//! Stream sockets, TCP or Unix, made the same way by every tool and yardstick, so that they differ in nothing else.
+//! Stream sockets, TCP or Unix, made the same way by every tool and yardstick, so that they differ
+//! in nothing else.
 
 #![forbid(unsafe_code)]
 
@@ -55,7 +56,8 @@ pub fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Connects and waits until it is done: all that is measured is on this machine. The socket stays blocking.
+/// Connects and waits until it is done: all that is measured is on this machine. The socket stays
+/// blocking.
 ///
 /// # Errors
 /// With the address in words when nobody answers.
@@ -80,7 +82,8 @@ pub fn set_no_delay(socket: &Socket, address: &Address) -> io::Result<()> {
     }
 }
 
-/// Takes all the descriptors the hard limit allows; measuring 10,000 connections needs more than the usual 1,024.
+/// Takes all the descriptors the hard limit allows; measuring 10,000 connections needs more than
+/// the usual 1,024.
 pub fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

@@ -99,7 +99,8 @@ fn keeps_the_rate_of_an_open_loop() {
     let arguments = ["--rate", "2000", "--requests", "400", "--connections", "4"];
     let report = report(&load(&origin, &arguments));
     let seconds = report["seconds"].as_f64().unwrap();
-    // 400 requests at 2,000 a second are due within 0.2 s; never earlier, and later only if the machine is busy.
+    // 400 requests at 2,000 a second are due within 0.2 s; never earlier, and later only if the
+    // machine is busy.
     assert!(seconds > 0.19, "{report}");
     assert_eq!(report["errors"], 0, "{report}");
 }

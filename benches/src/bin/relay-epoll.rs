@@ -1,6 +1,7 @@
 //! Yardstick: a byte relay on epoll, level-triggered, receive and send by system call.
 //!
-//! One buffer for all connections; only what a socket did not take is kept, and its source is not read meanwhile.
+//! One buffer for all connections; only what a socket did not take is kept, and its source is not
+//! read meanwhile.
 
 #![forbid(unsafe_code)]
 

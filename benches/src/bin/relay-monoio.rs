@@ -1,4 +1,5 @@
-//! Yardstick: a byte relay on monoio 0.2.4 with its default ring, written as its documentation shows.
+//! Yardstick: a byte relay on monoio 0.2.4 with its default ring, written as its documentation
+//! shows.
 
 #![forbid(unsafe_code)]
 
@@ -82,6 +83,7 @@ async fn copy<R: AsyncReadRent, W: AsyncWriteRent>(mut from: R, mut to: W) {
         }
         buffer = bytes;
     }
-    // The other direction may still run: FIN, not close. A socket that is gone already has nothing to shut down.
+    // The other direction may still run: FIN, not close. A socket that is gone already has nothing
+    // to shut down.
     let _ = to.shutdown().await;
 }

@@ -1,4 +1,5 @@
-//! Yardstick: a byte relay on tokio-uring 0.5 with its default ring, written as its documentation shows.
+//! Yardstick: a byte relay on tokio-uring 0.5 with its default ring, written as its documentation
+//! shows.
 
 #![forbid(unsafe_code)]
 
@@ -76,7 +77,8 @@ async fn copy(from: Rc<Stream>, to: Rc<Stream>) {
         }
         buffer = bytes.into_inner();
     }
-    // The other direction may still run: FIN, not close. A socket that is gone already has nothing to shut down.
+    // The other direction may still run: FIN, not close. A socket that is gone already has nothing
+    // to shut down.
     let _ = to.shutdown_write();
 }
 

@@ -1,6 +1,8 @@
-//! An app that answers everything at once with a body of a given size: the end of the path that is measured.
+//! An app that answers everything at once with a body of a given size: the end of the path that is
+//! measured.
 //!
-//! Single thread, answers sent from one constant buffer: it must never be what limits a measurement.
+//! Single thread, answers sent from one constant buffer: it must never be what limits a
+//! measurement.
 
 #![forbid(unsafe_code)]
 
@@ -122,7 +124,8 @@ fn accept(
 }
 
 impl Answer {
-    /// The body is a JSON string where it is long enough for one, so that a proxy which reads it finds no fault.
+    /// The body is a JSON string where it is long enough for one, so that a proxy which reads it
+    /// finds no fault.
     fn new(arguments: &Arguments) -> Self {
         let mut body = vec![b'x'; arguments.body_bytes];
         if let [first, .., last] = body.as_mut_slice() {

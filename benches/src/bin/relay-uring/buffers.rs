@@ -1,7 +1,8 @@
 //! The provided-buffer ring: memory that the kernel picks from when data arrives.
 //!
-//! A buffer is the kernel's from `give_back` until a receive completes with its id, and ours from then until it
-//! is given back. Small on purpose: the ring is first in, first out, so every buffer is touched in turn.
+//! A buffer is the kernel's from `give_back` until a receive completes with its id, and ours from
+//! then until it is given back. Small on purpose: the ring is first in, first out, so every buffer
+//! is touched in turn.
 
 use anyhow::{Context, Result};
 use io_uring::{Submitter, types::BufRingEntry};
@@ -38,8 +39,8 @@ impl Buffers {
     pub(crate) fn register(submitter: &Submitter<'_>) -> Result<Self> {
         let entries = map(RING_BYTES)?.cast::<BufRingEntry>();
         let memory = map(BUFFER_BYTES * BUFFER_COUNT as usize)?;
-        // SAFETY: the mapping is page-aligned, as large as BUFFER_COUNT entries and never unmapped; unmapping it while
-        // the ring lives would let the kernel read freed memory.
+        // SAFETY: the mapping is page-aligned, as large as BUFFER_COUNT entries and never unmapped;
+        // unmapping it while the ring lives would let the kernel read freed memory.
         unsafe { submitter.register_buf_ring_with_flags(entries as u64, BUFFER_COUNT, GROUP, 0) }
             .context("this kernel has no provided-buffer rings (5.19 has)")?;
         let mut buffers = Self { entries, memory, tail: 0, with_kernel: 0 };
@@ -54,8 +55,9 @@ impl Buffers {
     pub(crate) fn address(&self, slice: Slice) -> *const u8 {
         let offset = usize::from(slice.buffer) * BUFFER_BYTES + slice.start as usize;
         debug_assert!(offset + slice.len as usize <= BUFFER_BYTES * BUFFER_COUNT as usize);
-        // SAFETY: `buffer` is an id that the kernel returned, below BUFFER_COUNT, and `start` is within what it
-        // filled, so the sum lies in the mapping; an id from another group would break this, and there is none.
+        // SAFETY: `buffer` is an id that the kernel returned, below BUFFER_COUNT, and `start` is
+        // within what it filled, so the sum lies in the mapping; an id from another group would
+        // break this, and there is none.
         unsafe { self.memory.add(offset) }
     }
 
@@ -68,8 +70,9 @@ impl Buffers {
     pub(crate) fn give_back(&mut self, buffer: u16) {
         let address = self.address(Slice { buffer, start: 0, len: 0 });
         let index = usize::from(self.tail & (BUFFER_COUNT - 1));
-        // SAFETY: `index` is below BUFFER_COUNT by the mask. The kernel reads no entry at or behind the published tail,
-        // and at most BUFFER_COUNT are published because each id is given back once: nobody else reads this one.
+        // SAFETY: `index` is below BUFFER_COUNT by the mask. The kernel reads no entry at or behind
+        // the published tail, and at most BUFFER_COUNT are published because each id is given back
+        // once: nobody else reads this one.
         let entry = unsafe { &mut *self.entries.add(index) };
         entry.set_addr(address as u64);
         entry.set_len(u32::try_from(BUFFER_BYTES).unwrap_or(u32::MAX));
@@ -82,8 +85,9 @@ impl Buffers {
     pub(crate) fn publish(&self) {
         // SAFETY: the tail lies in the first entry's reserved field, within the mapping.
         let tail = unsafe { BufRingEntry::tail(self.entries) };
-        // SAFETY: the mapping is writable, the field is aligned for u16, and only this thread and the kernel touch
-        // it, both atomically. Release: the entries are written before the kernel sees the tail that covers them.
+        // SAFETY: the mapping is writable, the field is aligned for u16, and only this thread and
+        // the kernel touch it, both atomically. Release: the entries are written before the kernel
+        // sees the tail that covers them.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         tail.store(self.tail, Ordering::Release);
     }
@@ -95,7 +99,8 @@ impl Buffers {
 
 fn map(bytes: usize) -> Result<*mut u8> {
     let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory that exists.
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory that
+    // exists.
     let memory = unsafe { mmap_anonymous(ptr::null_mut(), bytes, protection, flags) };
     Ok(memory.context("no memory for receive buffers")?.cast())
 }

@@ -1,7 +1,9 @@
-//! Yardstick: the best byte relay on io_uring that we know, written straight on the `io-uring` crate.
+//! Yardstick: the best byte relay on io_uring that we know, written straight on the `io-uring`
+//! crate.
 //!
-//! DEFER_TASKRUN, multishot accept and receive into a provided-buffer ring, all queued slices of a connection
-//! gathered in one send, at most one system call a turn. What Ringcar's data plane costs is told as a ratio to this.
+//! DEFER_TASKRUN, multishot accept and receive into a provided-buffer ring, all queued slices of a
+//! connection gathered in one send, at most one system call a turn. What Ringcar's data plane costs
+//! is told as a ratio to this.
 
 mod buffers;
 mod pair;

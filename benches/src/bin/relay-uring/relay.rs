@@ -1,9 +1,10 @@
 //! The loop: submit sends, wait, take completions, queue what arrived.
 //!
-//! A send is submitted with MSG_DONTWAIT and IOSQE_CQE_SKIP_SUCCESS: the kernel executes it during the submission, and
-//! only a short or failed one posts a completion. So one wait for one event ends a turn, and none ends at once because
-//! of a send that merely worked. The price: what must follow a send (FIN, more of the queue, its buffers where somebody
-//! lacks one) may not wait for an event, since none may come; such a turn only submits.
+//! A send is submitted with MSG_DONTWAIT and IOSQE_CQE_SKIP_SUCCESS: the kernel executes it during
+//! the submission, and only a short or failed one posts a completion. So one wait for one event
+//! ends a turn, and none ends at once because of a send that merely worked. The price: what must
+//! follow a send (FIN, more of the queue, its buffers where somebody lacks one) may not wait for an
+//! event, since none may come; such a turn only submits.
 
 use crate::{
     buffers::{Buffers, GROUP, Slice},
@@ -24,12 +25,14 @@ use std::{
 };
 
 const ENTRIES: u32 = 512;
-/// Receives that found no buffer are armed again when this many are free: at one or two they would fail again at once.
+/// Receives that found no buffer are armed again when this many are free: at one or two they would
+/// fail again at once.
 const RESUME_BUFFERS: u16 = 32;
-/// MSG_WAITALL makes a short send a failed one, which posts its completion in spite of IOSQE_CQE_SKIP_SUCCESS.
+/// MSG_WAITALL makes a short send a failed one, which posts its completion in spite of
+/// IOSQE_CQE_SKIP_SUCCESS.
 const INLINE_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-/// Without MSG_WAITALL, since the kernel moves a request to a worker thread after it polled for it 128 times
-/// (`APOLL_MAX_RETRY`), and a slow reader takes a large send in more pieces than that.
+/// Without MSG_WAITALL, since the kernel moves a request to a worker thread after it polled for it
+/// 128 times (`APOLL_MAX_RETRY`), and a slow reader takes a large send in more pieces than that.
 const WAITING_FLAGS: i32 = libc::MSG_NOSIGNAL;
 
 struct Relay<'a> {
@@ -126,7 +129,8 @@ impl Relay<'_> {
 
     fn on_accepted(&mut self, entry: &cqueue::Entry) -> Result<()> {
         if let Ok(fd) = result_of(entry.result()) {
-            // SAFETY: the kernel made this descriptor for this completion, and nobody else has seen its number.
+            // SAFETY: the kernel made this descriptor for this completion, and nobody else has seen
+            // its number.
             let client = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) };
             self.start_pair(client.into())?;
         }
@@ -321,7 +325,8 @@ impl Relay<'_> {
         Ok(())
     }
 
-    /// Ends both connections: their multishot receives complete, and the last completion drops the pair.
+    /// Ends both connections: their multishot receives complete, and the last completion drops the
+    /// pair.
     fn fail(&mut self, side: Side) {
         let pair = self.pair(side);
         pair.broken = true;
@@ -343,11 +348,13 @@ impl Relay<'_> {
         self.free.push(side.pair);
     }
 
-    /// Submits in between when the queue is full; what completes meanwhile waits in the completion queue.
+    /// Submits in between when the queue is full; what completes meanwhile waits in the completion
+    /// queue.
     fn push(&mut self, entry: &squeue::Entry) -> Result<()> {
         loop {
-            // SAFETY: the socket, buffers and message that `entry` names live until its last completion: a pair is dropped
-            // only when nothing is outstanding, buffers are given back after the send, the gather is boxed.
+            // SAFETY: the socket, buffers and message that `entry` names live until its last
+            // completion: a pair is dropped only when nothing is outstanding, buffers are given
+            // back after the send, the gather is boxed.
             if unsafe { self.submission.push(entry) }.is_ok() {
                 return Ok(());
             }

@@ -1,6 +1,7 @@
 //! What a completion belongs to, packed into the 64 bits the kernel hands back.
 
-/// Slots of pairs are reused only after the last completion of all their operations, so a token needs no generation.
+/// Slots of pairs are reused only after the last completion of all their operations, so a token
+/// needs no generation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Token {
     Accept,

@@ -45,7 +45,8 @@ pub(crate) struct Arguments {
     /// Seconds before measuring begins.
     #[arg(long, default_value_t = 0.2)]
     warmup: f64,
-    /// Open loop: requests per second. Latency counts from when a request was due, not from when it could be sent.
+    /// Open loop: requests per second. Latency counts from when a request was due, not from when it
+    /// could be sent.
     #[arg(long)]
     rate: Option<f64>,
     /// Status that each answer must have.

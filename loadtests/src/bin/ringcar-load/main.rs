@@ -1,6 +1,7 @@
 //! A load client for one target: closed loop, or open loop at a rate, with every answer checked.
 //!
-//! Prints one JSON object: throughput, latency percentiles, and what watched processes spent per request.
+//! Prints one JSON object: throughput, latency percentiles, and what watched processes spent per
+//! request.
 
 #![forbid(unsafe_code)]
 

@@ -230,7 +230,8 @@ impl<'a> Run<'a> {
         }
         self.outcome.first_error.get_or_insert_with(|| format!("{error:#}"));
         self.reopen(index)?;
-        // An idle connection that brought bytes nobody asked for still has its place among the idle ones.
+        // An idle connection that brought bytes nobody asked for still has its place among the idle
+        // ones.
         if self.idle.contains(&index) { Ok(()) } else { self.next(index) }
     }
 

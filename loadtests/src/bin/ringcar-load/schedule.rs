@@ -1,7 +1,8 @@
 //! When requests are due in an open loop.
 //!
-//! A request that finds no free connection is not put off: it keeps the moment at which it was due, and its latency
-//! counts from there. A client that waits instead would not see a stall (coordinated omission).
+//! A request that finds no free connection is not put off: it keeps the moment at which it was due,
+//! and its latency counts from there. A client that waits instead would not see a stall
+//! (coordinated omission).
 
 #![forbid(unsafe_code)]
 
