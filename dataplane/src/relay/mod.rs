@@ -18,6 +18,8 @@
 
 mod answer;
 mod call;
+#[cfg(test)]
+mod check;
 mod finish;
 mod owner;
 mod plan;
@@ -27,6 +29,8 @@ mod retry;
 mod tunnel;
 mod view;
 
+#[cfg(test)]
+pub(crate) use check::EngineFacts;
 pub(crate) use view::View;
 
 use crate::{
