@@ -208,17 +208,16 @@ impl<E: Engine> Relay<E> {
     }
 
     fn check_retries(&self, broken: &mut Vec<String>) {
-        let mut seen = HashSet::new();
         let retries = |key: &ConnectionKey| {
             self.connections.find(*key).is_some_and(|c| c.state == State::Retrying)
         };
-        for key in &self.retrying {
-            if !retries(key) || !seen.insert(key.to_bits()) {
-                broken.push(format!("{key:?} is remembered as one that retries, and does not"));
-            }
-        }
-        if self.connections.keys().filter(retries).count() != seen.len() {
+        let is_known = |key: &ConnectionKey| self.retrying.contains(key);
+        if !self.connections.keys().filter(retries).all(|key| is_known(&key)) {
             broken.push("a connection that retries is forgotten".to_owned());
+        }
+        let count = self.retrying.len();
+        if count > RETRIES_REMEMBERED_MAX {
+            broken.push(format!("{count} connections are remembered as retrying"));
         }
     }
 
@@ -240,6 +239,9 @@ impl<E: Engine> Relay<E> {
         }
     }
 }
+
+/// Twice a world's clients, rounded up as a vector grows.
+const RETRIES_REMEMBERED_MAX: usize = 16;
 
 fn describe(key: ConnectionKey, connection: &Connection, rule: &str) -> String {
     format!(
