@@ -221,10 +221,8 @@ impl<E: Engine> Relay<E> {
                 self.abandon(key);
             }
             State::Tunnel => self.tunnel_downstream_closed(key),
-            State::Exchanging
-            | State::Retrying
-            | State::AwaitingControl
-            | State::Flushing { .. } => {}
+            State::Exchanging => self.note_progress(key),
+            State::Retrying | State::AwaitingControl | State::Flushing { .. } => {}
         }
     }
 
