@@ -119,12 +119,14 @@ impl<E: Engine> Relay<E> {
         let both_ended = connection.read_closed && upstream.is_some_and(|u| u.read_closed);
         let Some(upstream) = upstream else { return };
         let ends = connection.state == State::Tunnel && both_ended;
-        if (connection.paused || ends) && upstream_queue > 0 && (facts.is_relaxed)(upstream.socket)
+        let is_full = connection.input.len() >= HEAD_BYTES_MAX;
+        if ((connection.paused && !is_full) || ends)
+            && upstream_queue > 0
+            && (facts.is_relaxed)(upstream.socket)
         {
             complain("waits for its upstream queue, which need not tell");
         }
         let pending: usize = connection.exchange.pending.iter().map(|chunk| chunk.len()).sum();
-        let is_full = connection.input.len() >= HEAD_BYTES_MAX;
         if connection.paused && upstream_queue + pending == 0 && !is_full {
             complain("is paused, and nothing will resume it");
         }

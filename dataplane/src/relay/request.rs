@@ -234,6 +234,8 @@ impl<E: Engine> Relay<E> {
         if connection.exchange.expects_continue && chunk.is_empty() {
             self.engine.send(connection.socket, Chunk::from_static(CONTINUE));
         }
+        // Requests sent ahead may have stopped the reading; this one's body must come.
+        self.resume_downstream(key);
         self.set_deadline(key, Some(STALL_TIMEOUT));
         self.collect_for_control(key, chunk);
     }
