@@ -86,7 +86,10 @@ impl App {
             return;
         }
         for connection in &mut self.connections {
-            let is_idle = connection.serving.is_none() && connection.tunnel.is_none();
+            let is_idle = connection.serving.is_none()
+                && connection.tunnel.is_none()
+                && connection.outbox.is_empty()
+                && connection.reader.is_between_messages();
             if is_idle && connection.requests > 0 && random.chance(50) {
                 connection.end(net, Then::Close);
             }

@@ -572,18 +572,21 @@ impl Client {
             net.close(end);
         }
         self.phase = Phase::Done;
+        // What is behind an exchange that may fail may fail with it.
+        let mut is_excused = false;
         for id in std::mem::take(&mut self.awaiting) {
-            self.judge_missing(id, book, why);
+            self.judge_missing(id, book, is_excused, why);
+            is_excused |= !book.exchanges[id].is_calm;
         }
     }
 
     /// An answer that did not come.
-    fn judge_missing(&self, id: usize, book: &mut Book, why: &str) {
+    fn judge_missing(&self, id: usize, book: &mut Book, is_excused: bool, why: &str) {
         let exchange = &book.exchanges[id];
         let is_behind_last = self.told_to_close;
         let complaint = if is_behind_last && exchange.seen > 0 {
             "was carried out behind an answer that was to be the last"
-        } else if is_behind_last || !exchange.is_calm {
+        } else if is_behind_last || is_excused || !exchange.is_calm {
             return;
         } else if book.drained && exchange.seen == 0 {
             return;

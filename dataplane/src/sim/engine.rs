@@ -98,13 +98,15 @@ impl SimEngine {
         self.ticket(Ticket::Place(place))
     }
 
-    /// Takes all but `left` receive slots away, or gives them back.
-    pub(super) fn set_free_buffers(&mut self, left: usize) {
+    /// Takes all but `left` receive slots away, and gives those back that were taken before: whether there were any.
+    pub(super) fn set_free_buffers(&mut self, left: usize) -> bool {
+        let had_some = !self.hoard.is_empty();
         self.hoard.clear();
         while self.buffers.free_buffers() > left {
-            let Some(slot) = self.buffers.receive_copy(b"") else { return };
+            let Some(slot) = self.buffers.receive_copy(b"") else { break };
             self.hoard.push(slot);
         }
+        had_some
     }
 
     /// Slots that are lent, and not to ourselves.

@@ -14,6 +14,7 @@ mod random;
 mod reader;
 mod world;
 
+use plan::Exchange;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::World;
 
@@ -28,6 +29,8 @@ fn trace_of(seed: u64, complaints: &[String]) -> String {
     let mut world = World::new(seed, true);
     let again = complaints_of(&mut world);
     let mut lines: Vec<String> = world.book.trace.into();
+    let is_open = |exchange: &&Exchange| exchange.started.is_some() && !exchange.is_done;
+    lines.extend(world.book.exchanges.iter().filter(is_open).map(|open| format!("{open:?}")));
     lines.extend(complaints.iter().map(|complaint| format!("* {complaint}")));
     if again.as_deref() != Some(complaints) {
         lines.push(format!("* and the second run of this seed was another: {again:?}"));

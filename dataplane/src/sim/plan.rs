@@ -73,6 +73,7 @@ pub(super) enum Mischief {
     Unsolicited,
 }
 
+#[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: Body,
@@ -92,6 +93,7 @@ pub(super) struct Tunnel {
     pub(super) is_hasty: bool,
 }
 
+#[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) id: usize,
     /// Nobody on its way does anything wrong, so it must succeed.

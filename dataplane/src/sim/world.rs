@@ -199,6 +199,9 @@ impl World {
             quiet_rounds += 1;
             if quiet_rounds >= QUIET_ROUNDS {
                 quiet_rounds = 0;
+                if self.give_buffers_back() {
+                    continue;
+                }
                 self.find_the_stuck();
                 if !self.advance() {
                     return self.check_end();
@@ -339,11 +342,17 @@ impl World {
         }
     }
 
+    /// Nothing moves for want of buffers, perhaps: they come back before the clock moves.
+    fn give_buffers_back(&mut self) -> bool {
+        let mut was_short = false;
+        for node in &mut self.nodes {
+            was_short |= node.relay.engine.set_free_buffers(usize::MAX);
+        }
+        was_short
+    }
+
     /// Nothing moves. Who should have had an answer long since?
     fn find_the_stuck(&mut self) {
-        for node in &mut self.nodes {
-            node.relay.engine.set_free_buffers(usize::MAX);
-        }
         for client in &self.clients {
             if client.is_overdue(&self.book) {
                 let text = client.describe();
