@@ -81,6 +81,8 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let exchange = &mut connection.exchange;
         exchange.pending.clear();
+        // What is dropped is bounded otherwise; nobody is told twice.
+        exchange.request_bytes_max = None;
         self.counters.exchange_errors.add(1);
         if exchange.response_started {
             self.counters.responses_truncated.add(1);

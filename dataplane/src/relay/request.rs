@@ -156,12 +156,15 @@ impl<E: Engine> Relay<E> {
                 return None;
             }
         };
-        if exchange.request_bytes_max.is_some_and(|max| exchange.request.data_bytes() > max) {
+        let data_bytes = exchange.request.data_bytes();
+        let is_too_large = exchange.request_bytes_max.is_some_and(|max| data_bytes > max);
+        let message = chunk.split_to(head_bytes + count);
+        // Also when the body is refused: what comes behind it is the next request.
+        keep_for_later(connection, chunk);
+        if is_too_large {
             self.fail(key, Cause::BodyTooLarge);
             return None;
         }
-        let message = chunk.split_to(head_bytes + count);
-        keep_for_later(connection, chunk);
         Some(message)
     }
 
