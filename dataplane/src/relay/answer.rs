@@ -136,6 +136,7 @@ impl<E: Engine> Relay<E> {
             && (complete || !exchange.expects_continue)
             && !is_last;
         exchange.keep_alive = keep_alive;
+        let asks_more = exchange.asks_more;
         let reply = Reply {
             status: answer.status,
             content_type: answer.content_type,
@@ -150,7 +151,7 @@ impl<E: Engine> Relay<E> {
         reply.emit(&mut |bytes| writer.put(bytes));
         self.engine.send(connection.socket, writer.finish());
         if !keep_alive {
-            self.close_after_flush(key, !complete);
+            self.close_after_flush(key, asks_more || !complete);
         } else if complete {
             self.next_request(key);
         } else {

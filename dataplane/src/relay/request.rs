@@ -92,6 +92,7 @@ impl<E: Engine> Relay<E> {
         connection.exchange.version = Version::Http11;
         connection.exchange.method = crate::http::Method::Other;
         connection.exchange.keep_alive = false;
+        connection.exchange.asks_more = true;
         let text = error.to_string();
         self.answer_text(key, error.status(), &text);
     }
@@ -105,6 +106,7 @@ impl<E: Engine> Relay<E> {
         exchange.method = head.method;
         exchange.version = head.version;
         exchange.keep_alive = head.keep_alive && !self.draining;
+        exchange.asks_more = head.keep_alive;
         exchange.expects_continue = head.expect_continue;
         exchange.request = BodyReader::new(head.framing);
         connection.state = State::Exchanging;
