@@ -16,6 +16,8 @@ mod mailbox;
 mod process;
 mod relay;
 pub mod route;
+#[cfg(test)]
+mod sim;
 mod slab;
 mod telemetry;
 mod timer;

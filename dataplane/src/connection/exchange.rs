@@ -35,6 +35,8 @@ pub(crate) struct Exchange {
     pub version: Version,
     /// The client wants to go on after this exchange.
     pub keep_alive: bool,
+    /// The client means to go on, so it may be sending already when we decide to close.
+    pub asks_more: bool,
     /// The client waits for a 100 before it sends the body.
     pub expects_continue: bool,
     pub hop: Hop,

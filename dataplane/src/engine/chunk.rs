@@ -166,6 +166,21 @@ impl BufferPool {
     }
 }
 
+#[cfg(test)]
+impl BufferPool {
+    /// What a receive of `bytes` leaves in a receive slot, for an engine that is made of memory. `None`: no slot is free.
+    ///
+    /// # Panics
+    /// When they are more than one receive brings.
+    pub(crate) fn receive_copy(&self, bytes: &[u8]) -> Option<Chunk> {
+        let mut slot = self.take_receive()?;
+        slot.unique_bytes_mut(HEADROOM_BYTES..HEADROOM_BYTES + bytes.len())
+            .expect("a slot that was just taken has one share")
+            .copy_from_slice(bytes);
+        Some(Chunk::received(slot, bytes.len()))
+    }
+}
+
 impl ChunkWriter {
     pub fn put(&mut self, bytes: &[u8]) {
         let end = self.end + bytes.len();

@@ -81,6 +81,8 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let exchange = &mut connection.exchange;
         exchange.pending.clear();
+        // What is dropped is bounded otherwise; nobody is told twice.
+        exchange.request_bytes_max = None;
         self.counters.exchange_errors.add(1);
         if exchange.response_started {
             self.counters.responses_truncated.add(1);
@@ -134,6 +136,7 @@ impl<E: Engine> Relay<E> {
             && (complete || !exchange.expects_continue)
             && !is_last;
         exchange.keep_alive = keep_alive;
+        let asks_more = exchange.asks_more;
         let reply = Reply {
             status: answer.status,
             content_type: answer.content_type,
@@ -148,7 +151,7 @@ impl<E: Engine> Relay<E> {
         reply.emit(&mut |bytes| writer.put(bytes));
         self.engine.send(connection.socket, writer.finish());
         if !keep_alive {
-            self.close_after_flush(key, !complete);
+            self.close_after_flush(key, asks_more || !complete);
         } else if complete {
             self.next_request(key);
         } else {

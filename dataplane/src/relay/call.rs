@@ -86,6 +86,8 @@ impl<E: Engine> Relay<E> {
             writer.finish()
         };
         let Some(rest) = self.take_message(key, chunk, rewritten.unwrap_or(0)) else { return };
+        // Requests sent ahead may have stopped the reading; this one's body must come.
+        self.resume_downstream(key);
         self.remember_for_replay(key, &head, &rest);
         self.start_upstream(key, endpoint, head, rest);
     }
@@ -155,10 +157,11 @@ impl<E: Engine> Relay<E> {
         };
         let upstream = self.upstreams.insert(Upstream::new(socket, endpoint, key));
         self.owners.set(socket, super::Owner::Upstream(upstream));
-        self.engine.relax_sent(socket, true);
         if let Some(connection) = self.connections.find_mut(key) {
             connection.exchange.upstream = Some(upstream);
             connection.state = State::Exchanging;
+            // A client that is not read waits for these very bytes to leave.
+            self.engine.relax_sent(socket, !connection.paused);
         }
         self.set_upstream_deadline(upstream, Some(CONNECT_TIMEOUT));
         self.note_progress(key);

@@ -23,6 +23,7 @@ impl<E: Engine> Relay<E> {
         let request_complete = connection.exchange.request.is_complete();
         let upstream_keep_alive = connection.exchange.upstream_keep_alive && request_complete;
         let keep_alive = connection.exchange.keep_alive && request_complete;
+        let asks_more = connection.exchange.asks_more;
         if let Some(upstream) = connection.exchange.upstream.take() {
             if upstream_keep_alive {
                 self.checkin(upstream);
@@ -33,7 +34,7 @@ impl<E: Engine> Relay<E> {
         if keep_alive {
             self.next_request(key);
         } else {
-            self.close_after_flush(key, !request_complete);
+            self.close_after_flush(key, asks_more || !request_complete);
         }
     }
 
@@ -45,7 +46,7 @@ impl<E: Engine> Relay<E> {
         connection.state = State::Idle;
         if connection.input.is_empty() {
             if self.draining || connection.read_closed {
-                return self.close_after_flush(key, false);
+                return self.close_after_flush(key, true);
             }
         } else {
             self.ready.push(key);

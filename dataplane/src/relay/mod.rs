@@ -18,6 +18,8 @@
 
 mod answer;
 mod call;
+#[cfg(test)]
+mod check;
 mod finish;
 mod owner;
 mod plan;
@@ -27,6 +29,8 @@ mod retry;
 mod tunnel;
 mod view;
 
+#[cfg(test)]
+pub(crate) use check::EngineFacts;
 pub(crate) use view::View;
 
 use crate::{
@@ -326,7 +330,10 @@ impl<E: Engine> Relay<E> {
         let queued = self.engine.send_queued_bytes(connection.socket)
             + upstream.map_or(0, |upstream| self.engine.send_queued_bytes(upstream.socket));
         let stalls = match connection.state {
-            State::Exchanging => queued > 0 || !connection.exchange.request.is_complete(),
+            // A client that sent FIN may be gone altogether; nothing else would tell us.
+            State::Exchanging => {
+                queued > 0 || !connection.exchange.request.is_complete() || connection.read_closed
+            }
             State::Tunnel => queued > 0,
             State::Flushing { .. } => true,
             _ => return,

@@ -88,6 +88,7 @@ impl<E: Engine> Relay<E> {
         self.counters.requests_refused.add(1);
         // What it asked for is unknown, so what it gets is HTTP/1.1 with a body, and the end.
         connection.exchange.begin(self.spare.pop().unwrap_or_default());
+        connection.exchange.asks_more = true;
         let text = error.to_string();
         self.answer_text(key, error.status(), &text);
     }
@@ -101,6 +102,7 @@ impl<E: Engine> Relay<E> {
         exchange.method = head.method;
         exchange.version = head.version;
         exchange.keep_alive = head.keep_alive && !self.draining;
+        exchange.asks_more = head.keep_alive;
         exchange.expects_continue = head.expect_continue;
         exchange.request = BodyReader::new(head.framing);
         connection.state = State::Exchanging;
@@ -152,12 +154,15 @@ impl<E: Engine> Relay<E> {
                 return None;
             }
         };
-        if exchange.request_bytes_max.is_some_and(|max| exchange.request.data_bytes() > max) {
+        let data_bytes = exchange.request.data_bytes();
+        let is_too_large = exchange.request_bytes_max.is_some_and(|max| data_bytes > max);
+        let message = chunk.split_to(head_bytes + count);
+        // Also when the body is refused: what comes behind it is the next request.
+        keep_for_later(connection, chunk);
+        if is_too_large {
             self.fail(key, Cause::BodyTooLarge);
             return None;
         }
-        let message = chunk.split_to(head_bytes + count);
-        keep_for_later(connection, chunk);
         Some(message)
     }
 
@@ -217,10 +222,8 @@ impl<E: Engine> Relay<E> {
                 self.abandon(key);
             }
             State::Tunnel => self.tunnel_downstream_closed(key),
-            State::Exchanging
-            | State::Retrying
-            | State::AwaitingControl
-            | State::Flushing { .. } => {}
+            State::Exchanging => self.note_progress(key),
+            State::Retrying | State::AwaitingControl | State::Flushing { .. } => {}
         }
     }
 
@@ -232,6 +235,8 @@ impl<E: Engine> Relay<E> {
         if connection.exchange.expects_continue && chunk.is_empty() {
             self.engine.send(connection.socket, Chunk::from_static(CONTINUE));
         }
+        // Requests sent ahead may have stopped the reading; this one's body must come.
+        self.resume_downstream(key);
         self.set_deadline(key, Some(STALL_TIMEOUT));
         self.collect_for_control(key, chunk);
     }

@@ -114,9 +114,23 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(borrower) else { return };
         connection.exchange.retry_count += 1;
         connection.state = State::Retrying;
-        self.retrying.push(borrower);
+        self.remember_retry(borrower);
         self.counters.peer_retries.add(1);
         self.set_deadline(borrower, Some(PEER_RETRY_INTERVAL));
+    }
+
+    /// Entries of those that wait no more are dropped before the list would grow, so that it is never longer than twice
+    /// as many as ever waited at one time.
+    fn remember_retry(&mut self, key: ConnectionKey) {
+        if self.retrying.len() == self.retrying.capacity() {
+            let connections = &self.connections;
+            self.retrying.retain(|key| {
+                connections.find(*key).is_some_and(|connection| connection.state == State::Retrying)
+            });
+            self.retrying.sort_unstable_by_key(|key| key.to_bits());
+            self.retrying.dedup();
+        }
+        self.retrying.push(key);
     }
 
     /// The snapshot changed: who waited for a peer that is gone for good learns it now, and who waited for one that

@@ -70,6 +70,15 @@ impl Endpoints {
         }
     }
 
+    /// All idle connections, each with its endpoint.
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> impl Iterator<Item = (EndpointKey, UpstreamKey)> {
+        let key = |index| EndpointKey(u32::try_from(index).expect("it was a u32"));
+        self.entries.iter().enumerate().flat_map(move |(index, entry)| {
+            entry.idle.iter().map(move |upstream| (key(index), *upstream))
+        })
+    }
+
     /// Takes out all idle connections to addresses that `is_current` does not know any more.
     pub(crate) fn retire(&mut self, is_current: impl Fn(&Address) -> bool) -> Vec<UpstreamKey> {
         let gone = self.entries.iter_mut().filter(|entry| !is_current(&entry.address));

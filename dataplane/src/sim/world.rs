@@ -1,0 +1,514 @@
+//! One simulated world: sidecars, their clients and apps, the network between them, and one seed that decides the rest.
+//!
+//! It turns until all clients are done and every timeout has passed. Time moves a little with each round, and jumps to
+//! the next timer when nothing else moves, so that whoever waits for nothing but a timer is found out.
+
+#![forbid(unsafe_code)]
+
+use super::{
+    app::App,
+    client::Client,
+    engine::{LATE_BYTES_MAX, SimEngine, address_of},
+    net::{Net, Place},
+    plan::{AppFacts, Book, Callee, Planner},
+    random::Random,
+};
+use crate::{
+    clock::Instant,
+    connection::ConnectionKey,
+    engine::{Engine, Event, ListenerKey},
+    relay::{EngineFacts, Relay},
+    telemetry::Counters,
+};
+use snapshot::{
+    App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Endpoint, InstanceId, ListenerKind,
+    Namespace, OnControlLost, Origin, Route, Snapshot, State, Version,
+};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
+
+/// A round takes this long.
+const ROUND: Duration = Duration::from_micros(20);
+
+/// Rounds of a run that ends; the longest need a tenth of it.
+const ROUNDS_MAX: usize = 400_000;
+
+/// Rounds without any motion after which nothing will move but the clock.
+const QUIET_ROUNDS: usize = 3;
+
+/// When everything must have ended, whatever it was: more than all timeouts one after the other.
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+pub(super) struct World {
+    random: Random,
+    net: Rc<RefCell<Net>>,
+    pub(super) book: Book,
+    nodes: Vec<Node>,
+    clients: Vec<Client>,
+    apps: Vec<App>,
+    weather: Weather,
+    now: Instant,
+    swaps: u64,
+}
+
+/// What may happen in this world.
+struct Weather {
+    /// Percentage of sockets served in a turn.
+    eagerness: usize,
+    has_faults: bool,
+    has_jumps: bool,
+    has_hoarding: bool,
+    has_swaps: bool,
+    drains_at_round: Option<usize>,
+    control_answers: bool,
+}
+
+/// A sidecar: a relay, and what its worker does around it.
+struct Node {
+    relay: Relay<SimEngine>,
+    events: Vec<Event>,
+    mail: VecDeque<Mail>,
+    listeners: Vec<(ListenerKey, ListenerKind)>,
+    /// Whose sidecar this is, and its number in the present snapshot.
+    own: AppId,
+    number: usize,
+    /// Calls that control will answer.
+    calls: VecDeque<(Instant, ConnectionKey)>,
+}
+
+enum Mail {
+    Adopt(Arc<Snapshot>),
+    Drain,
+    Reply(ConnectionKey),
+}
+
+impl World {
+    pub(super) fn new(seed: u64, is_traced: bool) -> Self {
+        let mut random = Random::new(seed);
+        let has_large_bodies = random.chance(12);
+        let capacities: &[usize] =
+            if has_large_bodies { &[40_000, 200_000, 600_000] } else { &[90, 1500, 9000, 70_000] };
+        let net = Rc::new(RefCell::new(Net::new(random.fork(), capacities)));
+        let calm_percent = random.pick(&[100, 60, 0]);
+        let weather = Weather::draw(&mut random, calm_percent);
+        let mut world = Self {
+            net,
+            book: Book::new(is_traced),
+            nodes: Vec::new(),
+            clients: Vec::new(),
+            apps: Vec::new(),
+            weather,
+            now: Instant::default() + Duration::from_secs(1),
+            swaps: 0,
+            random,
+        };
+        let facts = world.build(calm_percent);
+        world.plan(&facts, calm_percent, has_large_bodies);
+        world
+    }
+
+    /// Two apps beside the sidecar that is called, one behind a peer: a sidecar too, or played.
+    fn build(&mut self, calm_percent: usize) -> Vec<AppFacts> {
+        let has_peer = self.random.chance(50);
+        let mut net = self.net.borrow_mut();
+        let mut open = || net.open(self.random.chance(calm_percent));
+        let [own, near, far, peer] = [open(), open(), open(), open()];
+        let api = net.open(true);
+        let far_is_calm = net.is_calm(far) && (!has_peer || net.is_calm(peer));
+        let facts = vec![
+            AppFacts { id: "own", is_calm: net.is_calm(own) },
+            AppFacts { id: "near", is_calm: net.is_calm(near) },
+            AppFacts { id: "far", is_calm: far_is_calm },
+        ];
+        drop(net);
+        self.apps =
+            vec![App::new(0, own, false), App::new(1, near, false), App::new(2, far, !has_peer)];
+        let far_at = if has_peer { peer } else { far };
+        let state = state(&[("own", own), ("near", near)], &[("far", far_at)]);
+        self.add_node(state, api, ListenerKind::Api);
+        if has_peer {
+            self.add_node(state_of_peer(far), peer, ListenerKind::Peer);
+        }
+        facts
+    }
+
+    fn add_node(&mut self, state: State, place: Place, kind: ListenerKind) {
+        let mut engine = SimEngine::new(Rc::clone(&self.net), self.random.fork());
+        engine.eagerness = self.weather.eagerness;
+        let own = state.apps[0].id.clone();
+        let snapshot = Arc::new(Snapshot::build(state).expect("a sound state"));
+        let listener = engine.descriptor_of(place);
+        let listener = engine.listen(listener);
+        self.nodes.push(Node {
+            relay: Relay::new(engine, snapshot, Arc::new(Counters::default()), self.now),
+            events: Vec::new(),
+            mail: VecDeque::new(),
+            listeners: vec![(listener, kind)],
+            own,
+            number: 0,
+            calls: VecDeque::new(),
+        });
+    }
+
+    fn plan(&mut self, facts: &[AppFacts], calm_percent: usize, has_large_bodies: bool) {
+        let app_ids: Vec<&'static str> = facts.iter().map(|app| app.id).collect();
+        let api = Place(4);
+        for name in 0..self.random.between(1, 7) {
+            let client_is_calm = self.random.chance(calm_percent);
+            let mut to_ask = Vec::new();
+            for _ in 0..self.random.between(1, 6) {
+                let id = self.book.exchanges.len();
+                let is_malformed = self.random.chance(3);
+                let mut planner = Planner {
+                    random: &mut self.random,
+                    apps: facts,
+                    has_large_bodies,
+                    body_bytes_max: BODY_BYTES_MAX,
+                    client_is_calm,
+                };
+                let exchange =
+                    if is_malformed { planner.plan_malformed(id) } else { planner.plan(id) };
+                let is_last = matches!(exchange.callee, Callee::Malformed(_))
+                    || exchange.is_too_large
+                    || (exchange.tunnel.is_some() && exchange.answer.status == 101);
+                self.book.exchanges.push(exchange);
+                to_ask.push(id);
+                if is_last {
+                    break;
+                }
+            }
+            let random = &mut self.random;
+            let ids = app_ids.clone();
+            self.clients.push(Client::new(name, api, client_is_calm, to_ask, ids, random));
+        }
+    }
+
+    /// Until nothing is left to happen.
+    pub(super) fn run(&mut self) {
+        let mut quiet_rounds = 0;
+        for round in 0..ROUNDS_MAX {
+            let motion = self.net.borrow().motion;
+            let is_eager = quiet_rounds > 0 || self.weather.eagerness == 100;
+            self.round(round, is_eager);
+            if !self.book.complaints.is_empty() {
+                return;
+            }
+            if self.net.borrow().motion != motion {
+                quiet_rounds = 0;
+                continue;
+            }
+            quiet_rounds += 1;
+            if quiet_rounds >= QUIET_ROUNDS {
+                quiet_rounds = 0;
+                if self.give_buffers_back() {
+                    continue;
+                }
+                self.find_the_stuck();
+                if !self.advance() {
+                    return self.check_end();
+                }
+            }
+        }
+        self.book.complain(format!("no end after {ROUNDS_MAX} rounds"));
+    }
+
+    fn round(&mut self, round: usize, is_eager: bool) {
+        self.now = self.now + ROUND;
+        self.happen(round);
+        self.book.now = self.now;
+        self.book.is_eager = is_eager;
+        let mut order: Vec<usize> =
+            (0..self.nodes.len() + self.clients.len() + self.apps.len()).collect();
+        self.random.shuffle(&mut order);
+        for actor in order {
+            if is_eager || self.random.chance(80) {
+                self.act(actor, is_eager);
+            }
+        }
+    }
+
+    fn act(&mut self, actor: usize, is_eager: bool) {
+        let (nodes, clients) = (self.nodes.len(), self.clients.len());
+        let (net, book, random) = (&self.net, &mut self.book, &mut self.random);
+        if actor < nodes {
+            let eagerness = if is_eager { 100 } else { self.weather.eagerness };
+            self.nodes[actor].relay.engine.eagerness = eagerness;
+            self.turn(actor);
+        } else if let Some(client) = self.clients.get_mut(actor - nodes) {
+            client.step(&mut net.borrow_mut(), book, random);
+        } else {
+            self.apps[actor - nodes - clients].step(&mut net.borrow_mut(), book, random);
+        }
+    }
+
+    /// What the weather brings.
+    fn happen(&mut self, round: usize) {
+        let Weather { has_faults, has_jumps, has_hoarding, has_swaps, drains_at_round, .. } =
+            self.weather;
+        let random = &mut self.random;
+        if has_faults && random.chance(2) {
+            self.net.borrow_mut().hurt_one();
+        }
+        if has_faults && random.chance(1) {
+            for app in &mut self.apps {
+                app.close_idle(&mut self.net.borrow_mut(), random);
+            }
+        }
+        if has_jumps && random.below(300) == 0 {
+            let jump = random.pick(&[100, 1000, 2500, 11_000, 31_000, 301_000]);
+            self.now = self.now + Duration::from_millis(jump);
+        }
+        if has_hoarding && random.chance(3) {
+            let node = random.below(self.nodes.len());
+            let left = random.pick(&[0, 1, 2, 20, 500, 1024]);
+            self.nodes[node].relay.engine.set_free_buffers(left);
+        }
+        if random.chance(2) {
+            let node = random.below(self.nodes.len());
+            self.nodes[node].relay.engine.is_woken = true;
+        }
+        if has_swaps && random.chance(2) {
+            self.swap();
+        }
+        if drains_at_round == Some(round) {
+            self.drain(0);
+        }
+    }
+
+    fn swap(&mut self) {
+        self.swaps += 1;
+        let version = Version(self.swaps + 1);
+        let node = self.random.below(self.nodes.len());
+        let has_more = self.random.chance(50);
+        let mut state = if node == 1 {
+            state_of_peer(Place(2))
+        } else {
+            let far = if self.nodes.len() > 1 { Place(3) } else { Place(2) };
+            let routes = [("far", far), ("unused", Place(0))];
+            let mut apps = [("own", Place(0)), ("near", Place(1))];
+            // Control may number its apps anew.
+            if self.random.chance(50) {
+                apps.reverse();
+            }
+            state(&apps, &routes[..1 + usize::from(has_more)])
+        };
+        state.version = version;
+        let snapshot = Arc::new(Snapshot::build(state).expect("a sound state"));
+        self.nodes[node].mail.push_back(Mail::Adopt(snapshot));
+    }
+
+    fn drain(&mut self, node: usize) {
+        self.book.drained = true;
+        self.nodes[node].mail.push_back(Mail::Drain);
+    }
+
+    /// One turn of a worker, as [`crate::worker`] has it.
+    fn turn(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let is_due = node.wakes_at().is_some_and(|at| at <= self.now);
+        while node.calls.front().is_some_and(|(at, _)| *at <= self.now) {
+            let Some((_, key)) = node.calls.pop_front() else { break };
+            node.mail.push_back(Mail::Reply(key));
+        }
+        if !node.mail.is_empty() {
+            node.relay.engine.is_woken = true;
+        }
+        let timeout = if is_due { Duration::ZERO } else { LIFETIME };
+        let mut events = std::mem::take(&mut node.events);
+        node.relay.engine.turn(Some(timeout), &mut events).expect("memory does not fail");
+        if events.is_empty() && !is_due {
+            node.events = events;
+            return;
+        }
+        self.net.borrow_mut().motion += u64::from(is_due);
+        node.relay.set_time(self.now, 1_700_000_000);
+        node.read_mail(&mut self.book);
+        for event in events.drain(..) {
+            self.book.note(|| format!("sidecar {index}: {event:?}"));
+            node.on_event(event);
+        }
+        node.events = events;
+        node.relay.expire_timers();
+        let control_answers = self.weather.control_answers;
+        node.take_calls(self.now, control_answers, &mut self.random);
+        self.check(index);
+    }
+
+    fn check(&mut self, index: usize) {
+        let relay = &self.nodes[index].relay;
+        let is_relaxed = |socket| relay.engine.is_relaxed(socket);
+        let facts = EngineFacts { is_relaxed: &is_relaxed, turn_bytes_max: LATE_BYTES_MAX };
+        for rule in relay.broken_invariants(&facts) {
+            self.book.complain(format!("sidecar {index}: {rule}"));
+        }
+    }
+
+    /// Nothing moves for want of buffers, perhaps: they come back before the clock moves.
+    fn give_buffers_back(&mut self) -> bool {
+        let mut was_short = false;
+        for node in &mut self.nodes {
+            was_short |= node.relay.engine.set_free_buffers(usize::MAX);
+        }
+        was_short
+    }
+
+    /// Nothing moves. Who should have had an answer long since?
+    fn find_the_stuck(&mut self) {
+        for client in &self.clients {
+            if client.is_overdue(&self.book) {
+                let text = client.describe();
+                self.book.complain(format!("stuck: {text}"));
+            }
+        }
+    }
+
+    /// Moves the clock to whatever comes next; false when nothing does.
+    fn advance(&mut self) -> bool {
+        let nodes = self.nodes.iter().filter_map(Node::wakes_at);
+        let calls = self.nodes.iter().filter_map(|node| node.calls.front().map(|(at, _)| *at));
+        let clients = self.clients.iter().filter_map(Client::wakes_at);
+        let next = nodes.chain(calls).chain(clients).min();
+        let Some(next) = next.filter(|next| *next < Instant::default() + LIFETIME) else {
+            return false;
+        };
+        self.now = self.now.max(next);
+        true
+    }
+
+    fn check_end(&mut self) {
+        for client in self.clients.iter().filter(|client| !client.is_done()) {
+            self.book.complain(format!("not over: {}", client.describe()));
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            let relay = &node.relay;
+            let left = [
+                ("connections", relay.connection_count()),
+                ("upstream connections", relay.upstream_count()),
+                ("sockets", relay.engine.socket_count()),
+                ("leased buffers", relay.engine.leased_buffers()),
+            ];
+            for (what, count) in left {
+                if count > 0 {
+                    self.book.complain(format!("sidecar {index} keeps {count} {what}"));
+                }
+            }
+        }
+        for (index, app) in self.apps.iter().enumerate() {
+            let count = app.connection_count();
+            if count > 0 {
+                self.book.complain(format!("app {index} was left with {count} connections"));
+            }
+        }
+    }
+}
+
+impl Weather {
+    fn draw(random: &mut Random, calm_percent: usize) -> Self {
+        let is_rough = calm_percent == 0;
+        Self {
+            eagerness: random.pick(&[100, 70, 30]),
+            has_faults: calm_percent < 100 && random.chance(60),
+            has_jumps: is_rough && random.chance(40),
+            has_hoarding: random.chance(15),
+            has_swaps: random.chance(40),
+            drains_at_round: random.chance(20).then(|| random.below(3000)),
+            control_answers: !is_rough || random.chance(50),
+        }
+    }
+}
+
+impl Node {
+    fn wakes_at(&self) -> Option<Instant> {
+        self.relay.next_timer_in().map(|after| self.relay.time() + after)
+    }
+
+    fn read_mail(&mut self, book: &mut Book) {
+        while let Some(mail) = self.mail.pop_front() {
+            match mail {
+                Mail::Adopt(snapshot) => {
+                    book.note(|| format!("adopts {:?}", snapshot.version));
+                    let is_own = |app: &OwnApp| app.id == self.own;
+                    let number = snapshot.apps.iter().position(is_own);
+                    self.number = number.expect("a sidecar keeps its app");
+                    self.relay.adopt_snapshot(snapshot);
+                }
+                Mail::Drain => {
+                    book.note(|| "drains".to_owned());
+                    for (listener, _) in self.listeners.drain(..) {
+                        self.relay.engine.unlisten(listener);
+                    }
+                    self.relay.drain();
+                }
+                Mail::Reply(key) => self.relay.on_control_reply(key, 204, "", b""),
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Accepted { listener, socket } => {
+                let kind = self.listeners.iter().find(|(key, _)| *key == listener);
+                if let Some((_, kind)) = kind {
+                    self.relay.accept(socket, *kind, self.number);
+                }
+            }
+            Event::AcceptFailed { .. } | Event::Woken => {}
+            event => self.relay.on_event(event),
+        }
+    }
+
+    fn take_calls(&mut self, now: Instant, answers: bool, random: &mut Random) {
+        for call in std::mem::take(&mut self.relay.control_calls) {
+            debug_assert_eq!(call.app, self.number, "a call of the app whose sidecar this is");
+            if answers {
+                let after = Duration::from_millis(random.below(900) as u64);
+                let at = self.calls.back().map_or(now, |(at, _)| *at).max(now + after);
+                self.calls.push_back((at, call.connection));
+            } else if random.chance(50) {
+                self.relay.on_control_away(call.connection);
+            }
+        }
+    }
+}
+
+/// Larger requests are refused by the callee's sidecar.
+const BODY_BYTES_MAX: usize = 600_000;
+
+fn state_of_peer(far: Place) -> State {
+    state(&[("far", far)], &[])
+}
+
+fn state(apps: &[(&str, Place)], routes: &[(&str, Place)]) -> State {
+    State {
+        version: Version(1),
+        apps: apps.iter().map(|(id, place)| own_app(id, *place)).collect(),
+        routes: routes.iter().map(|(id, place)| route(id, *place)).collect(),
+        listeners: Vec::new(),
+        on_control_lost: OnControlLost::Exit,
+    }
+}
+
+fn own_app(id: &str, place: Place) -> OwnApp {
+    OwnApp {
+        id: AppId::new(id).expect("a sound id"),
+        namespace: Namespace::default(),
+        channel: Some(AppChannel { address: address_of(place), protocol: AppProtocol::Http }),
+        origin: Origin { host_ip: Some("10.0.0.1".to_owned()), host_name: None },
+        body_bytes_max: Some(BODY_BYTES_MAX as u64),
+        head_bytes_max: 8192,
+        health: AppHealth { unready: Vec::new(), outbound_ready: true },
+        metadata_json: metadata_of(id),
+    }
+}
+
+/// What a client of the app's sidecar must be told.
+pub(super) fn metadata_of(id: &str) -> String {
+    format!("{{\"id\":\"{id}\"}}\n")
+}
+
+fn route(id: &str, place: Place) -> Route {
+    Route {
+        id: AppId::new(id).expect("a sound id"),
+        namespace: Namespace::default(),
+        endpoints: vec![Endpoint { instance: InstanceId(id.into()), address: address_of(place) }],
+    }
+}
