@@ -22,6 +22,8 @@ const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 /// No calm exchange takes longer: no timer of ours is part of it, and what others wait for is shorter.
 const CALM_PATIENCE: Duration = Duration::from_secs(5);
 
+const RESET: &str = "reset";
+
 /// What a client does beside asking.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Manners {
@@ -251,12 +253,16 @@ impl Client {
 
     fn may_ask(&self, book: &Book) -> bool {
         let has_room = self.held.is_none() && self.outbox.len() < 2000;
-        let upgrades = |id: &usize| book.exchanges[*id].tunnel.is_some();
+        // A calm client asks nothing behind a request that it called its last.
+        let must_wait = |id: &usize| {
+            let exchange = &book.exchanges[*id];
+            exchange.tunnel.is_some() || (self.is_calm && !exchange.keeps_alive)
+        };
         has_room
             && self.awaiting.len() < self.depth
             && !self.told_to_close
             && !self.has_shut
-            && !self.awaiting.iter().any(upgrades)
+            && !self.awaiting.iter().any(must_wait)
     }
 
     fn release_body(&mut self, book: &Book, is_told: bool) {
@@ -572,8 +578,10 @@ impl Client {
             net.close(end);
         }
         self.phase = Phase::Done;
-        // What is behind an exchange that may fail may fail with it.
-        let mut is_excused = false;
+        // What is behind an exchange that may fail may fail with it. So may what is before it and not wholly taken: a
+        // cut answer ends in a reset.
+        let may_fail = |id: &usize| !book.exchanges[*id].is_calm;
+        let mut is_excused = why == RESET && self.awaiting.iter().any(may_fail);
         for id in std::mem::take(&mut self.awaiting) {
             self.judge_missing(id, book, is_excused, why);
             is_excused |= !book.exchanges[id].is_calm;
@@ -658,7 +666,7 @@ fn may_close(exchange: &Exchange, is_own: bool, drained: bool) -> bool {
 
 fn error_name(error: rustix::io::Errno) -> &'static str {
     match error {
-        rustix::io::Errno::CONNRESET => "reset",
+        rustix::io::Errno::CONNRESET => RESET,
         rustix::io::Errno::CONNREFUSED => "refused",
         _ => "broken",
     }
