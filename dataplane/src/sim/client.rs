@@ -13,7 +13,7 @@ use super::{
     reader::{BodyEnd, Head, Item, Reader},
     world::metadata_of,
 };
-use crate::clock::Instant;
+use crate::{clock::Instant, limits::LINGER_BYTES_MAX};
 use std::{collections::VecDeque, time::Duration};
 
 /// A client that expects a 100 sends its body without one after this long.
@@ -70,6 +70,8 @@ pub(super) struct Client {
     tunnel: Option<Tunnelling>,
     /// When the last answer was complete.
     answered_at: Instant,
+    /// A body was sent that nobody wanted, and longer than anybody reads for courtesy.
+    is_tiresome: bool,
     /// An answer said that it is the last one.
     told_to_close: bool,
     has_shut: bool,
@@ -144,6 +146,7 @@ impl Client {
             answer: None,
             tunnel: None,
             answered_at: starts_at,
+            is_tiresome: false,
             told_to_close: false,
             has_shut: false,
         }
@@ -484,6 +487,7 @@ impl Client {
         if closes && exchange.is_calm && !has_cause {
             return Err(format!("exchange {id}: closed without need"));
         }
+        self.is_tiresome |= is_own && exchange.request.bytes > LINGER_BYTES_MAX / 2;
         book.exchanges[id].is_done = true;
         self.answered_at = book.now;
         let name = self.name;
@@ -581,7 +585,8 @@ impl Client {
         // What is behind an exchange that may fail may fail with it. So may what is before it and not wholly taken: a
         // cut answer ends in a reset.
         let may_fail = |id: &usize| !book.exchanges[*id].is_calm;
-        let mut is_excused = why == RESET && self.awaiting.iter().any(may_fail);
+        let mut is_excused =
+            self.is_tiresome || (why == RESET && self.awaiting.iter().any(may_fail));
         for id in std::mem::take(&mut self.awaiting) {
             self.judge_missing(id, book, is_excused, why);
             is_excused |= !book.exchanges[id].is_calm;
