@@ -96,6 +96,7 @@ impl<E: Engine> Relay<E> {
                     upstream.is_some_and(|u| matches!(u.state, UpstreamState::Connecting(_)));
                 !is_connecting && own_queue + upstream_queue > 0
                     || !connection.exchange.request.is_complete()
+                    || (!is_connecting && (connection.read_closed || connection.paused))
             }
             State::Tunnel => own_queue + upstream_queue > 0,
             _ => true,

@@ -330,9 +330,10 @@ impl<E: Engine> Relay<E> {
         let queued = self.engine.send_queued_bytes(connection.socket)
             + upstream.map_or(0, |upstream| self.engine.send_queued_bytes(upstream.socket));
         let stalls = match connection.state {
-            // A client that sent FIN may be gone altogether; nothing else would tell us.
+            // A client that sent FIN, or is not read, may be gone altogether; nothing else would tell us.
             State::Exchanging => {
-                queued > 0 || !connection.exchange.request.is_complete() || connection.read_closed
+                let is_deaf = connection.read_closed || connection.paused;
+                queued > 0 || !connection.exchange.request.is_complete() || is_deaf
             }
             State::Tunnel => queued > 0,
             State::Flushing { .. } => true,

@@ -183,6 +183,7 @@ impl<E: Engine> Relay<E> {
         if connection.input.len() >= HEAD_BYTES_MAX && !connection.paused {
             connection.paused = true;
             self.engine.receive_stop(connection.socket);
+            self.note_progress(key);
         }
     }
 

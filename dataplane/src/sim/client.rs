@@ -13,7 +13,7 @@ use super::{
     reader::{BodyEnd, Head, Item, Reader},
     world::metadata_of,
 };
-use crate::clock::Instant;
+use crate::{clock::Instant, limits::LINGER_BYTES_MAX};
 use std::{collections::VecDeque, time::Duration};
 
 /// A client that expects a 100 sends its body without one after this long.
@@ -21,6 +21,8 @@ const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// No calm exchange takes longer: no timer of ours is part of it, and what others wait for is shorter.
 const CALM_PATIENCE: Duration = Duration::from_secs(5);
+
+const RESET: &str = "reset";
 
 /// What a client does beside asking.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,6 +70,8 @@ pub(super) struct Client {
     tunnel: Option<Tunnelling>,
     /// When the last answer was complete.
     answered_at: Instant,
+    /// A body was sent that nobody wanted, and longer than anybody reads for courtesy.
+    is_tiresome: bool,
     /// An answer said that it is the last one.
     told_to_close: bool,
     has_shut: bool,
@@ -142,6 +146,7 @@ impl Client {
             answer: None,
             tunnel: None,
             answered_at: starts_at,
+            is_tiresome: false,
             told_to_close: false,
             has_shut: false,
         }
@@ -251,12 +256,16 @@ impl Client {
 
     fn may_ask(&self, book: &Book) -> bool {
         let has_room = self.held.is_none() && self.outbox.len() < 2000;
-        let upgrades = |id: &usize| book.exchanges[*id].tunnel.is_some();
+        // A calm client asks nothing behind a request that it called its last.
+        let must_wait = |id: &usize| {
+            let exchange = &book.exchanges[*id];
+            exchange.tunnel.is_some() || (self.is_calm && !exchange.keeps_alive)
+        };
         has_room
             && self.awaiting.len() < self.depth
             && !self.told_to_close
             && !self.has_shut
-            && !self.awaiting.iter().any(upgrades)
+            && !self.awaiting.iter().any(must_wait)
     }
 
     fn release_body(&mut self, book: &Book, is_told: bool) {
@@ -478,6 +487,7 @@ impl Client {
         if closes && exchange.is_calm && !has_cause {
             return Err(format!("exchange {id}: closed without need"));
         }
+        self.is_tiresome |= is_own && exchange.request.bytes > LINGER_BYTES_MAX / 2;
         book.exchanges[id].is_done = true;
         self.answered_at = book.now;
         let name = self.name;
@@ -572,8 +582,11 @@ impl Client {
             net.close(end);
         }
         self.phase = Phase::Done;
-        // What is behind an exchange that may fail may fail with it.
-        let mut is_excused = false;
+        // What is behind an exchange that may fail may fail with it. So may what is before it and not wholly taken: a
+        // cut answer ends in a reset.
+        let may_fail = |id: &usize| !book.exchanges[*id].is_calm;
+        let mut is_excused =
+            self.is_tiresome || (why == RESET && self.awaiting.iter().any(may_fail));
         for id in std::mem::take(&mut self.awaiting) {
             self.judge_missing(id, book, is_excused, why);
             is_excused |= !book.exchanges[id].is_calm;
@@ -658,7 +671,7 @@ fn may_close(exchange: &Exchange, is_own: bool, drained: bool) -> bool {
 
 fn error_name(error: rustix::io::Errno) -> &'static str {
     match error {
-        rustix::io::Errno::CONNRESET => "reset",
+        rustix::io::Errno::CONNRESET => RESET,
         rustix::io::Errno::CONNREFUSED => "refused",
         _ => "broken",
     }

@@ -309,7 +309,7 @@ pub(super) fn check_pattern(id: usize, side: Side, at: usize, data: &[u8]) -> Re
         return Ok(());
     }
     let shown = &data[..data.len().min(60)];
-    Err(format!("exchange {id}: foreign bytes at {at} of {side:?}: {:?}", shown.escape_ascii()))
+    Err(format!("exchange {id}: foreign bytes at {at} of {side:?}: \"{}\"", shown.escape_ascii()))
 }
 
 pub(super) fn check_trailers(
@@ -440,7 +440,11 @@ impl Planner<'_> {
         if matches!(exchange.callee, Callee::App(_)) && self.random.chance(75) {
             exchange.answer.status = 101;
             exchange.answer.is_early = false;
-            let hasty = self.random.chance(30) && exchange.answer.mischief == Mischief::None;
+            if exchange.answer.mischief == Mischief::Unsolicited {
+                // Behind a 101 everything is the tunnel's.
+                exchange.answer.mischief = Mischief::None;
+            }
+            let hasty = exchange.is_calm && self.random.chance(30);
             if let Some(tunnel) = &mut exchange.tunnel {
                 tunnel.is_hasty = hasty;
             }
