@@ -23,6 +23,7 @@ use std::{hint::black_box, time::Duration};
 
 fn snapshot_of(routes: usize) -> Snapshot {
     let app = App {
+        number: 0,
         id: AppId::new("orderprocessingservice").unwrap(),
         namespace: Namespace::default(),
         channel: None,

@@ -171,6 +171,7 @@ mod tests {
 
     fn state(metadata: &str, sockets: Vec<ListenerId>) -> ToDataPlane {
         let app = snapshot::App {
+            number: 0,
             id: snapshot::AppId::new("a").unwrap(),
             namespace: snapshot::Namespace::default(),
             channel: None,
@@ -187,7 +188,7 @@ mod tests {
             listeners: vec![],
             on_control_lost: OnControlLost::Exit,
         };
-        ToDataPlane::State { state, sockets }
+        ToDataPlane::State { state, sockets, parts: 0 }
     }
 
     /// Reads once, as a data plane does: bytes, and the sockets beside them.

@@ -62,6 +62,7 @@ mod tests {
 
     fn publisher() -> Publisher {
         let app = App {
+            number: 0,
             id: AppId::new("a").unwrap(),
             namespace: Namespace::default(),
             channel: None,

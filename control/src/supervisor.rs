@@ -11,10 +11,13 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{link::Link, log::Log};
+use crate::{
+    link::{Link, LinkError},
+    log::Log,
+};
 use snapshot::{
-    ListenerId, State,
-    wire::{FromDataPlane, ToDataPlane},
+    Delta, ListenerId, Snapshot, State, Version,
+    wire::{self, FromDataPlane, ToDataPlane},
 };
 use std::{
     ffi::OsString,
@@ -37,11 +40,14 @@ use tokio::{
 pub(crate) struct Supervisor {
     program: Program,
     log: Log,
-    state: State,
+    /// The state as the process was told it, and as the next one will be.
+    told: Snapshot,
     sockets: Vec<(ListenerId, Arc<OwnedFd>)>,
     phase: Phase,
     /// Deaths in a row that came too soon after the start.
     early_deaths: u32,
+    /// Full states asked for since the last one that became live.
+    resyncs: u32,
 }
 
 /// What is started, and where control meets it.
@@ -92,13 +98,40 @@ impl Supervisor {
     ) -> Self {
         let sockets = sockets.into_iter().map(|(id, fd)| (id, Arc::new(fd))).collect();
         let phase = Phase::Down { until: Instant::now() };
-        Self { program, log, state, sockets, phase, early_deaths: 0 }
+        let mut supervisor = Self {
+            program,
+            log,
+            told: Snapshot::empty(),
+            sockets,
+            phase,
+            early_deaths: 0,
+            resyncs: 0,
+        };
+        supervisor.publish(state);
+        supervisor
     }
 
     /// The state from now on, for this process and those after it.
     pub(crate) fn publish(&mut self, state: State) {
-        self.state = state.clone();
-        self.send(&ToDataPlane::State { state, sockets: Vec::new() });
+        let (base, version) = (self.told.version, state.version);
+        let changes = self.told.changes_to(state);
+        let delta = Delta { base, version, changes };
+        if let Ok((next, _)) = self.told.apply(delta.clone()) {
+            self.told = next;
+        }
+        // One that breaks a rule goes out as well: the data plane says which, and both stay as they are.
+        self.send(&ToDataPlane::Delta { delta, sockets: Vec::new() });
+    }
+
+    /// Everything anew, sockets included, for a process that knows nothing or has missed something.
+    fn tell_all(&self, link: &mut Link) -> Result<(), LinkError> {
+        let ids: Vec<ListenerId> = self.sockets.iter().map(|(id, _)| *id).collect();
+        for message in wire::state_messages(self.told.to_state(), &ids) {
+            let named = |(id, _): &&(ListenerId, _)| message.sockets().contains(id);
+            let sockets = self.sockets.iter().filter(named);
+            link.send(&message, sockets.map(|(_, socket)| Arc::clone(socket)).collect())?;
+        }
+        Ok(())
     }
 
     /// Sends to the process if it is up; one that is not has nothing to answer.
@@ -126,7 +159,13 @@ impl Supervisor {
                     Err(loss) => self.on_loss(&loss),
                 },
                 Phase::Up(running) => match running.next().await {
-                    Ok(message) => return Event::Message(message),
+                    Ok(FromDataPlane::Resync { have, reason }) => self.on_resync(have, &reason),
+                    Ok(message) => {
+                        if matches!(message, FromDataPlane::Live { .. }) {
+                            self.resyncs = 0;
+                        }
+                        return Event::Message(message);
+                    }
                     Err(loss) => {
                         self.on_loss(&loss);
                         return Event::Lost;
@@ -183,15 +222,13 @@ impl Supervisor {
     }
 
     fn on_hello(&mut self, hello: FromDataPlane) -> Event {
-        let FromDataPlane::Hello { pid, workers, engine, engine_reason } = hello else {
+        let FromDataPlane::Hello { pid, workers, engine, engine_reason, .. } = hello else {
             self.on_loss(&Loss::Broken("it did not begin with a hello".to_owned()));
             return Event::Lost;
         };
         let phase = std::mem::replace(&mut self.phase, Phase::Down { until: Instant::now() });
         if let Phase::Greeting(mut running) = phase {
-            let (ids, sockets) = self.sockets.iter().cloned().unzip();
-            let message = ToDataPlane::State { state: self.state.clone(), sockets: ids };
-            let sent = running.link.send(&message, sockets);
+            let sent = self.tell_all(&mut running.link);
             self.phase = Phase::Up(running);
             if let Err(e) = sent {
                 self.on_loss(&Loss::Broken(e.to_string()));
@@ -199,6 +236,24 @@ impl Supervisor {
             }
         }
         Event::Greeted { pid, workers, engine, engine_reason }
+    }
+
+    /// The process has missed something. One that goes on missing things is broken.
+    fn on_resync(&mut self, have: Version, reason: &str) {
+        self.log.warning(format_args!(
+            "Data plane stays at version {} and asks for the full state: {reason}",
+            have.0
+        ));
+        self.resyncs += 1;
+        let phase = std::mem::replace(&mut self.phase, Phase::Down { until: Instant::now() });
+        let Phase::Up(mut running) = phase else { unreachable!("it has just spoken") };
+        let sent = self.tell_all(&mut running.link);
+        self.phase = Phase::Up(running);
+        if let Err(e) = sent {
+            self.on_loss(&Loss::Broken(e.to_string()));
+        } else if self.resyncs > RESYNCS_MAX {
+            self.on_loss(&Loss::Broken("it understands no state".to_owned()));
+        }
     }
 
     fn on_loss(&mut self, loss: &Loss) {
@@ -297,6 +352,9 @@ fn restart_pause(early_deaths: u32) -> Duration {
 const EARLY_DEATH: Duration = Duration::from_secs(1);
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Full states in a row that a data plane may ask for.
+const RESYNCS_MAX: u32 = 3;
 
 /// Starting up takes milliseconds; this is for a machine that swaps.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);

@@ -3,6 +3,7 @@
 //! A request flows `listener → connection → http → dapr → route → upstream → relay → telemetry`, and each is a
 //! directory here. `http`, `dapr` and `route` are pure: bytes, time and a snapshot in, decisions out.
 
+mod adoption;
 pub mod clock;
 mod connection;
 pub mod dapr;

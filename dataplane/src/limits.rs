@@ -110,6 +110,9 @@ pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections kept per endpoint and worker; daprd's transport keeps 64.
 pub const POOL_IDLE_MAX: usize = 64;
 
+/// Endpoints that a worker may know before it looks which ones are still in use.
+pub const ENDPOINTS_KEPT_MIN: usize = 256;
+
 /// After sending to an app failed, its answer, which may be why it stopped reading, is awaited this long.
 pub const SEND_FAILED_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{engine::Waker, limits::MAILBOX_MESSAGES_MAX};
+use crate::{adoption::Adoption, engine::Waker, limits::MAILBOX_MESSAGES_MAX};
 use crossbeam_queue::ArrayQueue;
 use snapshot::{
-    ListenerId, ListenerKind, Snapshot, Version,
+    ListenerId, ListenerKind,
     wire::{AdminCallId, AdminRequest, LogLevel},
 };
 use std::{
@@ -27,7 +27,7 @@ impl WorkerId {
 
 #[derive(Debug)]
 pub(crate) enum ToWorker {
-    Adopt(Arc<Snapshot>),
+    Adopt(Arc<Adoption>),
     Listen {
         id: ListenerId,
         kind: ListenerKind,
@@ -35,11 +35,11 @@ pub(crate) enum ToWorker {
         socket: OwnedFd,
     },
     Unlisten(ListenerId),
-    /// A connection that another worker accepted.
+    /// A connection that another worker accepted. The listener is looked up on arrival: the other worker may have been
+    /// on an older snapshot.
     Connection {
         socket: OwnedFd,
-        kind: ListenerKind,
-        app: usize,
+        listener: ListenerId,
     },
     ControlReply {
         connection: u64,
@@ -53,9 +53,10 @@ pub(crate) enum ToWorker {
 
 #[derive(Debug)]
 pub(crate) enum FromWorker {
+    /// It runs on the snapshot of this epoch, and holds none before it.
     Adopted {
         worker: WorkerId,
-        version: Version,
+        epoch: u64,
     },
     ControlCall {
         id: AdminCallId,

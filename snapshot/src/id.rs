@@ -1,6 +1,7 @@
 //! The names that both processes use. Each is checked when it is made, so that later code need not.
 
-use serde::{Deserialize, Serialize};
+use compact_str::CompactString;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 use std::fmt;
 
 /// Longest app id or namespace, in bytes. DNS names end at 253; a longer id could never be resolved by Dapr's
@@ -45,15 +46,16 @@ fn check(text: &str) -> Result<(), IdError> {
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(Box<str>);
+        ///
+        /// Up to 24 bytes lie in place: no allocation of their own, and no other cache line to look them up.
+        #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        pub struct $name(CompactString);
 
         impl $name {
             /// # Errors
             /// Says which rule the text breaks; see [`IdError`].
             pub fn new(text: &str) -> Result<Self, IdError> {
-                check(text).map(|()| Self(text.into()))
+                check(text).map(|()| Self(CompactString::new(text)))
             }
 
             pub fn as_str(&self) -> &str {
@@ -67,16 +69,33 @@ macro_rules! text_id {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = IdError;
-            fn try_from(text: String) -> Result<Self, IdError> {
-                Self::new(&text)
-            }
-        }
-
         impl From<$name> for String {
             fn from(id: $name) -> Self {
                 id.0.into()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                struct Text;
+                impl Visitor<'_> for Text {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("an id or a namespace")
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
+                        $name::new(text).map_err(E::custom)
+                    }
+                }
+                from.deserialize_str(Text)
             }
         }
     };
@@ -94,13 +113,13 @@ text_id!(
 impl Default for Namespace {
     /// What daprd uses when `NAMESPACE` is unset.
     fn default() -> Self {
-        Self("default".into())
+        Self(CompactString::const_new("default"))
     }
 }
 
 /// One running sidecar; unique on a machine for as long as it runs.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
-pub struct InstanceId(pub Box<str>);
+pub struct InstanceId(pub CompactString);
 
 /// A listening socket, named by control.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]

@@ -1,19 +1,26 @@
 //! The contract between control and data plane.
 //!
-//! Control describes the world as a [`State`], sends it over the [`wire`], and the data plane turns it into a
-//! [`Snapshot`]: validated once, then only read. Nothing in here touches a socket; both sides depend on this
+//! Control describes the world as a [`State`], then its changes as [`Delta`]s, sends them over the [`wire`], and the data
+//! plane turns them into [`Snapshot`]s: validated once, then only read. Nothing in here touches a socket; both sides depend on this
 //! crate and on nothing of each other.
 
 #![forbid(unsafe_code)]
 
 mod address;
+mod apps;
 mod build;
+mod change;
+#[cfg(test)]
+mod draw;
 mod id;
 mod state;
+mod table;
 pub mod wire;
 
 pub use address::Address;
+pub use apps::{APPS_MAX, Apps};
 pub use build::{BuildError, Snapshot};
+pub use change::{ApplyError, Change, Delta, Replaced};
 pub use id::{AppId, ID_BYTES_MAX, IdError, InstanceId, ListenerId, Namespace, Version};
 pub use state::{
     App, AppChannel, AppHealth, AppProtocol, Endpoint, Listener, ListenerKind, OnControlLost,

@@ -29,6 +29,10 @@ pub enum OnControlLost {
 /// An app served here: what stands between its caller and its port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct App {
+    /// Chosen by control; listeners name it. The low 16 bits are the app's slot, of which no two apps of a state have the
+    /// same; the rest says how often the slot was filled. A number that is given again to another app would make over to
+    /// it what still belongs to the first one.
+    pub number: u32,
     pub id: AppId,
     pub namespace: Namespace,
     /// `None`: daprd's `--app-port 0`, the app makes calls and takes none.
@@ -92,7 +96,7 @@ pub struct Endpoint {
 pub struct Listener {
     pub id: ListenerId,
     pub kind: ListenerKind,
-    /// Index into [`State::apps`]: whose sidecar answers here.
+    /// [`App::number`]: whose sidecar answers here.
     pub app: u32,
 }
 

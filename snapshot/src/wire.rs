@@ -1,18 +1,27 @@
 //! How control and data plane talk: length-prefixed frames over a Unix stream socket.
 //!
 //! A frame is `u32` length of the rest (little endian), `u16` protocol, then one message in postcard. Listening
-//! sockets travel beside the frame of the message that names them, as SCM_RIGHTS, in the order of
-//! [`ToDataPlane::State`]'s `sockets`. The data plane listens, control connects: a control that comes back finds
-//! the data plane where it was.
+//! sockets travel as SCM_RIGHTS with the first byte of the frame of the message that names them, in the order of its
+//! `sockets`. The data plane listens, control connects: a control that comes back finds the data plane where it was.
+//!
+//! A frame that cannot be understood is passed over, for its length is known; [`FromDataPlane::Resync`] then asks for
+//! everything anew. Only a length beyond all bounds ends a link: where the next frame starts is then unknown.
 
-use crate::{ListenerId, State, Version};
+use crate::{AppId, Delta, Listener, ListenerId, Namespace, Route, State, Version};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Counts up whenever a message changes its shape. A peer that speaks another protocol is refused by name.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
-/// Largest frame. A state of 100,000 apps is some 10 MiB; more than this is a mistake, not a state.
+/// Largest frame. Routes are cut into parts of ROUTES_PER_FRAME, so this is a mistake, not a state.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Routes that [`state_messages`] puts into one frame: some 2 MiB, so that neither side ever holds a large state as one
+/// string of bytes.
+pub const ROUTES_PER_FRAME: usize = 16 * 1024;
+
+/// Routes of one state, all parts together.
+pub const ROUTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Most sockets beside one frame; the kernel's SCM_MAX_FD is 253.
 pub const SOCKETS_MAX: usize = 250;
@@ -22,9 +31,19 @@ const PROTOCOL_BYTES: usize = 2;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToDataPlane {
-    /// The whole state. `sockets` names the listeners whose sockets come with this frame; the data plane keeps the
-    /// sockets it has and closes those whose listener is gone.
-    State { state: State, sockets: Vec<ListenerId> },
+    /// The whole state, together with the [`Self::Routes`] and [`Self::Sockets`] before it, of which there are `parts`.
+    /// `sockets` names the listeners whose sockets come with this frame; the data plane keeps the sockets it has and
+    /// closes those whose listener is gone.
+    State { state: State, sockets: Vec<ListenerId>, parts: u32 },
+    /// Some of the routes of the [`Self::State`] that comes next.
+    Routes(Vec<Route>),
+    /// Sockets of listeners that the [`Self::State`] or [`Self::Delta`] that comes next names; they come with this frame.
+    Sockets(Vec<ListenerId>),
+    /// What changed; `sockets` as with a state.
+    Delta { delta: Delta, sockets: Vec<ListenerId> },
+    /// Hand over copies of all listening sockets: for a control that adopts this data plane and must be able to feed the
+    /// one after it. Answered by [`FromDataPlane::Listeners`].
+    ListenersWanted,
     /// What an [`FromDataPlane::AdminCall`] is answered with.
     AdminReply { call: AdminCallId, status: u16, content_type: String, body: Vec<u8> },
     /// Sum up the counters.
@@ -43,15 +62,28 @@ pub enum FromDataPlane {
         workers: u32,
         engine: String,
         engine_reason: String,
+        held: Held,
     },
-    /// Every worker runs on this version.
+    /// Every worker runs on this version, or on one after it.
     Live {
         version: Version,
     },
-    /// The state was not adopted; the last one stays in force.
+    /// The state or delta was not adopted; the last one stays in force. With the default version: the link itself is
+    /// refused, and closed.
     Refused {
         version: Version,
         problems: Vec<String>,
+    },
+    /// The data plane has missed something, serves on from version `have`, and asks for a full state. Deltas are passed
+    /// over until it comes.
+    Resync {
+        have: Version,
+        reason: String,
+    },
+    /// Copies of the listening sockets, which come with this frame; `is_last`: there are no more.
+    Listeners {
+        sockets: Vec<ListenerId>,
+        is_last: bool,
     },
     /// A request that control answers.
     AdminCall {
@@ -68,6 +100,24 @@ pub enum FromDataPlane {
         message: String,
     },
     Drained,
+}
+
+/// What a data plane serves already when control comes to it: enough to go on where the last control stopped.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    /// The default when no control has told it anything.
+    pub version: Version,
+    /// Apps keep their numbers from one control to the next.
+    pub apps: Vec<HeldApp>,
+    /// The data plane has their sockets.
+    pub listeners: Vec<Listener>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct HeldApp {
+    pub number: u32,
+    pub id: AppId,
+    pub namespace: Namespace,
 }
 
 /// Names one waiting client on one worker; opaque to control.
@@ -139,26 +189,74 @@ pub fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, WireError> {
     Ok(frame)
 }
 
-/// Takes the first whole frame off `bytes`, if there is one: the message, and how many bytes it took.
+impl ToDataPlane {
+    /// The listeners whose sockets must be sent with this message, in this order.
+    pub fn sockets(&self) -> &[ListenerId] {
+        match self {
+            Self::Delta { sockets, .. } | Self::Sockets(sockets) | Self::State { sockets, .. } => {
+                sockets
+            }
+            _ => &[],
+        }
+    }
+}
+
+/// Cuts a state into messages of bounded size, to be sent in this order. [`ToDataPlane::sockets`] says which sockets go
+/// with each.
+pub fn state_messages(mut state: State, sockets: &[ListenerId]) -> Vec<ToDataPlane> {
+    let mut messages = Vec::new();
+    let mut routes = std::mem::take(&mut state.routes);
+    while routes.len() > ROUTES_PER_FRAME {
+        let rest = routes.len() - ROUTES_PER_FRAME;
+        messages.push(ToDataPlane::Routes(routes.split_off(rest)));
+    }
+    state.routes = routes;
+    let last = sockets.len() - sockets.len().min(SOCKETS_MAX);
+    messages
+        .extend(sockets[..last].chunks(SOCKETS_MAX).map(|ids| ToDataPlane::Sockets(ids.into())));
+    let parts = u32::try_from(messages.len()).expect("each holds thousands");
+    messages.push(ToDataPlane::State { state, sockets: sockets[last..].into(), parts });
+    messages
+}
+
+/// As [`state_messages`], of a delta that brings more sockets than one frame carries.
+pub fn delta_messages(delta: Delta, sockets: &[ListenerId]) -> Vec<ToDataPlane> {
+    let last = sockets.len() - sockets.len().min(SOCKETS_MAX);
+    let before = sockets[..last].chunks(SOCKETS_MAX).map(|ids| ToDataPlane::Sockets(ids.into()));
+    let delta = ToDataPlane::Delta { delta, sockets: sockets[last..].into() };
+    before.chain(std::iter::once(delta)).collect()
+}
+
+/// How long the first frame in `bytes` is, once it is there whole.
 ///
 /// # Errors
-/// The link cannot be used any further; start it anew with a full state.
-pub fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(M, usize)>, WireError> {
+/// [`WireError::TooLong`], after which no frame on this link can be found any more.
+pub fn frame_bytes(bytes: &[u8]) -> Result<Option<usize>, WireError> {
     let Some((prefix, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
     let length = u32::from_le_bytes(*prefix) as usize;
     if length > FRAME_BYTES_MAX {
         return Err(WireError::TooLong(length));
     }
-    let Some(frame) = rest.get(..length) else { return Ok(None) };
+    Ok((rest.len() >= length).then_some(LENGTH_BYTES + length))
+}
+
+/// Takes the first whole frame off `bytes`, if there is one: the message, and how many bytes it took.
+///
+/// # Errors
+/// After [`WireError::TooLong`] the link cannot be used any further. After any other, what this frame said is lost, and
+/// [`frame_bytes`] tells how much to pass over.
+pub fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(M, usize)>, WireError> {
+    let Some(whole) = frame_bytes(bytes)? else { return Ok(None) };
+    let frame = &bytes[LENGTH_BYTES..whole];
     let Some((protocol, payload)) = frame.split_first_chunk::<PROTOCOL_BYTES>() else {
-        return Err(WireError::TooShort(length));
+        return Err(WireError::TooShort(frame.len()));
     };
     match u16::from_le_bytes(*protocol) {
         PROTOCOL => {}
         other => return Err(WireError::Protocol(other)),
     }
     let message = postcard::from_bytes(payload).map_err(|e| WireError::Decode(e.to_string()))?;
-    Ok(Some((message, LENGTH_BYTES + length)))
+    Ok(Some((message, whole)))
 }
 
 #[cfg(test)]
@@ -196,5 +294,81 @@ mod tests {
         let last = rubbish.len() - 1;
         rubbish[last] = 0xff;
         assert!(matches!(decode::<FromDataPlane>(&rubbish), Err(WireError::Decode(_))));
+        assert_eq!(frame_bytes(&rubbish), Ok(Some(rubbish.len())), "it can be passed over");
+    }
+
+    #[test]
+    fn an_id_is_checked_when_it_comes_over_the_wire() {
+        let bytes = encode(&("a.b",)).unwrap();
+        let refused = decode::<(AppId,)>(&bytes).unwrap_err();
+        assert!(matches!(refused, WireError::Decode(_)), "{refused}");
+        let bytes = encode(&("a-b",)).unwrap();
+        let (id, _) = decode::<(AppId,)>(&bytes).unwrap().unwrap();
+        assert_eq!(id.0.as_str(), "a-b");
+    }
+
+    #[test]
+    fn a_large_state_is_cut_into_frames_of_bounded_size() {
+        let route = |n: usize| Route {
+            id: AppId::new(&format!("app-{n}")).unwrap(),
+            namespace: Namespace::default(),
+            endpoints: Vec::new(),
+        };
+        let state = |routes: usize| State {
+            version: Version(1),
+            apps: Vec::new(),
+            routes: (0..routes).map(route).collect(),
+            listeners: Vec::new(),
+            on_control_lost: crate::OnControlLost::Exit,
+        };
+        for (case, routes, want) in [
+            ("none", 0, vec![0]),
+            ("one frame", ROUTES_PER_FRAME, vec![ROUTES_PER_FRAME]),
+            ("one more", ROUTES_PER_FRAME + 1, vec![ROUTES_PER_FRAME, 1]),
+            ("three", 2 * ROUTES_PER_FRAME + 7, vec![ROUTES_PER_FRAME, ROUTES_PER_FRAME, 7]),
+        ] {
+            let messages = state_messages(state(routes), &[ListenerId(3)]);
+            let mut names = std::collections::HashSet::new();
+            let counts: Vec<usize> = messages
+                .iter()
+                .map(|message| {
+                    let routes = match message {
+                        ToDataPlane::Routes(routes) => routes,
+                        ToDataPlane::State { state, sockets, parts } => {
+                            assert_eq!(sockets, &[ListenerId(3)], "{case}");
+                            assert_eq!(*parts as usize + 1, messages.len(), "{case}");
+                            &state.routes
+                        }
+                        other => panic!("{case}: {other:?}"),
+                    };
+                    names.extend(routes.iter().map(|route| route.id.clone()));
+                    routes.len()
+                })
+                .collect();
+            assert_eq!(counts, want, "{case}");
+            assert_eq!(names.len(), routes, "{case}");
+            assert!(matches!(messages.last(), Some(ToDataPlane::State { .. })), "{case}");
+        }
+    }
+    #[test]
+    fn more_sockets_than_a_frame_carries_come_in_parts() {
+        for count in [0, 1, SOCKETS_MAX, SOCKETS_MAX + 1, 3 * SOCKETS_MAX] {
+            let ids: Vec<ListenerId> = (0..u32::try_from(count).unwrap()).map(ListenerId).collect();
+            let state = State {
+                version: Version(1),
+                apps: Vec::new(),
+                routes: Vec::new(),
+                listeners: Vec::new(),
+                on_control_lost: crate::OnControlLost::Exit,
+            };
+            let delta = Delta { base: Version(1), version: Version(2), changes: Vec::new() };
+            for messages in [state_messages(state, &ids), delta_messages(delta, &ids)] {
+                assert_eq!(messages.len(), count.div_ceil(SOCKETS_MAX).max(1), "{count}");
+                assert!(messages.iter().all(|message| message.sockets().len() <= SOCKETS_MAX));
+                let named: Vec<ListenerId> =
+                    messages.iter().flat_map(ToDataPlane::sockets).copied().collect();
+                assert_eq!(named, ids, "{count}");
+            }
+        }
     }
 }

@@ -221,7 +221,10 @@ impl Sidecar {
             FromDataPlane::Drained if matches!(self.stage, Stage::Draining { .. }) => {
                 return Some(End::Clean);
             }
-            FromDataPlane::Drained | FromDataPlane::Hello { .. } => {
+            FromDataPlane::Drained
+            | FromDataPlane::Hello { .. }
+            | FromDataPlane::Listeners { .. }
+            | FromDataPlane::Resync { .. } => {
                 self.log.error("Data plane sent a message out of turn; it is ignored");
             }
             FromDataPlane::Live { version } => return self.on_live(version),

@@ -206,6 +206,7 @@ fn app(config: &Config, address: Option<SocketAddr>) -> App {
     // daprd's name for what waits for the app.
     let unready = if address.is_some() { vec!["runtime".to_owned()] } else { Vec::new() };
     App {
+        number: 0,
         id: config.app_id.clone(),
         namespace: config.namespace.clone(),
         channel,

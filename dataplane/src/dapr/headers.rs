@@ -104,6 +104,7 @@ mod tests {
         let origin =
             Origin { host_ip: host_ip.map(Into::into), host_name: host_name.map(Into::into) };
         let lines = CallerLines::new(&App {
+            number: 0,
             id: AppId::new("a").unwrap(),
             namespace: Namespace::new("prod").unwrap(),
             channel: None,

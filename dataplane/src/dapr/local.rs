@@ -142,6 +142,7 @@ mod tests {
 
     fn app(unready: &[&str], outbound_ready: bool) -> App {
         App {
+            number: 0,
             id: AppId::new("orders").unwrap(),
             namespace: Namespace::new("prod").unwrap(),
             channel: None,

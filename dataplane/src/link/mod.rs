@@ -1,30 +1,43 @@
-//! The link to control: states come in, acknowledgements and questions go out.
+//! The link to control: states and deltas come in, acknowledgements and questions go out.
 //!
 //! Runs on the process' first thread and only ever waits in `poll`. Workers know nothing of it but a mailbox. When
 //! control goes away without a word the workers serve on, or end, as the last state said.
+//!
+//! ```text
+//!   Following ──gap, unreadable frame──► AwaitingState ──full state──► Following
+//! ```
+//! While a full state is awaited, deltas are passed over, and the last snapshot stays in force.
 
 #![forbid(unsafe_code)]
 
+mod addresses;
+mod progress;
 mod socket;
 mod stats;
 
 use crate::{
+    adoption::{Adoption, Difference},
     engine::Waker,
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
     telemetry::Counters,
 };
+use addresses::Addresses;
+use progress::Progress;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
     net::{SocketFlags, accept_with},
 };
 use snapshot::{
-    ListenerId, OnControlLost, Snapshot, State, Version,
-    wire::{FromDataPlane, LogLevel, ToDataPlane},
+    ApplyError, BuildError, Delta, ListenerId, OnControlLost, Route, Snapshot, State, Version,
+    wire::{
+        FromDataPlane, Held, HeldApp, LogLevel, ROUTES_MAX, SOCKETS_MAX, ToDataPlane, WireError,
+    },
 };
-use socket::{LinkError, LinkSocket};
+use socket::{Frame, LinkError, LinkSocket, Peer};
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    collections::{BTreeMap, HashSet},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
@@ -43,17 +56,48 @@ pub(crate) struct Link {
     inbox: Arc<Mailbox<FromWorker>>,
     workers: Arc<[Mailbox<ToWorker>]>,
     counters: Vec<Arc<Counters>>,
-    /// The version each worker runs on.
-    adopted: Vec<Version>,
-    /// The version that control was told is live; the default while it waits for `sent` to become so.
-    live: Version,
-    /// The last version that was passed on to the workers.
-    sent: Version,
+    progress: Progress,
+    addresses: Addresses,
+    stage: Stage,
+    parts: Parts,
     drained: Vec<bool>,
-    listening: Vec<ListenerId>,
-    on_control_lost: OnControlLost,
+    /// A copy of each listening socket, for the next control.
+    listening: BTreeMap<ListenerId, OwnedFd>,
     /// Why the process ends, once it does.
     end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    /// Something was missed.
+    AwaitingState,
+    Following,
+}
+
+/// What came of a state ahead of the state itself.
+#[derive(Default)]
+struct Parts {
+    frames: u32,
+    routes: Vec<Route>,
+    sockets: Vec<(ListenerId, OwnedFd)>,
+}
+
+/// A listening socket that has come: one for the worker that accepts, and a copy to keep.
+struct NewSocket {
+    id: ListenerId,
+    socket: OwnedFd,
+    copy: OwnedFd,
+}
+
+impl NewSocket {
+    fn new(id: ListenerId, socket: OwnedFd) -> Result<Self, String> {
+        match socket.try_clone() {
+            Ok(copy) => Ok(Self { id, socket, copy }),
+            Err(error) => {
+                Err(format!("listener {} cannot be kept for the next control: {error}", id.0))
+            }
+        }
+    }
 }
 
 /// Why [`Link::run`] returned.
@@ -82,12 +126,12 @@ impl Link {
             inbox,
             workers,
             counters,
-            adopted: vec![Version::default(); count],
-            live: Version::default(),
-            sent: Version::default(),
+            progress: Progress::new(count),
+            addresses: Addresses::default(),
+            stage: Stage::Following,
+            parts: Parts::default(),
             drained: vec![false; count],
-            listening: Vec::new(),
-            on_control_lost: OnControlLost::Exit,
+            listening: BTreeMap::new(),
             end: None,
         }
     }
@@ -107,6 +151,8 @@ impl Link {
             if listener_ready {
                 self.accept();
             }
+            // After all that somebody waits for: freeing the table of a replaced state takes its time.
+            drop(self.progress.take_outlived());
         }
     }
 
@@ -126,20 +172,57 @@ impl Link {
     fn accept(&mut self) {
         let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC) else { return };
         let mut socket = LinkSocket::new(socket);
-        if self.socket.is_some() {
-            let problems =
-                vec!["another control process is connected to this data plane".to_owned()];
+        if let Err(problem) = self.admit(&socket) {
+            let problems = vec![problem.clone()];
             // Whether it still listens is its own affair.
             let _ = socket.send(&FromDataPlane::Refused { version: Version::default(), problems });
-            return;
+            let message = format!("a control process was turned away: {problem}");
+            return self.send(&FromDataPlane::Log { level: LogLevel::Warning, message });
         }
         self.socket = Some(socket);
-        self.send(&FromDataPlane::Hello {
+        self.stage = Stage::Following;
+        self.parts = Parts::default();
+        let hello = self.introduce();
+        self.send(&hello);
+    }
+
+    /// Whether this may be our control.
+    fn admit(&self, socket: &LinkSocket) -> Result<(), String> {
+        let peer = socket.peer().map_err(|e| format!("its credentials cannot be read: {e}"))?;
+        let own = rustix::process::geteuid().as_raw();
+        if !is_trusted(peer, own) {
+            return Err(format!(
+                "process {} runs as user {}; this data plane is controlled by user {own} or root",
+                peer.pid, peer.uid
+            ));
+        }
+        let Some(first) = &self.socket else { return Ok(()) };
+        let first = first.peer().map_or(0, |peer| peer.pid);
+        Err(format!(
+            "another control process ({first}) is connected to this data plane; a second one ({}) is \
+             not served before the first one ends",
+            peer.pid
+        ))
+    }
+
+    fn introduce(&self) -> FromDataPlane {
+        let snapshot = self.progress.current();
+        let held = |app: &snapshot::App| HeldApp {
+            number: app.number,
+            id: app.id.clone(),
+            namespace: app.namespace.clone(),
+        };
+        FromDataPlane::Hello {
             pid: std::process::id(),
             workers: u32::try_from(self.workers.len()).expect("workers are few"),
             engine: self.introduction.engine.clone(),
             engine_reason: self.introduction.engine_reason.clone(),
-        });
+            held: Held {
+                version: snapshot.version,
+                apps: snapshot.apps.iter().map(held).collect(),
+                listeners: snapshot.listeners.to_vec(),
+            },
+        }
     }
 
     fn send(&mut self, message: &FromDataPlane) {
@@ -151,7 +234,8 @@ impl Link {
 
     fn lose_control(&mut self) {
         self.socket = None;
-        if self.on_control_lost == OnControlLost::Exit {
+        self.parts = Parts::default();
+        if self.progress.current().on_control_lost == OnControlLost::Exit {
             self.exit(End::Told);
         }
     }
@@ -161,31 +245,56 @@ impl Link {
         match socket.receive() {
             Ok(()) => {}
             Err(LinkError::Closed) => return self.lose_control(),
-            Err(LinkError::Broken(problem)) => {
-                return self.refuse(Version::default(), vec![problem]);
-            }
+            Err(LinkError::Broken(problem)) => return self.break_off(problem),
         }
         while let Some(socket) = &mut self.socket {
-            match socket.next_message() {
-                Ok(Some(message)) => self.on_message(message),
+            match socket.next_frame() {
+                Ok(Some(Frame::Message { message, sockets })) => self.on_message(message, sockets),
+                Ok(Some(Frame::Unreadable(error))) => self.on_unreadable(&error),
                 Ok(None) => return,
-                Err(error) => return self.refuse(Version::default(), vec![error.to_string()]),
+                Err(error) => return self.break_off(error.to_string()),
             }
         }
     }
 
-    /// Says what is wrong. After a broken frame the link starts anew: control connects again and sends its full state.
-    fn refuse(&mut self, version: Version, problems: Vec<String>) {
-        let broken = version == Version::default();
-        self.send(&FromDataPlane::Refused { version, problems });
-        if broken {
-            self.socket = None;
-        }
+    /// Whatever that frame was to say is missing from now on. It may have been the very state that is awaited.
+    fn on_unreadable(&mut self, error: &WireError) {
+        self.stage = Stage::Following;
+        self.resync(error.to_string());
     }
 
-    fn on_message(&mut self, message: ToDataPlane) {
+    /// Asks for a full state, once.
+    fn resync(&mut self, reason: String) {
+        self.parts = Parts::default();
+        if self.stage == Stage::AwaitingState {
+            return;
+        }
+        self.stage = Stage::AwaitingState;
+        let have = self.progress.current().version;
+        self.send(&FromDataPlane::Resync { have, reason });
+    }
+
+    /// What comes after this cannot be told apart. Control connects again and sends its full state.
+    fn break_off(&mut self, problem: String) {
+        let problems = vec![problem];
+        self.send(&FromDataPlane::Refused { version: Version::default(), problems });
+        self.socket = None;
+        self.parts = Parts::default();
+    }
+
+    fn refuse(&mut self, version: Version, problems: Vec<String>) {
+        self.send(&FromDataPlane::Refused { version, problems });
+    }
+
+    fn on_message(&mut self, message: ToDataPlane, sockets: Vec<OwnedFd>) {
         match message {
-            ToDataPlane::State { state, sockets } => self.on_state(state, &sockets),
+            ToDataPlane::State { state, sockets: ids, parts } => {
+                self.on_state(state, &ids, sockets, parts);
+            }
+            ToDataPlane::Delta { delta, sockets: ids } => self.on_delta(delta, &ids, sockets),
+            ToDataPlane::Routes(routes) => self.on_routes(routes),
+            ToDataPlane::Sockets(ids) => self.on_sockets(&ids, sockets),
+            ToDataPlane::ListenersWanted => self.share_listeners(),
             ToDataPlane::AdminReply { call, status, content_type, body } => {
                 let Some(worker) = self.workers.get(call.worker as usize) else { return };
                 let connection = call.connection;
@@ -195,7 +304,11 @@ impl Link {
                 let counters = stats::sum(&self.counters);
                 self.send(&FromDataPlane::Stats { query, counters });
             }
-            ToDataPlane::Drain => self.tell_all(|| ToWorker::Drain),
+            ToDataPlane::Drain => {
+                // Our copies would keep the listeners open for connections that nobody accepts.
+                self.listening.clear();
+                self.tell_all(|| ToWorker::Drain);
+            }
             ToDataPlane::Exit => self.exit(End::Told),
         }
     }
@@ -211,65 +324,152 @@ impl Link {
         self.end = Some(end);
     }
 
-    fn on_state(&mut self, state: State, sockets: &[ListenerId]) {
+    fn on_routes(&mut self, routes: Vec<Route>) {
+        self.parts.frames += 1;
+        self.parts.routes.extend(routes);
+        if self.parts.routes.len() > ROUTES_MAX {
+            self.break_off(format!("a state of more than {ROUTES_MAX} routes"));
+        }
+    }
+
+    fn on_sockets(&mut self, ids: &[ListenerId], sockets: Vec<OwnedFd>) {
+        self.parts.frames += 1;
+        if ids.len() != sockets.len() {
+            return self.resync(missing_sockets(ids.len(), sockets.len()));
+        }
+        self.parts.sockets.extend(ids.iter().copied().zip(sockets));
+    }
+
+    fn on_state(
+        &mut self,
+        mut state: State,
+        ids: &[ListenerId],
+        sockets: Vec<OwnedFd>,
+        parts: u32,
+    ) {
+        let mut came = std::mem::take(&mut self.parts);
+        if came.frames != parts {
+            let reason =
+                format!("of {parts} frames before state {}, {} came", state.version.0, came.frames);
+            self.stage = Stage::Following;
+            return self.resync(reason);
+        }
         let version = state.version;
-        let Some(socket) = &mut self.socket else { return };
-        let received = socket.take_sockets(sockets.len());
+        came.routes.append(&mut state.routes);
+        state.routes = came.routes;
         let snapshot = match Snapshot::build(state) {
             Ok(snapshot) => Arc::new(snapshot),
-            Err(errors) => {
-                return self.refuse(version, errors.iter().map(ToString::to_string).collect());
+            Err(errors) => return self.refuse(version, texts(&errors)),
+        };
+        let sockets = match self.check_sockets(&snapshot, came.sockets, ids, sockets) {
+            Ok(sockets) => sockets,
+            Err(problem) => return self.refuse(version, vec![problem]),
+        };
+        self.stage = Stage::Following;
+        let before = Arc::clone(self.progress.current());
+        let difference = Difference::between(&before, &snapshot);
+        let left = self.addresses.replace_all(&before, &snapshot);
+        self.adopt(snapshot, difference, left, sockets);
+    }
+
+    fn on_delta(&mut self, delta: Delta, ids: &[ListenerId], sockets: Vec<OwnedFd>) {
+        let came = std::mem::take(&mut self.parts);
+        if self.stage == Stage::AwaitingState {
+            return;
+        }
+        let version = delta.version;
+        let (snapshot, replaced) = match self.progress.current().apply(delta) {
+            Ok((snapshot, replaced)) => (Arc::new(snapshot), replaced),
+            Err(ApplyError::Invalid(errors)) => return self.refuse(version, texts(&errors)),
+            Err(ApplyError::Gap { have, base }) => {
+                let reason = format!("a delta to version {}, but this is {}", base.0, have.0);
+                return self.resync(reason);
             }
         };
-        let Some(received) = received else {
-            let problem = format!("{} listening sockets were announced, fewer came", sockets.len());
-            return self.refuse(version, vec![problem]);
+        let sockets = match self.check_sockets(&snapshot, came.sockets, ids, sockets) {
+            Ok(sockets) => sockets,
+            Err(problem) => return self.refuse(version, vec![problem]),
         };
-        let mut listeners = snapshot.listeners.iter().map(|listener| listener.id);
-        if let Some(id) = listeners.find(|id| !sockets.contains(id) && !self.listening.contains(id))
-        {
-            return self.refuse(version, vec![format!("listener {} has no socket", id.0)]);
+        let left = self.addresses.replace(&replaced);
+        self.adopt(snapshot, Difference::of_delta(&replaced), left, sockets);
+    }
+
+    /// All sockets that came for this snapshot, if each of its listeners then has one.
+    fn check_sockets(
+        &self,
+        snapshot: &Snapshot,
+        mut came: Vec<(ListenerId, OwnedFd)>,
+        ids: &[ListenerId],
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Vec<NewSocket>, String> {
+        if ids.len() != sockets.len() {
+            return Err(missing_sockets(ids.len(), sockets.len()));
         }
-        self.on_control_lost = snapshot.on_control_lost;
-        self.sent = version;
-        self.live = Version::default();
-        // Closed before, opened after: each connection finds the app that its listener was for.
-        self.close_gone(&snapshot);
-        self.tell_all(|| ToWorker::Adopt(Arc::clone(&snapshot)));
-        self.open(&snapshot, sockets, received);
+        came.extend(ids.iter().copied().zip(sockets));
+        let given: HashSet<ListenerId> = came.iter().map(|(id, _)| *id).collect();
+        let has_one = |id| given.contains(&id) || self.listening.contains_key(&id);
+        let mut listeners = snapshot.listeners.iter().map(|listener| listener.id);
+        match listeners.find(|id| !has_one(*id)) {
+            Some(id) => Err(format!("listener {} has no socket", id.0)),
+            None => came.into_iter().map(|(id, socket)| NewSocket::new(id, socket)).collect(),
+        }
+    }
+
+    /// Closed before, opened after: each connection finds the app that its listener was for.
+    fn adopt(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        difference: Difference,
+        left: HashSet<snapshot::Address>,
+        sockets: Vec<NewSocket>,
+    ) {
+        for id in &difference.listeners {
+            if snapshot.find_listener(*id).is_none() && self.listening.remove(id).is_some() {
+                self.workers[0].put(ToWorker::Unlisten(*id));
+            }
+        }
+        let epoch = self.progress.next_epoch();
+        let adoption = Arc::new(Adoption { epoch, snapshot, difference, left });
+        self.progress.begin(Arc::clone(&adoption));
+        self.tell_all(|| ToWorker::Adopt(Arc::clone(&adoption)));
+        for socket in sockets {
+            self.open(&adoption.snapshot, socket);
+        }
     }
 
     /// The first worker accepts for all.
-    fn open(&mut self, snapshot: &Snapshot, ids: &[ListenerId], sockets: Vec<OwnedFd>) {
-        for (id, socket) in ids.iter().zip(sockets) {
-            let Some(listener) = snapshot.listeners.iter().find(|listener| listener.id == *id)
-            else {
-                continue;
-            };
-            if !self.listening.contains(id) {
-                self.listening.push(*id);
-            }
-            let (kind, app) = (listener.kind, listener.app as usize);
-            self.workers[0].put(ToWorker::Unlisten(*id));
-            self.workers[0].put(ToWorker::Listen { id: *id, kind, app, socket });
-        }
+    fn open(&mut self, snapshot: &Snapshot, new: NewSocket) {
+        let NewSocket { id, socket, copy } = new;
+        let Some(listener) = snapshot.find_listener(id) else { return };
+        let (kind, app) = (listener.kind, listener.app as usize);
+        self.listening.insert(id, copy);
+        self.workers[0].put(ToWorker::Unlisten(id));
+        self.workers[0].put(ToWorker::Listen { id, kind, app, socket });
     }
 
-    fn close_gone(&mut self, snapshot: &Snapshot) {
-        let workers = &self.workers;
-        self.listening.retain(|id| {
-            let stays = snapshot.listeners.iter().any(|listener| listener.id == *id);
-            if !stays {
-                workers[0].put(ToWorker::Unlisten(*id));
+    fn share_listeners(&mut self) {
+        let Some(socket) = &mut self.socket else { return };
+        let all: Vec<(ListenerId, BorrowedFd<'_>)> =
+            self.listening.iter().map(|(id, socket)| (*id, socket.as_fd())).collect();
+        let mut chunks: Vec<&[_]> = all.chunks(SOCKETS_MAX).collect();
+        if chunks.is_empty() {
+            chunks.push(&[]);
+        }
+        let last = chunks.len() - 1;
+        for (index, chunk) in chunks.into_iter().enumerate() {
+            let (ids, sockets): (Vec<ListenerId>, Vec<BorrowedFd<'_>>) =
+                chunk.iter().copied().unzip();
+            let message = FromDataPlane::Listeners { sockets: ids, is_last: index == last };
+            if socket.send_with(&message, &sockets).is_err() {
+                return self.lose_control();
             }
-            stays
-        });
+        }
     }
 
     fn read_inbox(&mut self) {
         while let Some(message) = self.inbox.take() {
             match message {
-                FromWorker::Adopted { worker, version } => self.on_adopted(worker, version),
+                FromWorker::Adopted { worker, epoch } => self.on_adopted(worker, epoch),
                 FromWorker::ControlCall { id, app, request } => {
                     self.send(&FromDataPlane::AdminCall { call: id, app, request });
                 }
@@ -295,11 +495,55 @@ impl Link {
         }
     }
 
-    fn on_adopted(&mut self, worker: WorkerId, version: Version) {
-        self.adopted[worker.index()] = version;
-        if self.live != self.sent && self.adopted.iter().all(|adopted| *adopted == self.sent) {
-            self.live = self.sent;
+    fn on_adopted(&mut self, worker: WorkerId, epoch: u64) {
+        if let Some(version) = self.progress.on_adopted(worker, epoch) {
             self.send(&FromDataPlane::Live { version });
         }
+    }
+}
+
+/// Root controls everything anyway; anybody else must be who started this process.
+const fn is_trusted(peer: Peer, own_uid: u32) -> bool {
+    peer.uid == own_uid || peer.uid == 0
+}
+
+fn missing_sockets(announced: usize, came: usize) -> String {
+    format!("{announced} listening sockets were announced, {came} came")
+}
+
+/// No more texts than are told.
+fn texts(errors: &[BuildError]) -> Vec<String> {
+    let told = errors.iter().take(PROBLEMS_MAX).map(ToString::to_string);
+    let more = errors.len().saturating_sub(PROBLEMS_MAX);
+    told.chain((more > 0).then(|| format!("and {more} more"))).collect()
+}
+
+/// Problems of one state that are told; whoever wrote ten thousand wrong rows learns nothing from the rest.
+const PROBLEMS_MAX: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_user_and_root_are_trusted() {
+        for (case, uid, own, want) in [
+            ("another user", 1001, 1000, false),
+            ("a user, towards root's data plane", 1000, 0, false),
+            ("nobody that this user namespace knows", 65534, 1000, false),
+            ("the same user", 1000, 1000, true),
+            ("root", 0, 1000, true),
+        ] {
+            assert_eq!(is_trusted(Peer { pid: 7, uid }, own), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn problems_beyond_the_first_ones_are_counted() {
+        let error = BuildError::AppUnknown { number: 1 };
+        assert_eq!(texts(&vec![error.clone(); PROBLEMS_MAX]).len(), PROBLEMS_MAX);
+        let told = texts(&vec![error; 10_000]);
+        assert_eq!(told.len(), PROBLEMS_MAX + 1);
+        assert_eq!(told.last().map(String::as_str), Some("and 9980 more"));
     }
 }

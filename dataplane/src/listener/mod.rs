@@ -14,18 +14,21 @@ use crate::{
     relay::Relay,
 };
 use snapshot::{ListenerId, ListenerKind, Snapshot};
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 #[derive(Default)]
-pub(crate) struct Listeners(Vec<Listener>);
+pub(crate) struct Listeners {
+    by_key: HashMap<ListenerKey, Listener>,
+    keys: HashMap<ListenerId, ListenerKey>,
+    /// Where accepting pauses after a failure, and until when. A node has thousands of listeners and looks here each turn.
+    paused: Vec<(Instant, ListenerKey)>,
+}
 
+#[derive(Clone, Copy)]
 struct Listener {
-    key: ListenerKey,
     id: ListenerId,
     kind: ListenerKind,
     app: usize,
-    /// Set while accepting pauses after a failure.
-    resume_at: Option<Instant>,
 }
 
 impl Listeners {
@@ -36,22 +39,28 @@ impl Listeners {
         kind: ListenerKind,
         app: usize,
     ) {
-        self.0.push(Listener { key, id, kind, app, resume_at: None });
+        self.by_key.insert(key, Listener { id, kind, app });
+        self.keys.insert(id, key);
     }
 
     pub(crate) fn remove(&mut self, id: ListenerId) -> Option<ListenerKey> {
-        let position = self.0.iter().position(|listener| listener.id == id)?;
-        Some(self.0.swap_remove(position).key)
+        let key = self.keys.remove(&id)?;
+        self.by_key.remove(&key);
+        self.paused.retain(|(_, paused)| *paused != key);
+        Some(key)
     }
 
     pub(crate) fn remove_all(&mut self) -> Vec<ListenerKey> {
-        self.0.drain(..).map(|listener| listener.key).collect()
+        self.by_key.clear();
+        self.paused.clear();
+        self.keys.drain().map(|(_, key)| key).collect()
     }
 
-    /// A snapshot may number its apps anew.
-    pub(crate) fn reassign(&mut self, snapshot: &Snapshot) {
-        for listener in &mut self.0 {
-            if let Some(now) = snapshot.listeners.iter().find(|other| other.id == listener.id) {
+    /// Some listeners belong to something else from now on.
+    pub(crate) fn reassign(&mut self, snapshot: &Snapshot, changed: &[ListenerId]) {
+        for id in changed {
+            let listener = self.keys.get(id).and_then(|key| self.by_key.get_mut(key));
+            if let (Some(listener), Some(now)) = (listener, snapshot.find_listener(*id)) {
                 listener.app = now.app as usize;
                 listener.kind = now.kind;
             }
@@ -59,26 +68,27 @@ impl Listeners {
     }
 
     pub(crate) fn pause(&mut self, key: ListenerKey, until: Instant) {
-        if let Some(listener) = self.0.iter_mut().find(|listener| listener.key == key) {
-            listener.resume_at = Some(until);
+        if self.by_key.contains_key(&key) {
+            self.paused.push((until, key));
         }
     }
 
     pub(crate) fn next_resume_in(&self, now: Instant) -> Option<Duration> {
-        self.0.iter().filter_map(|listener| listener.resume_at).map(|at| at.since(now)).min()
+        self.paused.iter().map(|(at, _)| at.since(now)).min()
     }
 
     pub(crate) fn resume_due<E: Engine>(&mut self, now: Instant, engine: &mut E) {
-        for listener in &mut self.0 {
-            if listener.resume_at.is_some_and(|at| at <= now) {
-                listener.resume_at = None;
-                engine.accept_resume(listener.key);
+        self.paused.retain(|(at, key)| {
+            let is_due = *at <= now;
+            if is_due {
+                engine.accept_resume(*key);
             }
-        }
+            !is_due
+        });
     }
 
-    fn find(&self, key: ListenerKey) -> Option<&Listener> {
-        self.0.iter().find(|listener| listener.key == key)
+    fn find(&self, key: ListenerKey) -> Option<Listener> {
+        self.by_key.get(&key).copied()
     }
 }
 
@@ -102,7 +112,7 @@ impl Admission {
         relay: &mut Relay<E>,
     ) {
         let Some(listener) = listeners.find(key) else { return };
-        let (kind, app) = (listener.kind, listener.app);
+        let Listener { id, kind, app } = listener;
         let chosen = self.least_loaded();
         if self.mailboxes[chosen].load() >= CONNECTIONS_MAX {
             relay.counters.accept_failures.add(1);
@@ -113,8 +123,8 @@ impl Admission {
             return relay.accept(socket, kind, app);
         }
         // A worker that does not read its mailbox is stuck; this one still serves.
-        let sent = self.mailboxes[chosen].try_put(ToWorker::Connection { socket, kind, app });
-        if let Err(ToWorker::Connection { socket, kind, app }) = sent {
+        let sent = self.mailboxes[chosen].try_put(ToWorker::Connection { socket, listener: id });
+        if let Err(ToWorker::Connection { socket, .. }) = sent {
             relay.accept(socket, kind, app);
         }
     }

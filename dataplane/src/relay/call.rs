@@ -55,10 +55,12 @@ impl<E: Engine> Relay<E> {
             }
             To::Peer(address) => {
                 self.counters.requests_peer.add(1);
-                self.endpoints.intern(address)
+                self.intern(address)
             }
         };
-        connection.exchange.endpoint = Some(endpoint);
+        if let Some(connection) = self.connections.find_mut(key) {
+            connection.exchange.endpoint = Some(endpoint);
+        }
         Ok((endpoint, plan.drop))
     }
 

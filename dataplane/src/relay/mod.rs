@@ -34,6 +34,7 @@ pub(crate) use check::EngineFacts;
 pub(crate) use view::View;
 
 use crate::{
+    adoption::Adoption,
     clock::Instant,
     connection::{Buffers, Connection, ConnectionKey, State},
     engine::{Engine, Event, Operation, SocketKey},
@@ -42,12 +43,12 @@ use crate::{
     slab::Slab,
     telemetry::Counters,
     timer::Wheel,
-    upstream::{Endpoints, Upstream, UpstreamKey},
+    upstream::{EndpointKey, Endpoints, Upstream, UpstreamKey},
 };
 use owner::{Owner, Owners};
 use rustix::io::Errno;
-use snapshot::{ListenerKind, Snapshot, wire::AdminRequest};
-use std::{os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
+use snapshot::{Address, ListenerId, ListenerKind, Snapshot, wire::AdminRequest};
+use std::{collections::HashMap, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
 /// A request that control answers; the worker sends it on.
 #[derive(Debug)]
@@ -141,34 +142,68 @@ impl<E: Engine> Relay<E> {
     }
 
     /// From now on new requests see this snapshot. Exchanges under way need none.
-    pub(crate) fn adopt_snapshot(&mut self, snapshot: Arc<Snapshot>) {
-        let before =
-            std::mem::replace(&mut self.view, Rc::new(View::new(snapshot, &mut self.endpoints)));
-        self.renumber(&before);
-        let view = Rc::clone(&self.view);
-        for key in self.endpoints.retire(|address| view.knows(address)) {
+    pub(crate) fn adopt(&mut self, adoption: &Adoption) {
+        for key in self.endpoints.retire(&adoption.left) {
             self.close_upstream(key);
         }
+        let snapshot = Arc::clone(&adoption.snapshot);
+        // Nobody else holds the view between two events, so nothing is copied.
+        let view = Rc::make_mut(&mut self.view);
+        view.adopt(snapshot, &adoption.difference, &mut self.endpoints);
+        self.renumber(&adoption.difference.renumbered);
         self.reconsider_retries();
     }
 
     /// Connections stay their app's when the new snapshot numbers its apps otherwise. Those of an app that is gone end
-    /// with their next request.
-    fn renumber(&mut self, before: &View) {
-        let numbers: Vec<usize> =
-            before.snapshot.apps.iter().map(|app| self.view.number_of(app)).collect();
-        if numbers.iter().enumerate().all(|(old, new)| old == *new) {
+    /// now if they are idle, and otherwise with their next request.
+    fn renumber(&mut self, renumbered: &[(usize, Option<usize>)]) {
+        if renumbered.is_empty() {
             return;
         }
+        let numbers: HashMap<usize, Option<usize>> = renumbered.iter().copied().collect();
         let keys: Vec<ConnectionKey> = self.connections.keys().collect();
         for key in keys {
             let Some(connection) = self.connections.find_mut(key) else { continue };
-            connection.app = numbers.get(connection.app).copied().unwrap_or(View::GONE);
+            let Some(now) = numbers.get(&connection.app) else { continue };
+            connection.app = now.unwrap_or(View::GONE);
+            match (now, &connection.state) {
+                (Some(_), _) => {}
+                (None, State::Idle) => self.close_after_flush(key, false),
+                // Nobody could say whose metadata it is.
+                (None, State::CollectingForControl { .. }) => self.abandon(key),
+                (None, _) => {}
+            }
         }
+    }
+
+    /// The endpoint at this address, which the current snapshot names.
+    fn intern(&mut self, address: &Address) -> EndpointKey {
+        if self.endpoints.is_crowded() {
+            self.forget_endpoints();
+        }
+        self.endpoints.intern(address)
+    }
+
+    /// Forgets the endpoints that nothing names: not a connection, an exchange or an app.
+    fn forget_endpoints(&mut self) {
+        let upstreams = self.upstreams.keys().filter_map(|key| self.upstreams.find(key));
+        let connections = self.connections.keys().filter_map(|key| self.connections.find(key));
+        let exchanges = connections.filter_map(|connection| connection.exchange.endpoint);
+        let named = upstreams.map(|upstream| upstream.endpoint).chain(exchanges);
+        let named = named.chain(self.view.endpoints()).collect();
+        self.endpoints.keep(&named);
     }
 
     pub(crate) fn connection_count(&self) -> usize {
         self.connections.len()
+    }
+
+    /// A connection that another worker accepted; if its listener is gone by now, so is the connection.
+    pub(crate) fn accept_from(&mut self, socket: OwnedFd, listener: ListenerId) {
+        let listener = self.view.snapshot.find_listener(listener);
+        if let Some((kind, app)) = listener.map(|listener| (listener.kind, listener.app)) {
+            self.accept(socket, kind, app as usize);
+        }
     }
 
     pub(crate) fn accept(&mut self, socket: OwnedFd, listener: ListenerKind, app: usize) {

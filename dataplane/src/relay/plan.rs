@@ -97,7 +97,7 @@ impl<'v> Planner<'_, 'v> {
     }
 
     fn plan_app(mut self, index: usize, drop: FieldSet) -> Result<Plan<'v>, Cause> {
-        let AppView { channel, .. } = &self.view.apps[index];
+        let AppView { channel, .. } = self.view.app(index);
         let (endpoint, host) = channel.as_ref().ok_or(Cause::NoAppChannel)?;
         self.exchange.endpoint = Some(*endpoint);
         self.write_app_path()?;
@@ -147,7 +147,7 @@ impl<'v> Planner<'_, 'v> {
             let bytes = &self.bytes[line.name.start as usize..line.end as usize];
             self.lines.extend_from_slice(bytes);
         }
-        self.lines.extend_from_slice(self.view.apps[self.app].caller_lines.as_bytes());
+        self.lines.extend_from_slice(self.view.app(self.app).caller_lines.as_bytes());
     }
 
     /// The path that the app sees. Where there is none, the error names what was to become one.

@@ -163,13 +163,16 @@ impl<E: Engine> Relay<E> {
         let view = Rc::clone(&self.view);
         let Some(connection) = self.connections.find_mut(key) else { return };
         let route = find_route(&view, connection);
-        let exchange = &mut connection.exchange;
         if let Some(route) = route {
             let address = &route.endpoints[self.next_endpoint % route.endpoints.len()].address;
             self.next_endpoint = self.next_endpoint.wrapping_add(1);
-            exchange.endpoint = Some(self.endpoints.intern(address));
+            let endpoint = self.intern(address);
+            if let Some(connection) = self.connections.find_mut(key) {
+                connection.exchange.endpoint = Some(endpoint);
+            }
         }
-        let endpoint = exchange.endpoint.expect("it was tried before");
+        let endpoint = self.connections.find(key).and_then(|c| c.exchange.endpoint);
+        let endpoint = endpoint.expect("it was tried before");
         self.connect(key, endpoint);
     }
 }

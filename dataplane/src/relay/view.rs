@@ -1,19 +1,22 @@
 //! A snapshot as one worker reads it: with the lines that every call of an app carries, ready to be copied.
+//!
+//! Kept, not made anew: adopting a snapshot looks at the apps that changed and at nothing else.
 
 #![forbid(unsafe_code)]
 
 use crate::{
+    adoption::Difference,
     dapr::headers::CallerLines,
     upstream::{EndpointKey, Endpoints},
 };
-use snapshot::{Address, App, Snapshot};
-use std::{collections::HashSet, sync::Arc};
+use snapshot::{Address, App, Apps, Snapshot};
+use std::{rc::Rc, sync::Arc};
 
+#[derive(Clone)]
 pub(crate) struct View {
     pub snapshot: Arc<Snapshot>,
-    /// In the order of the snapshot's apps.
-    pub apps: Vec<AppView>,
-    addresses: HashSet<Address>,
+    /// By slot; those of the snapshot's apps and no others.
+    apps: Vec<Option<Rc<AppView>>>,
 }
 
 pub(crate) struct AppView {
@@ -25,26 +28,43 @@ pub(crate) struct AppView {
 
 impl View {
     pub(crate) fn new(snapshot: Arc<Snapshot>, endpoints: &mut Endpoints) -> Self {
-        let apps = snapshot.apps.iter().map(|app| AppView::new(app, endpoints)).collect();
-        let channels =
-            snapshot.apps.iter().filter_map(|app| app.channel.as_ref()).map(|c| &c.address);
-        let peers = snapshot.routes().flat_map(|route| &route.endpoints).map(|e| &e.address);
-        let addresses = channels.chain(peers).cloned().collect();
-        Self { snapshot, apps, addresses }
+        let apps = snapshot.apps.iter().map(|app| app.number as usize).collect();
+        let mut view = Self { snapshot: Arc::clone(&snapshot), apps: Vec::new() };
+        view.adopt(snapshot, &Difference { apps, ..Difference::default() }, endpoints);
+        view
+    }
+
+    pub(crate) fn adopt(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        difference: &Difference,
+        endpoints: &mut Endpoints,
+    ) {
+        for number in &difference.apps {
+            let slot = Apps::slot(*number);
+            // Its slot may have another tenant by now, who is in this list as well.
+            let app = snapshot.apps.find_in_slot(slot);
+            if self.apps.len() <= slot {
+                self.apps.resize(slot + 1, None);
+            }
+            self.apps[slot] = app.map(|app| Rc::new(AppView::new(app, endpoints)));
+        }
+        self.snapshot = snapshot;
     }
 
     /// The number of an app that no snapshot has.
     pub(crate) const GONE: usize = usize::MAX;
 
-    /// The number of the app with this one's name; [`Self::GONE`] when there is none.
-    pub(crate) fn number_of(&self, app: &App) -> usize {
-        let found = self.snapshot.find_app(app.id.as_str(), app.namespace.as_str());
-        found.map_or(Self::GONE, |(number, _)| number)
+    /// What belongs to the app of this number, which the caller has found in this view's snapshot.
+    pub(crate) fn app(&self, number: usize) -> &AppView {
+        debug_assert!(self.snapshot.apps.get(number).is_some());
+        self.apps[Apps::slot(number)].as_deref().expect("each app of the snapshot has a view")
     }
 
-    /// Whether a call may still go to this address.
-    pub(crate) fn knows(&self, address: &Address) -> bool {
-        self.addresses.contains(address)
+    /// The endpoints that stay in use whether or not there are connections to them.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = EndpointKey> {
+        let channels = self.apps.iter().flatten().filter_map(|app| app.channel.as_ref());
+        channels.map(|(endpoint, _)| *endpoint)
     }
 }
 

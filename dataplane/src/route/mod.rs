@@ -69,6 +69,7 @@ mod tests {
 
     fn app(id: &str, namespace: &str) -> App {
         App {
+            number: 0,
             id: AppId::new(id).unwrap(),
             namespace: Namespace::new(namespace).unwrap(),
             channel: None,
@@ -87,7 +88,10 @@ mod tests {
         Route { id, namespace, endpoints: vec![endpoint] }
     }
 
-    fn snapshot(apps: Vec<App>, routes: Vec<Route>) -> Snapshot {
+    fn snapshot(mut apps: Vec<App>, routes: Vec<Route>) -> Snapshot {
+        for (number, app) in (0..).zip(&mut apps) {
+            app.number = number;
+        }
         let on_control_lost = OnControlLost::Exit;
         let state =
             State { version: Version(1), apps, routes, listeners: Vec::new(), on_control_lost };

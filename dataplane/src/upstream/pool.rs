@@ -1,61 +1,106 @@
 //! Idle connections per endpoint, last in first out: the warmest one is lent, the coldest ones time out.
+//!
+//! An endpoint that is used for the first time is remembered here; when many are, the owner forgets those that nothing
+//! names any more, so what is kept follows what is in use and not what ever was.
 
 #![forbid(unsafe_code)]
 
 use super::UpstreamKey;
-use crate::limits::POOL_IDLE_MAX;
+use crate::{
+    limits::{ENDPOINTS_KEPT_MIN, POOL_IDLE_MAX},
+    slab::{Key, Slab},
+};
 use snapshot::Address;
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
-/// Names an endpoint for as long as this worker runs.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct EndpointKey(u32);
+/// Names an endpoint for as long as somebody says so; see [`Endpoints::keep`].
+pub(crate) type EndpointKey = Key<Endpoint>;
 
-#[derive(Default)]
 pub(crate) struct Endpoints {
-    entries: Vec<Entry>,
-    by_address: HashMap<Address, EndpointKey>,
+    entries: Slab<Endpoint>,
+    by_address: HashMap<Rc<Address>, EndpointKey>,
+    /// Entries at which those that nothing names are to be forgotten.
+    crowded_at: usize,
 }
 
-struct Entry {
+pub(crate) struct Endpoint {
     address: Rc<Address>,
     idle: Vec<UpstreamKey>,
+    /// No snapshot names it, so connections that come back are not kept.
+    has_left: bool,
+}
+
+impl Default for Endpoints {
+    fn default() -> Self {
+        Self {
+            entries: Slab::default(),
+            by_address: HashMap::new(),
+            crowded_at: ENDPOINTS_KEPT_MIN,
+        }
+    }
 }
 
 impl Endpoints {
-    /// The endpoint at `address`; the same address always has the same key.
+    /// The endpoint at `address`, which the snapshot in force names. The same address has the same key as long as it is
+    /// kept.
     pub(crate) fn intern(&mut self, address: &Address) -> EndpointKey {
         if let Some(key) = self.by_address.get(address) {
+            if let Some(endpoint) = self.entries.find_mut(*key) {
+                endpoint.has_left = false;
+            }
             return *key;
         }
-        let key =
-            EndpointKey(u32::try_from(self.entries.len()).expect("fewer endpoints than 2^32"));
-        self.entries.push(Entry { address: Rc::new(address.clone()), idle: Vec::new() });
-        self.by_address.insert(address.clone(), key);
+        let address = Rc::new(address.clone());
+        let entry = Endpoint { address: Rc::clone(&address), idle: Vec::new(), has_left: false };
+        let key = self.entries.insert(entry);
+        self.by_address.insert(address, key);
         key
     }
 
+    /// Whether it is time for [`Self::keep`].
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.entries.len() >= self.crowded_at
+    }
+
+    /// Forgets all endpoints but these. Every idle connection's endpoint is one of them.
+    pub(crate) fn keep(&mut self, named: &HashSet<EndpointKey>) {
+        let entries = &mut self.entries;
+        self.by_address.retain(|_, key| {
+            let is_named = named.contains(key);
+            if !is_named {
+                let forgotten = entries.remove(*key);
+                debug_assert!(forgotten.is_some_and(|endpoint| endpoint.idle.is_empty()));
+            }
+            is_named
+        });
+        // The work is done once for each so many new ones.
+        self.crowded_at = ENDPOINTS_KEPT_MIN.max(2 * self.entries.len());
+    }
+
     pub(crate) fn address(&self, endpoint: EndpointKey) -> &Rc<Address> {
-        &self.entries[endpoint.0 as usize].address
+        &self.entries.find(endpoint).expect(NAMED).address
     }
 
     /// Lends the connection that was idle for the shortest time.
     pub(crate) fn checkout(&mut self, endpoint: EndpointKey) -> Option<UpstreamKey> {
-        self.entries[endpoint.0 as usize].idle.pop()
+        self.entries.find_mut(endpoint).expect(NAMED).idle.pop()
     }
 
     /// Takes a connection back.
     ///
     /// # Errors
-    /// Returns the key when the pool is full; the caller closes the connection.
+    /// Returns the key when the pool is full or nobody will call there again; the caller closes the connection.
     pub(crate) fn checkin(
         &mut self,
         endpoint: EndpointKey,
         upstream: UpstreamKey,
     ) -> Result<(), UpstreamKey> {
-        let idle = &mut self.entries[endpoint.0 as usize].idle;
+        let Endpoint { idle, has_left, .. } = self.entries.find_mut(endpoint).expect(NAMED);
         debug_assert!(!idle.contains(&upstream), "a connection is idle only once");
-        if idle.len() >= POOL_IDLE_MAX {
+        if *has_left || idle.len() >= POOL_IDLE_MAX {
             return Err(upstream);
         }
         idle.push(upstream);
@@ -64,7 +109,7 @@ impl Endpoints {
 
     /// Takes out a connection that is about to be closed.
     pub(crate) fn forget(&mut self, endpoint: EndpointKey, upstream: UpstreamKey) {
-        let idle = &mut self.entries[endpoint.0 as usize].idle;
+        let Some(Endpoint { idle, .. }) = self.entries.find_mut(endpoint) else { return };
         if let Some(position) = idle.iter().rposition(|key| *key == upstream) {
             idle.remove(position);
         }
@@ -73,18 +118,30 @@ impl Endpoints {
     /// All idle connections, each with its endpoint.
     #[cfg(test)]
     pub(crate) fn idle(&self) -> impl Iterator<Item = (EndpointKey, UpstreamKey)> {
-        let key = |index| EndpointKey(u32::try_from(index).expect("it was a u32"));
-        self.entries.iter().enumerate().flat_map(move |(index, entry)| {
-            entry.idle.iter().map(move |upstream| (key(index), *upstream))
-        })
+        let named = self.entries.keys().filter_map(|key| Some((key, self.entries.find(key)?)));
+        named.flat_map(|(key, endpoint)| endpoint.idle.iter().map(move |idle| (key, *idle)))
     }
 
-    /// Takes out all idle connections to addresses that `is_current` does not know any more.
-    pub(crate) fn retire(&mut self, is_current: impl Fn(&Address) -> bool) -> Vec<UpstreamKey> {
-        let gone = self.entries.iter_mut().filter(|entry| !is_current(&entry.address));
-        gone.flat_map(|entry| std::mem::take(&mut entry.idle)).collect()
+    /// Takes out all idle connections to addresses that have left the snapshot.
+    pub(crate) fn retire(&mut self, left: &HashSet<Address>) -> Vec<UpstreamKey> {
+        // Whichever is shorter: a full state may leave a million behind, a worker that called many may know more.
+        let keys: Vec<EndpointKey> = if left.len() < self.by_address.len() {
+            left.iter().filter_map(|address| self.by_address.get(address)).copied().collect()
+        } else {
+            let has_left = |(address, _): &(&Rc<Address>, _)| left.contains(&***address);
+            self.by_address.iter().filter(has_left).map(|(_, key)| *key).collect()
+        };
+        let mut retired = Vec::new();
+        for key in keys {
+            let endpoint = self.entries.find_mut(key).expect(NAMED);
+            endpoint.has_left = true;
+            retired.append(&mut endpoint.idle);
+        }
+        retired
     }
 }
+
+const NAMED: &str = "whoever holds an endpoint's key says so when the others are forgotten";
 
 #[cfg(test)]
 mod tests {
@@ -130,13 +187,42 @@ mod tests {
 
     #[test]
     fn endpoints_that_left_the_snapshot_keep_no_idle_connection() {
+        let others = |count: usize| (0..count).map(|n| unix(&format!("/other-{n}")));
+        for (case, left) in [
+            ("few left", HashSet::from([unix("/a")])),
+            ("more left than are known", others(9).chain([unix("/a")]).collect()),
+        ] {
+            let mut endpoints = Endpoints::default();
+            let (a, b) = (endpoints.intern(&unix("/a")), endpoints.intern(&unix("/b")));
+            let keys = keys(3);
+            endpoints.checkin(a, keys[0]).unwrap();
+            endpoints.checkin(b, keys[1]).unwrap();
+            assert_eq!(endpoints.retire(&left), [keys[0]], "{case}");
+            assert_eq!(endpoints.checkout(a), None, "{case}");
+            assert_eq!(endpoints.checkout(b), Some(keys[1]), "{case}");
+            assert_eq!(endpoints.checkin(a, keys[2]), Err(keys[2]), "{case}: nobody calls there");
+            assert_eq!(endpoints.intern(&unix("/a")), a, "{case}");
+            assert_eq!(endpoints.checkin(a, keys[2]), Ok(()), "{case}: it has come back");
+        }
+    }
+
+    #[test]
+    fn endpoints_that_nothing_names_are_forgotten_when_there_are_many() {
         let mut endpoints = Endpoints::default();
         let (a, b) = (endpoints.intern(&unix("/a")), endpoints.intern(&unix("/b")));
-        let keys = keys(2);
-        endpoints.checkin(a, keys[0]).unwrap();
-        endpoints.checkin(b, keys[1]).unwrap();
-        assert_eq!(endpoints.retire(|address| *address == unix("/b")), [keys[0]]);
-        assert_eq!(endpoints.checkout(a), None);
-        assert_eq!(endpoints.checkout(b), Some(keys[1]));
+        let key = keys(1)[0];
+        endpoints.checkin(a, key).unwrap();
+        for n in 0.. {
+            if endpoints.is_crowded() {
+                assert_eq!(endpoints.entries.len(), ENDPOINTS_KEPT_MIN);
+                break;
+            }
+            endpoints.intern(&unix(&format!("/{n}")));
+        }
+        endpoints.keep(&HashSet::from([a]));
+        assert_eq!((endpoints.entries.len(), endpoints.by_address.len()), (1, 1));
+        assert!(!endpoints.is_crowded());
+        assert_eq!(endpoints.checkout(a), Some(key));
+        assert_ne!(endpoints.intern(&unix("/b")), b, "a new key, so that an old one names nothing");
     }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use crate::{
+    adoption::Adoption,
     clock,
     engine::{Engine, EngineError, Event},
     limits::ACCEPT_PAUSE,
@@ -118,7 +119,7 @@ impl<E: Engine> Worker<E> {
     fn read_mailbox(&mut self) {
         while let Some(message) = self.mailbox().take() {
             match message {
-                ToWorker::Adopt(snapshot) => self.adopt(snapshot),
+                ToWorker::Adopt(adoption) => self.adopt(adoption),
                 ToWorker::Listen { id, kind, app, socket } => {
                     let key = self.relay.engine.listen(socket);
                     self.listeners.insert(key, id, kind, app);
@@ -128,7 +129,9 @@ impl<E: Engine> Worker<E> {
                         self.relay.engine.unlisten(key);
                     }
                 }
-                ToWorker::Connection { socket, kind, app } => self.relay.accept(socket, kind, app),
+                ToWorker::Connection { socket, listener } => {
+                    self.relay.accept_from(socket, listener);
+                }
                 ToWorker::ControlReply { connection, status, content_type, body } => {
                     let connection = Key::from_bits(connection);
                     self.relay.on_control_reply(connection, status, &content_type, &body);
@@ -139,12 +142,14 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    fn adopt(&mut self, snapshot: Arc<Snapshot>) {
-        let version = snapshot.version;
-        self.listeners.reassign(&snapshot);
-        self.relay.adopt_snapshot(snapshot);
+    fn adopt(&mut self, adoption: Arc<Adoption>) {
+        let epoch = adoption.epoch;
+        self.listeners.reassign(&adoption.snapshot, &adoption.difference.listeners);
+        self.relay.adopt(&adoption);
+        // Before the link hears of it, so that the last reference is the link's.
+        drop(adoption);
         let worker = self.surroundings.id;
-        self.surroundings.link.put(FromWorker::Adopted { worker, version });
+        self.surroundings.link.put(FromWorker::Adopted { worker, epoch });
     }
 
     fn drain(&mut self) {

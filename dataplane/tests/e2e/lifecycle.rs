@@ -279,7 +279,9 @@ on_both_engines! {
         client.send(get("/v1.0/metadata"));
         assert_eq!(client.read_response().text(), "{\"id\":\"checkout\"}\n");
         plane.publish(|s| {
-            s.apps.swap(0, 1);
+            for app in &mut s.apps {
+                app.number = 1 - app.number;
+            }
             for listener in &mut s.listeners {
                 listener.app = 1 - listener.app;
             }

@@ -5,13 +5,37 @@
 
 use crate::{
     OK, X, get,
-    support::{App, DEADLINE, Link, Plane, ServedApp, Wire, on_both_engines, route},
+    support::{App, DEADLINE, Link, Plane, ServedApp, Wire, listen_tcp, on_both_engines, route},
 };
 use dataplane::{clock, engine::Choice};
 use snapshot::{
-    Address, ListenerId, ListenerKind, OnControlLost, Version,
+    Address, AppChannel, AppId, AppProtocol, Change, Delta, Listener, ListenerId, ListenerKind,
+    Namespace, OnControlLost, Version,
     wire::{self, FromDataPlane, ToDataPlane},
 };
+use std::os::fd::{AsFd, OwnedFd};
+
+/// The first app with another document of metadata, by which a version can be told from outside.
+fn metadata(plane: &Plane, json: &str) -> Vec<Change> {
+    let mut app = plane.app(0);
+    app.metadata_json = json.to_owned();
+    vec![Change::App(app)]
+}
+
+fn gone(id: &str) -> Change {
+    Change::RouteRemoved { id: AppId::new(id).unwrap(), namespace: Namespace::default() }
+}
+
+fn local_address(socket: &OwnedFd) -> Address {
+    let address = rustix::net::getsockname(socket).unwrap();
+    match std::net::SocketAddr::try_from(address.clone()) {
+        Ok(address) => Address::Tcp(address),
+        Err(_) => {
+            let address = rustix::net::SocketAddrUnix::try_from(address).unwrap();
+            Address::Unix(address.path().unwrap().to_str().unwrap().into())
+        }
+    }
+}
 
 on_both_engines! {
     fn exit_ends_the_data_plane(engine: Choice) {
@@ -111,35 +135,243 @@ on_both_engines! {
         assert_eq!(client.read_response().status(), 204);
     }
 
-    fn frames_that_are_none_close_the_link_and_harm_nobody(engine: Choice) {
+    fn frames_without_an_end_close_the_link_and_harm_nobody(engine: Choice) {
+        let app = App::listen();
+        let mut plane = Plane::on(engine)
+            .app("checkout", Some(app.address()))
+            .edit(|s| s.on_control_lost = OnControlLost::Serve)
+            .start();
+        let mut client = plane.client();
+        client.send(get(X));
+        let mut upstream = app.accept();
+        upstream.read_request();
+        plane.link.send_bytes(&u32::MAX.to_le_bytes(), &[]);
+        plane.link.assert_closed();
+        upstream.send(OK);
+        assert_eq!(client.read_response().text(), "ok");
+        let hello = plane.relink();
+        assert!(matches!(hello, FromDataPlane::Hello { .. }), "{hello:?}");
+        plane.publish(|_| {});
+    }
+
+    fn frames_that_say_nothing_are_answered_by_asking_for_everything(engine: Choice) {
         let other_protocol = {
             let mut frame = wire::encode(&ToDataPlane::Drain).unwrap();
             frame[4] = 0xee;
             frame
         };
-        for (case, bytes) in [
-            ("too long", u32::MAX.to_le_bytes().to_vec()),
-            ("too short", vec![1, 0, 0, 0, 1]),
-            ("another protocol", other_protocol),
-            ("rubbish", vec![6, 0, 0, 0, 1, 0, 0xff, 0xff, 0xff, 0xff]),
+        for (case, bytes, why) in [
+            ("too short", vec![1, 0, 0, 0, 1], "too short"),
+            ("another protocol", other_protocol, "protocol 238"),
+            ("rubbish", vec![6, 0, 0, 0, 2, 0, 0xff, 0xff, 0xff, 0xff], "does not decode"),
         ] {
             let app = App::listen();
-            let mut plane = Plane::on(engine)
-                .app("checkout", Some(app.address()))
-                .edit(|s| s.on_control_lost = OnControlLost::Serve)
-                .start();
+            let mut plane = Plane::on(engine).app("checkout", Some(app.address())).start();
             let mut client = plane.client();
             client.send(get(X));
             let mut upstream = app.accept();
             upstream.read_request();
             plane.link.send_bytes(&bytes, &[]);
-            plane.link.assert_closed();
+            let (have, reason) = plane.expect_resync();
+            assert_eq!(have, Version(1), "{case}");
+            assert!(reason.contains(why), "{case}: {reason}");
             upstream.send(OK);
             assert_eq!(client.read_response().text(), "ok", "{case}");
-            let hello = plane.relink();
-            assert!(matches!(hello, FromDataPlane::Hello { .. }), "{case}: {hello:?}");
-            plane.publish(|_| {});
+            // What was lost may have been anything, so no delta is trusted before the state came.
+            plane.send_changes(metadata(&plane, "never\n"), &[]);
+            plane.publish(|s| s.apps[0].metadata_json = "whole\n".to_owned());
+            client.send(get("/v1.0/metadata"));
+            assert_eq!(client.read_response().text(), "whole\n", "{case}");
+            plane.change(metadata(&plane, "and on\n"));
+            client.send(get("/v1.0/metadata"));
+            assert_eq!(client.read_response().text(), "and on\n", "{case}");
         }
+    }
+
+    fn delta_from_another_version_is_answered_by_asking_for_everything(engine: Choice) {
+        for (case, base) in [("missed one", 2), ("repeated", 0), ("from elsewhere", 900)] {
+            let mut plane = Plane::on(engine).app("checkout", None).workers(2).start();
+            let version = Version(base + 1);
+            let never = metadata(&plane, "never\n");
+            let delta = Delta { base: Version(base), version, changes: never };
+            plane.link.send(&ToDataPlane::Delta { delta, sockets: vec![] }, &[]);
+            let (have, reason) = plane.expect_resync();
+            assert_eq!(have, Version(1), "{case}");
+            assert!(reason.contains(&format!("version {base}")), "{case}: {reason}");
+            // It asks once, however many deltas are under way.
+            plane.send_changes(vec![], &[]);
+            plane.send_changes(vec![], &[]);
+            let mut client = plane.client();
+            client.send(get("/v1.0/metadata"));
+            assert_eq!(client.read_response().text(), "{\"id\":\"checkout\"}\n", "{case}");
+            plane.publish(|s| s.apps[0].metadata_json = "whole\n".to_owned());
+            client.send(get("/v1.0/metadata"));
+            assert_eq!(client.read_response().text(), "whole\n", "{case}");
+        }
+    }
+
+    fn delta_that_breaks_a_rule_is_refused_and_changes_nothing(engine: Choice) {
+        let mut plane = Plane::on(engine).app("checkout", None).start();
+        let mut changes = metadata(&plane, "never\n");
+        changes.push(Change::RouteRemoved {
+            id: AppId::new("nobody").unwrap(),
+            namespace: Namespace::default(),
+        });
+        let version = plane.send_changes(changes, &[]);
+        match plane.link.receive() {
+            FromDataPlane::Refused { version: refused, problems } => {
+                assert_eq!(refused, version);
+                assert_eq!(problems, ["there is no route default/nobody to remove"]);
+            }
+            other => panic!("not refused: {other:?}"),
+        }
+        let mut client = plane.client();
+        client.send(get("/v1.0/metadata"));
+        assert_eq!(client.read_response().text(), "{\"id\":\"checkout\"}\n");
+        // What was built on it has no base.
+        plane.send_changes(vec![], &[]);
+        plane.expect_resync();
+        plane.publish(|_| {});
+    }
+
+    fn apps_come_and_go_by_deltas(engine: Choice) {
+        let app = ServedApp::echoing();
+        let mut plane = Plane::on(engine).app("orders", None).workers(2).start();
+        for round in 0..5 {
+            let number = round << 16 | 1;
+            let mut checkout = plane.app(0);
+            checkout.number = number;
+            checkout.id = AppId::new("checkout").unwrap();
+            let channel = AppChannel { address: app.address(), protocol: AppProtocol::Http };
+            checkout.channel = Some(channel);
+            let (socket, address) = listen_tcp();
+            let id = ListenerId(77);
+            let listener = Listener { id, kind: ListenerKind::Api, app: number };
+            let changes = vec![Change::Listener(listener), Change::App(checkout)];
+            let version = plane.send_changes(changes, &[(id, socket.as_fd())]);
+            assert_eq!(plane.link.receive(), FromDataPlane::Live { version });
+            drop(socket);
+
+            let mut orders = plane.client();
+            orders.send(get(X));
+            assert_eq!(orders.read_response().status(), 200, "round {round}");
+            let mut own = Wire::connect(&Address::Tcp(address));
+            own.send(get(X));
+            assert_eq!(own.read_response().status(), 200, "round {round}");
+            plane.change(vec![Change::AppRemoved { number }, Change::ListenerRemoved { id }]);
+            own.assert_ended();
+            orders.send(get(X));
+            assert_eq!(orders.read_response().status(), 500, "round {round}: nobody serves it");
+            let give_up = clock::now() + DEADLINE;
+            while Wire::try_connect(&Address::Tcp(address)).is_ok() {
+                assert!(clock::now() < give_up, "round {round}: the listener still accepts");
+            }
+        }
+    }
+
+    fn route_that_leaves_by_delta_takes_its_idle_connections_along(engine: Choice) {
+        let peer = App::listen();
+        let address = peer.address();
+        let mut plane = Plane::on(engine).app("orders", None).knows("checkout", &[&address]).start();
+        let mut client = plane.client();
+        client.send(get(X));
+        let mut upstream = peer.accept();
+        upstream.read_request();
+        upstream.send(OK);
+        assert_eq!(client.read_response().text(), "ok");
+        // Another name for the same address: it has not left yet.
+        plane.change(vec![Change::Route(route("payments", &[&address])), gone("checkout")]);
+        client.send(get("/v1.0/invoke/payments/method/x"));
+        upstream.read_request();
+        upstream.send(OK);
+        assert_eq!(client.read_response().text(), "ok", "over the connection of before");
+        plane.change(vec![gone("payments")]);
+        upstream.read_to_end();
+        plane.change(vec![Change::Route(route("checkout", &[&address]))]);
+        client.send(get(X));
+        let mut upstream = peer.accept();
+        upstream.read_request();
+        upstream.send(OK);
+        assert_eq!(client.read_response().text(), "ok");
+    }
+
+    fn next_control_learns_what_is_held_and_goes_on_from_there(engine: Choice) {
+        let mut plane = Plane::on(engine)
+            .app("checkout", None)
+            .app("orders", None)
+            .edit(|s| s.on_control_lost = OnControlLost::Serve)
+            .start();
+        plane.change(metadata(&plane, "first\n"));
+        let mut client = plane.client();
+        plane.link = Link::nowhere();
+        let FromDataPlane::Hello { held, .. } = plane.relink() else { panic!("no hello") };
+        assert_eq!(held.version, Version(2));
+        let apps: Vec<(u32, &str)> = held.apps.iter().map(|a| (a.number, a.id.as_str())).collect();
+        assert_eq!(apps, [(0, "checkout"), (1, "orders")]);
+        assert_eq!(held.listeners.len(), 6);
+        plane.change(metadata(&plane, "second\n"));
+        client.send(get("/v1.0/metadata"));
+        assert_eq!(client.read_response().text(), "second\n");
+
+        plane.link.send(&ToDataPlane::ListenersWanted, &[]);
+        let (said, sockets) = plane.link.receive_with_sockets();
+        let FromDataPlane::Listeners { sockets: ids, is_last: true } = said else {
+            panic!("{said:?}")
+        };
+        assert_eq!(ids, (0..6).map(ListenerId).collect::<Vec<_>>());
+        for (id, socket) in ids.iter().zip(&sockets) {
+            let listener = held.listeners.iter().find(|l| l.id == *id).unwrap();
+            assert_eq!(local_address(socket), *plane.address_of(listener.app, listener.kind));
+        }
+    }
+
+    fn state_that_comes_in_parts_is_taken_as_one(engine: Choice) {
+        let app = ServedApp::echoing();
+        let mut plane = Plane::on(engine).app("orders", None).start();
+        let nowhere = Address::Unix("/nowhere/at/all".into());
+        let parts = |count: usize, name: &str| {
+            let route = |i| route(&format!("{name}-{i}"), &[&nowhere]);
+            ToDataPlane::Routes((0..count).map(route).collect())
+        };
+        plane.link.send(&parts(2_000, "a"), &[]);
+        plane.link.send(&parts(2_000, "b"), &[]);
+        let address = app.address();
+        let version = plane.send_state_after(2, |s| s.routes.push(route("b-7", &[&address])));
+        let said = plane.link.receive();
+        let FromDataPlane::Refused { version: refused, problems } = &said else {
+            panic!("{said:?}")
+        };
+        assert_eq!((*refused, &problems[..]), (version, &["route default/b-7 appears twice".to_owned()][..]));
+
+        plane.link.send(&parts(2_000, "a"), &[]);
+        plane.link.send(&parts(2_000, "b"), &[]);
+        let version =
+            plane.send_state_after(2, |s| s.routes = vec![route("checkout", &[&address])]);
+        assert_eq!(plane.link.receive(), FromDataPlane::Live { version });
+        let mut client = plane.client();
+        for (target, status) in [("checkout", 200), ("a-1999", 500), ("b-2000", 500)] {
+            client.send(get(&format!("/v1.0/invoke/{target}/method/x")));
+            let got = client.read_response();
+            assert_eq!(got.status(), status, "{target}");
+            let unknown = got.text().contains("couldn't find service");
+            assert_eq!(unknown, target == "b-2000", "{target}: {}", got.text());
+        }
+    }
+
+    fn state_of_which_a_part_is_lost_is_not_adopted(engine: Choice) {
+        let mut plane = Plane::on(engine).app("orders", None).start();
+        let mut lost = wire::encode(&ToDataPlane::Routes(vec![])).unwrap();
+        lost[4] = 0xee;
+        plane.link.send_bytes(&lost, &[]);
+        plane.expect_resync();
+        plane.send_state_after(1, |s| s.apps[0].metadata_json = "never\n".to_owned());
+        let (have, reason) = plane.expect_resync();
+        assert_eq!(have, Version(1));
+        assert!(reason.contains("of 1 frames"), "{reason}");
+        let mut client = plane.client();
+        client.send(get("/v1.0/metadata"));
+        assert_eq!(client.read_response().text(), "{\"id\":\"orders\"}\n");
+        plane.publish(|_| {});
     }
 
     fn frame_in_pieces_is_awaited(engine: Choice) {
@@ -220,7 +452,22 @@ on_both_engines! {
     fn second_control_is_turned_away(engine: Choice) {
         let mut plane = Plane::on(engine).app("checkout", None).start();
         let mut second = plane.second_link();
+        let said = second.receive();
+        let FromDataPlane::Refused { version, problems } = &said else { panic!("{said:?}") };
+        assert_eq!(*version, Version::default(), "it is the link that is refused");
+        let first = format!("another control process ({}) is connected", std::process::id());
+        assert!(problems[0].contains(&first), "{problems:?}");
         second.assert_closed();
+        plane.publish(|_| {});
+    }
+
+    fn next_control_is_welcome_once_the_first_one_is_gone(engine: Choice) {
+        let mut plane = Plane::on(engine)
+            .app("checkout", None)
+            .edit(|s| s.on_control_lost = OnControlLost::Serve)
+            .start();
+        plane.second_link().assert_closed();
+        plane.relink();
         plane.publish(|_| {});
     }
 

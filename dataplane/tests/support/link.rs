@@ -5,14 +5,20 @@
 
 use super::DEADLINE;
 use rustix::{
-    io::IoSlice,
-    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+    io::{IoSlice, IoSliceMut},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    },
 };
 use snapshot::wire::{self, FromDataPlane, LogLevel, ToDataPlane};
 use std::{
     io::{ErrorKind, Read, Write},
     mem::MaybeUninit,
-    os::{fd::BorrowedFd, unix::net::UnixStream},
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::Path,
 };
 
@@ -72,6 +78,32 @@ impl Link {
                 FromDataPlane::Log { level, message } => show_log(level, &message),
                 FromDataPlane::Refused { problems, .. } => println!("refused: {problems:?}"),
                 other => panic!("not the end of the link, but {other:?}"),
+            }
+        }
+    }
+
+    /// The next message, with the descriptors beside it.
+    pub(crate) fn receive_with_sockets(&mut self) -> (FromDataPlane, Vec<OwnedFd>) {
+        assert!(self.buffer.is_empty(), "descriptors of what was read before would be lost");
+        let mut sockets = Vec::new();
+        loop {
+            let mut space =
+                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::SOCKETS_MAX))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let mut piece = [0; 16 * 1024];
+            let mut slices = [IoSliceMut::new(&mut piece)];
+            let got = recvmsg(&self.stream, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC);
+            let count = got.unwrap().bytes;
+            assert!(count > 0, "the data plane closed the link");
+            self.buffer.extend_from_slice(&piece[..count]);
+            for message in ancillary.drain() {
+                if let RecvAncillaryMessage::ScmRights(fds) = message {
+                    sockets.extend(fds);
+                }
+            }
+            if let Some((message, length)) = wire::decode(&self.buffer).unwrap() {
+                self.buffer.drain(..length);
+                return (message, sockets);
             }
         }
     }

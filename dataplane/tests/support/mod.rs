@@ -12,7 +12,7 @@ mod message;
 mod plane;
 mod wire;
 
-pub(crate) use app::{App, ServedApp};
+pub(crate) use app::{App, ServedApp, listen_tcp};
 pub(crate) use link::Link;
 pub(crate) use message::{Framing, Message};
 pub(crate) use plane::{Hop, Mesh, Plane, route};

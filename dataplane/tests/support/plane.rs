@@ -6,14 +6,14 @@
 use super::{DEADLINE, Link, TempDir, Wire, app::listen_tcp};
 use dataplane::{Options, RunError, clock, engine::Choice};
 use snapshot::{
-    Address, App, AppChannel, AppHealth, AppId, AppProtocol, Endpoint, InstanceId, Listener,
-    ListenerId, ListenerKind, Namespace, OnControlLost, Origin, Route, State, Version,
+    Address, App, AppChannel, AppHealth, AppId, AppProtocol, Change, Delta, Endpoint, InstanceId,
+    Listener, ListenerId, ListenerKind, Namespace, OnControlLost, Origin, Route, State, Version,
     wire::{FromDataPlane, ToDataPlane},
 };
 use std::{
     num::NonZeroUsize,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixListener,
     },
     path::PathBuf,
@@ -109,7 +109,7 @@ impl Plane {
         self.state.version.0 += 1;
         self.state.listeners.retain(|l| l.id != id);
         self.state.listeners.push(Listener { id, kind: ListenerKind::Api, app: 0 });
-        let message = ToDataPlane::State { state: self.state.clone(), sockets: vec![id] };
+        let message = ToDataPlane::State { state: self.state.clone(), sockets: vec![id], parts: 0 };
         self.link.send(&message, &[socket.as_fd()]);
         let version = self.state.version;
         assert_eq!(self.link.receive(), FromDataPlane::Live { version });
@@ -125,8 +125,55 @@ impl Plane {
         self.state.version.0 += 1;
         edit(&mut self.state);
         let state = self.state.clone();
-        self.link.send(&ToDataPlane::State { state, sockets: sockets.to_vec() }, &[]);
+        self.link.send(&ToDataPlane::State { state, sockets: sockets.to_vec(), parts: 0 }, &[]);
         self.state.version
+    }
+
+    /// Changes on top of the last state, live on every worker when this returns.
+    pub(crate) fn change(&mut self, changes: Vec<Change>) {
+        let version = self.send_changes(changes, &[]);
+        assert_eq!(self.link.receive(), FromDataPlane::Live { version });
+    }
+
+    /// Changes, with the sockets of new listeners, and the version they lead to; what the data plane
+    /// says to it is for the test to read.
+    pub(crate) fn send_changes(
+        &mut self,
+        changes: Vec<Change>,
+        sockets: &[(ListenerId, BorrowedFd<'_>)],
+    ) -> Version {
+        let base = self.state.version;
+        self.state.version.0 += 1;
+        let (names, sockets): (Vec<_>, Vec<_>) = sockets.iter().copied().unzip();
+        let delta = Delta { base, version: self.state.version, changes };
+        self.link.send(&ToDataPlane::Delta { delta, sockets: names }, &sockets);
+        self.state.version
+    }
+
+    /// A state whose first routes came in so many frames before it.
+    pub(crate) fn send_state_after(
+        &mut self,
+        parts: u32,
+        edit: impl FnOnce(&mut State),
+    ) -> Version {
+        self.state.version.0 += 1;
+        edit(&mut self.state);
+        let state = self.state.clone();
+        self.link.send(&ToDataPlane::State { state, sockets: Vec::new(), parts }, &[]);
+        self.state.version
+    }
+
+    /// The data plane asks for everything anew: the version it has, and why.
+    pub(crate) fn expect_resync(&mut self) -> (Version, String) {
+        match self.link.receive() {
+            FromDataPlane::Resync { have, reason } => (have, reason),
+            other => panic!("not asked for anything, but {other:?}"),
+        }
+    }
+
+    /// The app as it was last told as part of a state.
+    pub(crate) fn app(&self, index: usize) -> App {
+        self.state.apps[index].clone()
     }
 
     /// Asks for the counters until this one has come so far.
@@ -206,6 +253,7 @@ impl Builder {
             self.state.listeners.push(Listener { id, kind, app });
         }
         self.state.apps.push(App {
+            number: app,
             id: AppId::new(id).unwrap(),
             namespace: Namespace::default(),
             channel: channel.map(|address| AppChannel { address, protocol: AppProtocol::Http }),
@@ -255,7 +303,7 @@ impl Builder {
         let hello = link.receive();
         assert!(matches!(hello, FromDataPlane::Hello { .. }), "first on every link: {hello:?}");
         let names = self.state.listeners.iter().map(|l| l.id).collect();
-        let message = ToDataPlane::State { state: self.state.clone(), sockets: names };
+        let message = ToDataPlane::State { state: self.state.clone(), sockets: names, parts: 0 };
         link.send(&message, &sockets.iter().map(AsFd::as_fd).collect::<Vec<_>>());
         assert_eq!(link.receive(), FromDataPlane::Live { version: self.state.version });
         Plane {
