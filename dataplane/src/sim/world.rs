@@ -14,6 +14,7 @@ use super::{
     random::Random,
 };
 use crate::{
+    adoption::{Adoption, Difference},
     clock::Instant,
     connection::ConnectionKey,
     engine::{Engine, Event, ListenerKey},
@@ -21,10 +22,16 @@ use crate::{
     telemetry::Counters,
 };
 use snapshot::{
-    App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Endpoint, InstanceId, ListenerKind,
-    Namespace, OnControlLost, Origin, Route, Snapshot, State, Version,
+    Address, App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Endpoint, InstanceId,
+    ListenerKind, Namespace, OnControlLost, Origin, Route, Snapshot, State, Version,
 };
-use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{HashSet, VecDeque},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 /// A round takes this long.
 const ROUND: Duration = Duration::from_micros(20);
@@ -71,6 +78,8 @@ struct Node {
     /// Whose sidecar this is, and its number in the present snapshot.
     own: AppId,
     number: usize,
+    /// In force.
+    snapshot: Arc<Snapshot>,
     /// Calls that control will answer.
     calls: VecDeque<(Instant, ConnectionKey)>,
 }
@@ -139,7 +148,13 @@ impl World {
         let listener = engine.descriptor_of(place);
         let listener = engine.listen(listener);
         self.nodes.push(Node {
-            relay: Relay::new(engine, snapshot, Arc::new(Counters::default()), self.now),
+            relay: Relay::new(
+                engine,
+                Arc::clone(&snapshot),
+                Arc::new(Counters::default()),
+                self.now,
+            ),
+            snapshot,
             events: Vec::new(),
             mail: VecDeque::new(),
             listeners: vec![(listener, kind)],
@@ -427,9 +442,18 @@ impl Node {
                 Mail::Adopt(snapshot) => {
                     book.note(|| format!("adopts {:?}", snapshot.version));
                     let is_own = |app: &OwnApp| app.id == self.own;
-                    let number = snapshot.apps.iter().position(is_own);
-                    self.number = number.expect("a sidecar keeps its app");
-                    self.relay.adopt_snapshot(snapshot);
+                    let app = snapshot.apps.iter().find(|app| is_own(app));
+                    self.number = app.expect("a sidecar keeps its app").number as usize;
+                    let before = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
+                    self.relay.adopt(&Adoption {
+                        epoch: 0,
+                        difference: Difference::between(&before, &snapshot),
+                        left: addresses_of(&before)
+                            .difference(&addresses_of(&snapshot))
+                            .cloned()
+                            .collect(),
+                        snapshot,
+                    });
                 }
                 Mail::Drain => {
                     book.note(|| "drains".to_owned());
@@ -480,15 +504,16 @@ fn state_of_peer(far: Place) -> State {
 fn state(apps: &[(&str, Place)], routes: &[(&str, Place)]) -> State {
     State {
         version: Version(1),
-        apps: apps.iter().map(|(id, place)| own_app(id, *place)).collect(),
+        apps: (0..).zip(apps).map(|(number, (id, place))| own_app(number, id, *place)).collect(),
         routes: routes.iter().map(|(id, place)| route(id, *place)).collect(),
         listeners: Vec::new(),
         on_control_lost: OnControlLost::Exit,
     }
 }
 
-fn own_app(id: &str, place: Place) -> OwnApp {
+fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
     OwnApp {
+        number,
         id: AppId::new(id).expect("a sound id"),
         namespace: Namespace::default(),
         channel: Some(AppChannel { address: address_of(place), protocol: AppProtocol::Http }),
@@ -498,6 +523,13 @@ fn own_app(id: &str, place: Place) -> OwnApp {
         health: AppHealth { unready: Vec::new(), outbound_ready: true },
         metadata_json: metadata_of(id),
     }
+}
+
+fn addresses_of(snapshot: &Snapshot) -> HashSet<Address> {
+    let channels = snapshot.apps.iter().filter_map(|app| app.channel.as_ref());
+    let endpoints = snapshot.routes().flat_map(|route| &route.endpoints);
+    let channels = channels.map(|channel| &channel.address);
+    channels.chain(endpoints.map(|endpoint| &endpoint.address)).cloned().collect()
 }
 
 /// What a client of the app's sidecar must be told.
