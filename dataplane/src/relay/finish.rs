@@ -96,7 +96,14 @@ impl<E: Engine> Relay<E> {
             "released before the connection goes"
         );
         self.owners.clear(connection.socket);
-        self.engine.close(connection.socket);
+        // Nor must a client take part of an answer for the whole.
+        let answers = matches!(connection.state, State::Exchanging | State::Tunnel)
+            && connection.exchange.response_started;
+        if answers || self.engine.send_queued_bytes(connection.socket) > 0 {
+            self.engine.reset(connection.socket);
+        } else {
+            self.engine.close(connection.socket);
+        }
         keep_spare(&mut self.spare, connection.exchange.end());
     }
 

@@ -98,6 +98,13 @@ impl SimEngine {
         self.ticket(Ticket::Place(place))
     }
 
+    /// An accepted descriptor is dropped.
+    pub(super) fn discard(&mut self, socket: &OwnedFd) {
+        if let Some(Ticket::Stream(end)) = self.tickets.remove(&socket.as_raw_fd()) {
+            self.net.borrow_mut().close(end);
+        }
+    }
+
     /// Takes all but `left` receive slots away, and gives those back that were taken before: whether there were any.
     pub(super) fn set_free_buffers(&mut self, left: usize) -> bool {
         let had_some = !self.hoard.is_empty();

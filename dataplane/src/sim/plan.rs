@@ -408,6 +408,8 @@ impl Planner<'_> {
         exchange.expects_continue = !is_http10 && has_body && self.random.chance(15);
         exchange.is_too_large =
             matches!(callee, Callee::App(_)) && exchange.request.bytes > self.body_bytes_max;
+        // An answer may then have begun when the limit is reached, and can only be cut.
+        exchange.is_calm &= !(exchange.is_too_large && exchange.answer.is_early);
         if !is_http10 && method == "GET" && !has_body && self.random.chance(25) {
             self.make_tunnel(&mut exchange);
         }

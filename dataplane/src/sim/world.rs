@@ -471,8 +471,9 @@ impl Node {
         match event {
             Event::Accepted { listener, socket } => {
                 let kind = self.listeners.iter().find(|(key, _)| *key == listener);
-                if let Some((_, kind)) = kind {
-                    self.relay.accept(socket, *kind, self.number);
+                match kind {
+                    Some((_, kind)) => self.relay.accept(socket, *kind, self.number),
+                    None => self.relay.engine.discard(&socket),
                 }
             }
             Event::AcceptFailed { .. } | Event::Woken => {}
