@@ -1,8 +1,9 @@
 //! YAML, and with it JSON, as a small tree in which every node knows its line and column.
 //!
-//! What is read here was written by people, who want to be told where their mistake is; a derive of serde names
-//! the first problem only, and no place for those that are found later. Parsing is bounded: an alias counts as
-//! many nodes as it stands for, so a file cannot grow in memory beyond [`NODES_MAX`].
+//! What is read here was written by people, who want to be told where their mistake is; a derive of
+//! serde names the first problem only, and no place for those that are found later. Parsing is
+//! bounded: an alias counts as many nodes as it stands for, so a file cannot grow in memory beyond
+//! [`NODES_MAX`].
 
 #![forbid(unsafe_code)]
 
@@ -28,7 +29,8 @@ pub(crate) enum Value {
     Map(Vec<(Key, Node)>),
     Null,
     Sequence(Vec<Node>),
-    /// As it is written, without quotes. A number or a bool is text until somebody wants it as such.
+    /// As it is written, without quotes. A number or a bool is text until somebody wants it as
+    /// such.
     Text(String),
 }
 

@@ -1,7 +1,9 @@
-//! `spec.nameResolution` of the files named by `--config`: which registries there are, and how each is reached.
+//! `spec.nameResolution` of the files named by `--config`: which registries there are, and how each
+//! is reached.
 //!
-//! daprd's component names keep their meaning and their options; `local`, `file`, `etcd` and `dns` are ours. Where
-//! daprd takes one component, a list of several may stand. All problems of all files are found before any is told.
+//! daprd's component names keep their meaning and their options; `local`, `file`, `etcd` and `dns`
+//! are ours. Where daprd takes one component, a list of several may stand. All problems of all
+//! files are found before any is told.
 
 #![forbid(unsafe_code)]
 

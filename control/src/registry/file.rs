@@ -1,7 +1,8 @@
 //! The registry an operator writes: a YAML or JSON list of apps in one file.
 //!
-//! Replaced as a whole (`mv new apps.yaml`, or a swapped symbolic link) or written in place, it is read again at
-//! once. A file with a mistake changes nothing: the last good table stays, and the log says what is wrong where.
+//! Replaced as a whole (`mv new apps.yaml`, or a swapped symbolic link) or written in place, it is
+//! read again at once. A file with a mistake changes nothing: the last good table stays, and the
+//! log says what is wrong where.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! A directory that tells when something in it changed, whatever it was.
 //!
-//! For registries that read one file: what stands at its name may be replaced, swapped through a symbolic link, or
-//! written in place, and all of these are events of the directory.
+//! For registries that read one file: what stands at its name may be replaced, swapped through a
+//! symbolic link, or written in place, and all of these are events of the directory.
 
 #![forbid(unsafe_code)]
 

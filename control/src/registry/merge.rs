@@ -1,9 +1,11 @@
-//! All registries of a sidecar as one: their tasks, their health, and one table out of all of theirs.
+//! All registries of a sidecar as one: their tasks, their health, and one table out of all of
+//! theirs.
 //!
-//! Who wins when several know an app: what an operator wrote down (`file`) over what was discovered (`local`,
-//! `sqlite`, `etcd`) over what is only a name (`dns`). Discovered instances of one app stand together, since they
-//! may run on different machines; an instance that several know has the address of the first of them, the nearest.
-//! The app served here is nobody's to say, and neither is another app at one of our own addresses.
+//! Who wins when several know an app: what an operator wrote down (`file`) over what was discovered
+//! (`local`, `sqlite`, `etcd`) over what is only a name (`dns`). Discovered instances of one app
+//! stand together, since they may run on different machines; an instance that several know has the
+//! address of the first of them, the nearest. The app served here is nobody's to say, and neither
+//! is another app at one of our own addresses.
 
 #![forbid(unsafe_code)]
 
@@ -220,7 +222,8 @@ impl Registries {
         self.ending.extend(registrations.filter_map(Registration::end));
     }
 
-    /// Waits until the entries are gone, but not for a registry that is away: what it has of us ends by itself.
+    /// Waits until the entries are gone, but not for a registry that is away: what it has of us
+    /// ends by itself.
     pub(crate) async fn end(&mut self) {
         self.withdraw();
         let deadline = Instant::now() + END_TIMEOUT;
@@ -229,8 +232,8 @@ impl Registries {
         }
     }
 
-    /// Asks for an app nobody told of; [`Change::Resolved`] follows with the same number. `false`: there is nobody
-    /// to ask, or too much is being asked already.
+    /// Asks for an app nobody told of; [`Change::Resolved`] follows with the same number. `false`:
+    /// there is nobody to ask, or too much is being asked already.
     pub(crate) fn resolve(&self, number: u64, id: AppId, namespace: Namespace) -> bool {
         let question = Question { number, id, namespace };
         self.questions.as_ref().is_some_and(|questions| questions.try_send(question).is_ok())
@@ -286,9 +289,8 @@ impl Registries {
             Health::Up => Instant::now(),
         };
         source.health = Health::Away { since };
-        let (name, count) = (source.name, source.rows.len());
-        self.log
-            .error(format_args!("{name}: {reason}; the {count} rows it told so far stay in force"));
+        let name = source.name;
+        self.log.error(format_args!("{name}: {reason}; the apps known so far stay reachable"));
     }
 
     fn on_up(&mut self, index: usize) {

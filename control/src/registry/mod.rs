@@ -1,9 +1,10 @@
 //! Who runs where: a sidecar registers itself, and watches for the others.
 //!
-//! A registry is one file here: [`local`] for one machine, [`etcd`] for several, [`sqlite`] for daprd's host
-//! database, [`mod@file`] for what an operator wrote down, [`dns`] for names. Each watches in a task of its own and
-//! tells whole tables; [`merge`] makes one table of all, and knows how old each one's is. A registry that is away
-//! never takes back what it said: its last table stays in force.
+//! A registry is one file here: [`local`] for one machine, [`etcd`] for several, [`sqlite`] for
+//! daprd's host database, [`mod@file`] for what an operator wrote down, [`dns`] for names. Each
+//! watches in a task of its own and tells whole tables; [`merge`] makes one table of all, and knows
+//! how old each one's is. A registry that is away never takes back what it said: its last table
+//! stays in force.
 
 #![forbid(unsafe_code)]
 
@@ -45,9 +46,9 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Whether others are told an address of this sidecar that a Unix socket cannot be.
+    /// Whether others call this sidecar at an address that a Unix socket cannot be.
     pub(crate) const fn needs_tcp_peer(&self) -> bool {
-        self.etcd.is_some() || self.sqlite.is_some()
+        self.dns.is_some() || self.etcd.is_some() || self.sqlite.is_some()
     }
 }
 
@@ -70,16 +71,17 @@ pub(crate) trait Watch: Send + 'static {
 
 /// A registry that others read.
 pub(crate) trait Registrar {
-    /// The local registry has the entry when this returns; one that is reached over a network has it as soon as it
-    /// can be reached.
+    /// The local registry has the entry when this returns; one that is reached over a network has
+    /// it as soon as it can be reached.
     ///
     /// # Errors
     /// When the registry cannot be written.
     fn register(&self, entry: &Entry, news: &Sink) -> Result<Box<dyn Registration>, RegistryError>;
 }
 
-/// One's own entry. Dropping it takes the entry back, and so does the end of the process, however it ends: at once
-/// where the kernel sees to it, else after the time for which an entry counts without being renewed.
+/// One's own entry. Dropping it takes the entry back, and so does the end of the process, however
+/// it ends: at once where the kernel sees to it, else after the time for which an entry counts
+/// without being renewed.
 pub(crate) trait Registration: Send {
     /// Readers see the old entry or the new one, nothing else.
     ///

@@ -1,8 +1,9 @@
 //! daprd's `nameresolution.sqlite`: one table in a database file that the sidecars of a host share.
 //!
-//! A row counts for `updateInterval` after its last renewal. The file's directory is watched, so that a new row is
-//! seen when it is written; only its running out needs a timer. SQLite blocks, so each statement runs on a thread
-//! of the runtime's blocking pool, never on the one that serves the data plane.
+//! A row counts for `updateInterval` after its last renewal. The file's directory is watched, so
+//! that a new row is seen when it is written; only its running out needs a timer. SQLite blocks, so
+//! each statement runs on a thread of the runtime's blocking pool, never on the one that serves the
+//! data plane.
 
 #![forbid(unsafe_code)]
 
@@ -40,7 +41,8 @@ pub(crate) struct Settings {
 #[derive(Clone)]
 pub(crate) struct SqliteRegistry {
     settings: Settings,
-    /// daprd leaves the namespace of its rows empty and ignores it: a row counts in the reader's own.
+    /// daprd leaves the namespace of its rows empty and ignores it: a row counts in the reader's
+    /// own.
     namespace: Namespace,
 }
 
@@ -189,8 +191,9 @@ impl Reader {
         Ok((self.last.rows.values().map(|host| host.row.clone()).collect(), complaint))
     }
 
-    /// daprd's clean-up deletes the rows that are *younger* than the interval, that is, all that are alive; their
-    /// owners write them anew when they next renew. A row that went with a clean-up was not taken back.
+    /// daprd's clean-up deletes the rows that are *younger* than the interval, that is, all that
+    /// are alive; their owners write them anew when they next renew. A row that went with a
+    /// clean-up was not taken back.
     fn keep_cleaned_up(&self, hosts: &mut Hosts, now: u64) {
         if hosts.cleanup == self.last.cleanup {
             return;
@@ -207,7 +210,8 @@ impl Reader {
             }
         }
         if is_kept {
-            // The old mark stays until the owners came back, so that the next read keeps the rows too.
+            // The old mark stays until the owners came back, so that the next read keeps the rows
+            // too.
             hosts.cleanup.clone_from(&self.last.cleanup);
         }
     }
@@ -365,7 +369,8 @@ impl SqliteWatch {
                 }
             }
         }
-        // Every sidecar of the host renews its row all the time; together they cost a few reads a second at most.
+        // Every sidecar of the host renews its row all the time; together they cost a few reads a
+        // second at most.
         tokio::time::sleep_until(read_at + READ_PAUSE_MIN).await;
         true
     }
@@ -407,16 +412,23 @@ impl Writer {
         Ok(result)
     }
 
-    /// Writes the row, new or again: REPLACE also takes over what a predecessor left at the same address.
+    /// Writes the row, new or again: REPLACE also takes over what a predecessor left at the same
+    /// address.
     fn write(&mut self, entry: &Entry) -> rusqlite::Result<()> {
         let Some(address) = entry.remote_peer else { return Ok(()) };
         self.with_database(|connection, settings| {
             connection.execute(
                 &format!(
-                    "REPLACE INTO {} (registration_id, address, app_id, namespace, last_update) VALUES (?1, ?2, ?3, '', ?4)",
+                    "REPLACE INTO {} (registration_id, address, app_id, namespace, last_update)
+                    VALUES (?1, ?2, ?3, '', ?4)",
                     settings.table
                 ),
-                params![&*entry.instance.0, address.to_string(), entry.id.as_str(), signed(seconds_now())],
+                params![
+                    &*entry.instance.0,
+                    address.to_string(),
+                    entry.id.as_str(),
+                    signed(seconds_now())
+                ],
             )?;
             clean_up(connection, settings)
         })

@@ -1,8 +1,10 @@
-//! Apps by name: an app id becomes a DNS name by a template, as in daprd's `kubernetes` and `nameformat` resolvers.
+//! Apps by name: an app id becomes a DNS name by a template, as in daprd's `kubernetes` and
+//! `nameformat` resolvers.
 //!
-//! DNS has no list of apps and nothing to watch, so a name is looked up when somebody asks for its app, and again
-//! when its records' time is over, until nobody has asked for it for an hour. Apps named in the configuration are
-//! looked up from the start. A server that does not answer takes nothing away; only an answer does.
+//! DNS has no list of apps and nothing to watch, so a name is looked up when somebody asks for its
+//! app, and again when its records' time is over, until nobody has asked for it for an hour. Apps
+//! named in the configuration are looked up from the start. A server that does not answer takes
+//! nothing away; only an answer does.
 
 #![forbid(unsafe_code)]
 
@@ -296,7 +298,8 @@ impl DnsWatch {
             let is_wanted = known.is_configured
                 || !known.waiting.is_empty()
                 || (!known.addresses.is_empty() && known.asked_at.elapsed() < FORGET_AFTER);
-            // What nobody asks for is forgotten with the end of its time: the next who does asks anew.
+            // What nobody asks for is forgotten with the end of its time: the next who does asks
+            // anew.
             if is_wanted {
                 known.due = None;
                 let (lookup, name) = (Arc::clone(lookup), name.clone());

@@ -1,7 +1,8 @@
 //! Calls to one etcd server over gRPC: connect, authenticate, and the few calls a registry needs.
 //!
-//! A client is one connection. When anything goes wrong with it, it is dropped and another one is made, to the next
-//! endpoint: what was true of the old connection (its token, its server) is never assumed of the new one.
+//! A client is one connection. When anything goes wrong with it, it is dropped and another one is
+//! made, to the next endpoint: what was true of the old connection (its token, its server) is never
+//! assumed of the new one.
 
 #![forbid(unsafe_code)]
 
@@ -65,8 +66,9 @@ impl EtcdError {
 
     /// Whether a server judged the call, so that trying again changes nothing.
     pub(super) fn is_verdict(&self) -> bool {
-        matches!(self, Self::Refused { status, .. }
-            if matches!(status.code(), Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated))
+        const VERDICTS: [Code; 3] =
+            [Code::InvalidArgument, Code::PermissionDenied, Code::Unauthenticated];
+        matches!(self, Self::Refused { status, .. } if VERDICTS.contains(&status.code()))
     }
 }
 

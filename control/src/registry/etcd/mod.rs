@@ -1,13 +1,15 @@
-//! The registry of several machines: rows under a prefix of an etcd cluster, each held by a lease of its owner.
+//! The registry of several machines: rows under a prefix of an etcd cluster, each held by a lease
+//! of its owner.
 //!
 //! ```text
 //!   connect ──► read all at revision R ──► watch from R+1 ──► events…
 //!      ▲                 ▲                       │
 //!      │                 └── compacted, replaced ┤
-//!      └───── pause, longer each time ◄── error ─┘      a new watch goes on where the last one stopped
+//!      └───── pause, longer each time ◄── error ─┘      a new watch goes on where it stopped
 //! ```
-//! The invariant: what is told is the table of one revision plus every event since, without a gap. Where that
-//! cannot be had (what happened meanwhile was compacted away, or another cluster answers), all is read again.
+//! The invariant: what is told is the table of one revision plus every event since, without a gap.
+//! Where that cannot be had (what happened meanwhile was compacted away, or another cluster
+//! answers), all is read again.
 
 #![forbid(unsafe_code)]
 
@@ -247,7 +249,8 @@ impl EtcdWatch {
         }
         let Some(position) = &mut self.position else { return Err(EtcdError::Replaced) };
         let header = response.header.unwrap_or_default();
-        // A revision behind ours, or another name, means that the data is not what our table was made of.
+        // A revision behind ours, or another name, means that the data is not what our table was
+        // made of.
         if header.cluster_id != position.cluster_id || header.revision < position.next_revision - 1
         {
             return Err(EtcdError::Replaced);
@@ -296,7 +299,8 @@ async fn next_response(watch: &mut Streaming<WatchResponse>) -> Result<WatchResp
     }
 }
 
-/// The first key after all that start with the prefix. It ends with a slash, so its last byte can be counted up.
+/// The first key after all that start with the prefix. It ends with a slash, so its last byte can
+/// be counted up.
 fn prefix_end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     if let Some(last) = end.last_mut() {
@@ -346,7 +350,8 @@ impl Rubbish {
     }
 }
 
-/// Between attempts: doubling, and never the same for two sidecars, so that they do not come back all at once.
+/// Between attempts: doubling, and never the same for two sidecars, so that they do not come back
+/// all at once.
 #[derive(Default)]
 struct Pause {
     attempts: u32,

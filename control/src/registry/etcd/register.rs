@@ -1,7 +1,8 @@
 //! Our own row in etcd: written with a lease that we keep alive, and taken back when we end.
 //!
-//! A lease that ran out (we were stopped, or cut off for longer than it lasts) is replaced, and the row written
-//! anew; a lease that is still there after a lost connection goes on, so readers never see the row go and come.
+//! A lease that ran out (we were stopped, or cut off for longer than it lasts) is replaced, and the
+//! row written anew; a lease that is still there after a lost connection goes on, so readers never
+//! see the row go and come.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,8 @@
 //! A sidecar's row in etcd: a key that names it, and a JSON value that says how to call it.
 //!
-//! Whoever may write under the prefix is believed about apps, but a row must say the same in key and value, and
-//! must name an address that can be called; everything else under the prefix is rubbish and is only counted.
+//! Whoever may write under the prefix is believed about apps, but a row must say the same in key
+//! and value, and must name an address that can be called; everything else under the prefix is
+//! rubbish and is only counted.
 
 #![forbid(unsafe_code)]
 

@@ -213,7 +213,8 @@ async fn the_row_of_a_killed_sidecar_goes_with_its_lease() {
     let Some(etcd) = Etcd::started().await else { return };
     let settings = etcd.settings();
     let mut watched = Watched::start(&settings);
-    // A runtime that ends with its tasks where they stand says as little goodbye as a killed process.
+    // A runtime that ends with its tasks where they stand says as little goodbye as a killed
+    // process.
     let doomed =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let registration = {
@@ -311,7 +312,8 @@ impl Door {
                     Ok((mut downstream, _)) = listener.accept() => {
                         connections.spawn(async move {
                             let Ok(mut upstream) = TcpStream::connect(to).await else { return };
-                            let _ = tokio::io::copy_bidirectional(&mut downstream, &mut upstream).await;
+                            let streams = (&mut downstream, &mut upstream);
+                            let _ = tokio::io::copy_bidirectional(streams.0, streams.1).await;
                         });
                     }
                 }

@@ -1,8 +1,8 @@
-//! The part of etcd's v3 API that a registry uses: messages with their field numbers, as etcd's `rpc.proto`,
-//! `kv.proto` and `auth.proto` define them.
+//! The part of etcd's v3 API that a registry uses: messages with their field numbers, as etcd's
+//! `rpc.proto`, `kv.proto` and `auth.proto` define them.
 //!
-//! Written out rather than generated, so that building needs no protobuf compiler. Fields that are not used are
-//! left out: protobuf skips what it does not know.
+//! Written out rather than generated, so that building needs no protobuf compiler. Fields that are
+//! not used are left out: protobuf skips what it does not know.
 
 #![forbid(unsafe_code)]
 
