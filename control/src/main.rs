@@ -14,6 +14,7 @@ mod instance;
 mod link;
 mod listen;
 mod log;
+mod peer_port;
 mod port_owner;
 mod publish;
 mod registry;
@@ -24,8 +25,11 @@ mod signals;
 mod supervisor;
 #[cfg(test)]
 mod test_dir;
+#[cfg(test)]
+mod test_program;
 mod timestamp;
 mod version;
+mod yaml;
 
 use std::process::ExitCode;
 

@@ -52,6 +52,9 @@ pub enum ToDataPlane {
     Drain,
     /// End now.
     Exit,
+    /// All that can be known of what [`FromDataPlane::Resolve`] asked for has been sent: a route that is not there now
+    /// is not to be had.
+    Resolved { query: u64 },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,6 +103,12 @@ pub enum FromDataPlane {
         message: String,
     },
     Drained,
+    /// A call wants an app that no route leads to. Some registries know only what they are asked for.
+    Resolve {
+        query: u64,
+        id: AppId,
+        namespace: Namespace,
+    },
 }
 
 /// What a data plane serves already when control comes to it: enough to go on where the last control stopped.

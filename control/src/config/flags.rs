@@ -58,8 +58,8 @@ const FLAGS: &[Flag] = &[
     flag("app-ssl", Bool, "false", Later, "The app speaks TLS"),
     flag("dapr-http-port", Text, "3500", Now, "Port of the HTTP API"),
     flag("dapr-grpc-port", Text, "50001", Now, "Port of the gRPC API"),
-    flag("dapr-internal-grpc-port", Text, "", Later, "Port other daprds call"),
-    flag("dapr-internal-grpc-listen-address", Text, "", Later, "Address of that port"),
+    flag("dapr-internal-grpc-port", Text, "", Now, "Port that sidecars of other machines call"),
+    flag("dapr-internal-grpc-listen-address", Text, "", Now, "Address of that port; empty: all"),
     flag("dapr-listen-addresses", Text, "", Now, "Addresses of the APIs, comma-separated; empty: all"),
     flag("dapr-public-port", Text, "", Now, "Port for health and metadata only"),
     flag("dapr-public-listen-address", Text, "", Now, "Address of that port; empty: all"),
@@ -69,7 +69,7 @@ const FLAGS: &[Flag] = &[
     flag("metrics-listen-address", Text, "0.0.0.0", Now, "Address of the metrics page"),
     flag("enable-metrics", Bool, "true", Now, "Serve the metrics page"),
     flag("mode", Text, "standalone", Now, "standalone or kubernetes"),
-    flag("config", List, "", Later, "Configuration file"),
+    flag("config", List, "", Now, "Configuration file; of its spec, nameResolution has an effect"),
     flag("resources-path", List, "", Later, "Directory of components and policies"),
     flag("components-path", Text, "", Later, "Old name of --resources-path"),
     flag("allowed-origins", Text, "", Later, "Origins that browsers may call from"),
@@ -300,8 +300,12 @@ mod tests {
         for (case, arguments, want) in [
             ("none", &["--app-id", "x"][..], &[][..]),
             ("default value", &["--app-max-concurrency", "-1", "--enable-mtls=false"], &[]),
-            ("empty", &["--placement-host-address", "", "--config="], &[]),
-            ("changed", &["--enable-mtls", "--config", "f.yaml"], &["config", "enable-mtls"]),
+            ("empty", &["--placement-host-address", "", "--resources-path="], &[]),
+            (
+                "changed",
+                &["--enable-mtls", "--resources-path", "d"],
+                &["resources-path", "enable-mtls"],
+            ),
             ("no effect in daprd either", &["--actors-service", "x"], &[]),
         ] {
             let matches = matches(arguments).unwrap();

@@ -8,6 +8,7 @@
 
 pub(crate) mod duration;
 pub(crate) mod flags;
+pub(crate) mod name_resolution;
 pub(crate) mod quantity;
 
 use crate::log::{Format, Level};
@@ -37,6 +38,10 @@ pub(crate) struct Config {
     pub(crate) asks_app_config: bool,
     pub(crate) log: LogChoice,
     pub(crate) host_ip: Option<String>,
+    /// Where sidecars of other machines call, when a registry tells them; port 0 is one of our own
+    /// choice.
+    pub(crate) peer: HostPort,
+    pub(crate) configuration_files: Vec<PathBuf>,
     /// For the log: what was asked for and is not done.
     pub(crate) warnings: Vec<String>,
 }
@@ -129,6 +134,11 @@ impl Config {
             block_duration: block_duration(values)?,
             asks_app_config: asks_app_config(values)?,
             log,
+            peer: HostPort {
+                host: values.text("dapr-internal-grpc-listen-address").to_owned(),
+                port: port(values, "dapr-internal-grpc-port")?,
+            },
+            configuration_files: configuration_files(values),
             host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
             warnings: warnings(values, &protocol, env)?,
             protocol,
@@ -186,6 +196,14 @@ fn listener(
 
 fn hosts(list: &str) -> Vec<String> {
     list.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect()
+}
+
+/// In kubernetes mode the flag names a resource of the cluster, which only the operator could read.
+fn configuration_files(values: &Values<'_>) -> Vec<PathBuf> {
+    match values.text("mode") {
+        "kubernetes" => Vec::new(),
+        _ => values.list("config").into_iter().map(PathBuf::from).collect(),
+    }
 }
 
 fn body_bytes_max(values: &Values<'_>) -> Result<Option<u64>, ConfigError> {

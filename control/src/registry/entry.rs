@@ -5,6 +5,7 @@
 use crate::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 use snapshot::{Address, AppId, InstanceId, Namespace};
+use std::net::SocketAddr;
 
 /// The shape of the file. A reader that does not know it leaves the entry out.
 const FORMAT: u32 = 1;
@@ -23,6 +24,9 @@ pub(crate) struct Entry {
     pub(crate) created: Timestamp,
     /// Where other sidecars call.
     pub(crate) peer: Address,
+    /// Where sidecars on other machines call, if they can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) remote_peer: Option<SocketAddr>,
     /// Where the app, and `ringcar invoke`, call.
     pub(crate) api: Address,
     pub(crate) grpc_port: u16,
@@ -72,6 +76,7 @@ impl Entry {
             pid: std::process::id(),
             created: Timestamp::now(),
             peer,
+            remote_peer: None,
             api,
             grpc_port: 0,
             app_port: 0,

@@ -1,55 +1,135 @@
 //! Who runs where: a sidecar registers itself, and watches for the others.
 //!
-//! [`local`] does so for one machine. The trait is what a registry must offer; routing sees only
-//! whole tables.
+//! A registry is one file here: [`local`] for one machine, [`etcd`] for several, [`sqlite`] for
+//! daprd's host database, [`mod@file`] for what an operator wrote down, [`dns`] for names. Each
+//! watches in a task of its own and tells whole tables; [`merge`] makes one table of all, and knows
+//! how old each one's is. A registry that is away never takes back what it said: its last table
+//! stays in force.
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod dns;
 mod entry;
+pub(crate) mod etcd;
+pub(crate) mod file;
+mod inotify;
 pub(crate) mod local;
+mod merge;
+pub(crate) mod sqlite;
 
 pub(crate) use entry::{Entry, EntryError, Identity};
+pub(crate) use merge::{Change, Registries};
 
-use snapshot::{Address, AppId, Endpoint, Namespace, Route};
-use std::{collections::BTreeMap, future::Future, io, path::PathBuf};
+use snapshot::{Address, AppId, InstanceId, Namespace};
+use std::{future::Future, io, path::PathBuf};
+use tokio::{sync::mpsc, task::JoinHandle};
 
-/// Every sidecar known, in the order of their creation.
+/// Every sidecar of this machine, in the order of their creation.
 pub(crate) type Table = Vec<Entry>;
 
+/// One place where an app can be called.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) id: AppId,
+    pub(crate) namespace: Namespace,
+    pub(crate) instance: InstanceId,
+    pub(crate) address: Address,
+}
+
+/// Which registries there are beside the local one, in any order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Settings {
+    pub(crate) dns: Option<dns::Settings>,
+    pub(crate) etcd: Option<etcd::Settings>,
+    pub(crate) file: Option<file::Settings>,
+    pub(crate) sqlite: Option<sqlite::Settings>,
+}
+
+impl Settings {
+    /// Whether others call this sidecar at an address that a Unix socket cannot be.
+    pub(crate) const fn needs_tcp_peer(&self) -> bool {
+        self.dns.is_some() || self.etcd.is_some() || self.sqlite.is_some()
+    }
+}
+
+/// Something that knows apps. Must be called within the runtime the sidecar runs on.
 pub(crate) trait Registry {
-    type Registration: Registration;
     type Watch: Watch;
 
-    /// The entry is there for others when this returns, and for as long as the registration lives.
-    ///
     /// # Errors
-    /// When the registry cannot be written.
-    fn register(&self, entry: &Entry) -> Result<Self::Registration, RegistryError>;
-
-    /// # Errors
-    /// When the registry cannot be read.
+    /// When the registry can never be read as it is configured; one that is only away is no error.
     fn watch(&self) -> Result<Self::Watch, RegistryError>;
 }
 
+pub(crate) trait Watch: Send + 'static {
+    /// What is known before [`Watch::run`] is first polled.
+    fn rows(&self) -> Vec<Row>;
+
+    /// Tells all that changes, until the receiver is gone or there is nothing more to tell.
+    fn run(self, news: Sink) -> impl Future<Output = ()> + Send;
+}
+
+/// A registry that others read.
+pub(crate) trait Registrar {
+    /// The local registry has the entry when this returns; one that is reached over a network has
+    /// it as soon as it can be reached.
+    ///
+    /// # Errors
+    /// When the registry cannot be written.
+    fn register(&self, entry: &Entry, news: &Sink) -> Result<Box<dyn Registration>, RegistryError>;
+}
+
 /// One's own entry. Dropping it takes the entry back, and so does the end of the process, however
-/// it ends.
-pub(crate) trait Registration {
+/// it ends: at once where the kernel sees to it, else after the time for which an entry counts
+/// without being renewed.
+pub(crate) trait Registration: Send {
     /// Readers see the old entry or the new one, nothing else.
     ///
     /// # Errors
     /// When the registry cannot be written; the old entry stays.
     fn update(&mut self, entry: &Entry) -> Result<(), RegistryError>;
+
+    /// Takes the entry back; what is returned ends when that is done.
+    fn end(self: Box<Self>) -> Option<JoinHandle<()>>;
 }
 
-pub(crate) trait Watch {
-    fn table(&self) -> Table;
+/// What a registry tells.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// It cannot be read.
+    Away(String),
+    /// It can be read again, and says what it said before.
+    Back,
+    /// For the log: something was skipped.
+    Complaint(String),
+    /// All it knows. It can be read.
+    Rows(Vec<Row>),
+    /// This question was answered; rows that came with it were told before.
+    Resolved(u64),
+}
 
-    /// The next table that differs from the last. Dropping the future before it is ready loses
-    /// nothing.
-    fn changed(&mut self) -> impl Future<Output = Result<Table, RegistryError>>;
+/// Where a registry's news go.
+#[derive(Clone)]
+pub(crate) struct Sink {
+    source: usize,
+    sender: mpsc::Sender<(usize, News)>,
+}
 
-    /// What was skipped since the last call, for the log.
-    fn complaints(&mut self) -> Vec<String>;
+impl Sink {
+    /// Waits while there is too much news; `false` when nobody listens any more.
+    pub(crate) async fn tell(&self, news: News) -> bool {
+        self.sender.send((self.source, news)).await.is_ok()
+    }
+
+    pub(crate) async fn closed(&self) {
+        self.sender.closed().await;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pair() -> (Self, mpsc::Receiver<(usize, News)>) {
+        let (sender, receiver) = mpsc::channel(merge::NEWS_MAX);
+        (Self { source: 0, sender }, receiver)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,45 +138,10 @@ pub(crate) enum RegistryError {
     File { path: PathBuf, reason: io::Error },
     #[error("registry {path} was removed")]
     Gone { path: PathBuf },
+    #[error("registry {name}: {reason}")]
+    Settings { name: &'static str, reason: String },
     #[error("cannot watch the registry: {0}")]
     Watch(io::Error),
-}
-
-/// Where the apps other than `own` can be called. An app that runs twice is one route with two
-/// endpoints.
-pub(crate) fn routes(table: &[Entry], own: (&AppId, &Namespace)) -> Vec<Route> {
-    let mut endpoints: BTreeMap<(&AppId, &Namespace), Vec<Endpoint>> = BTreeMap::new();
-    for entry in table.iter().filter(|entry| (&entry.id, &entry.namespace) != own) {
-        let address: Address = entry.peer.clone();
-        let endpoint = Endpoint { instance: entry.instance.clone(), address };
-        endpoints.entry((&entry.id, &entry.namespace)).or_default().push(endpoint);
-    }
-    let route = |((id, namespace), endpoints): ((&AppId, &Namespace), _)| Route {
-        id: id.clone(),
-        namespace: namespace.clone(),
-        endpoints,
-    };
-    endpoints.into_iter().map(route).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn routes_join_instances_and_leave_out_our_own_app() {
-        let table = [
-            Entry::sample("orders", "1"),
-            Entry::sample("checkout", "2"),
-            Entry::sample("orders", "3"),
-            Entry::sample("checkout", "4"),
-        ];
-        let own = (&table[0].id.clone(), &table[0].namespace.clone());
-        let routes = routes(&table, own);
-        assert_eq!(routes.len(), 1);
-        assert_eq!(routes[0].id.as_str(), "checkout");
-        let instances: Vec<&str> =
-            routes[0].endpoints.iter().map(|endpoint| &*endpoint.instance.0).collect();
-        assert_eq!(instances, ["2", "4"]);
-    }
+    #[error("cannot watch {path}: {reason}; it must be a directory that exists")]
+    WatchDirectory { path: PathBuf, reason: io::Error },
 }

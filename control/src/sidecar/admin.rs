@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 use super::{End, Sidecar, Stage};
-use crate::registry::Registration;
 use snapshot::{
     Version,
     wire::{AdminCallId, AdminRequest, ToDataPlane},
@@ -73,9 +72,7 @@ impl Sidecar {
             "appCommand" => self.entry.command = value.to_owned(),
             _ => return,
         }
-        if let Some(registration) = &mut self.registration
-            && let Err(e) = registration.update(&self.entry)
-        {
+        if let Err(e) = self.registries.update(&self.entry) {
             self.log.warning(format_args!("cannot update this sidecar's registry entry: {e}"));
         }
     }

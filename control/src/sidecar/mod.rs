@@ -23,10 +23,7 @@ use crate::{
     config::duration,
     log::{Level, Log},
     publish::Publisher,
-    registry::{
-        self, Entry, Registry, RegistryError, Table, Watch,
-        local::{LocalRegistration, LocalRegistry, LocalWatch},
-    },
+    registry::{Change, Entry, Registries},
     signals::{Signal, Signals},
     supervisor::{Event, Supervisor},
 };
@@ -44,11 +41,8 @@ pub(crate) struct Sidecar {
     started: Instant,
     publisher: Publisher,
     supervisor: Supervisor,
-    registry: LocalRegistry,
+    registries: Registries,
     entry: Entry,
-    registration: Option<LocalRegistration>,
-    /// `None` once the registry is gone: the last table stays in force.
-    watch: Option<LocalWatch>,
     routes: Vec<Route>,
     /// Of the app, until it is looked for.
     app_channel: Option<AppChannel>,
@@ -83,7 +77,7 @@ enum Wake {
     App,
     DataPlane(Event),
     Deadline,
-    Registry(Result<Table, RegistryError>),
+    Registry(Change),
     Scrape(Scrape),
     Signal(Signal),
 }
@@ -96,8 +90,7 @@ impl Sidecar {
                 break end;
             }
         };
-        drop(self.registration.take());
-        self.supervisor.end().await;
+        tokio::join!(self.registries.end(), self.supervisor.end());
         for path in &self.files {
             let _ = std::fs::remove_file(path);
         }
@@ -115,7 +108,7 @@ impl Sidecar {
         tokio::select! {
             signal = signals.next() => Wake::Signal(signal),
             event = self.supervisor.next() => Wake::DataPlane(event),
-            table = changed(&mut self.watch) => Wake::Registry(table),
+            change = self.registries.next() => Wake::Registry(change),
             () = joined(&mut self.app_ready) => Wake::App,
             scrape = self.scrapes.next() => Wake::Scrape(scrape),
             () = until(deadline) => Wake::Deadline,
@@ -127,9 +120,9 @@ impl Sidecar {
             Wake::App => self.on_app_ready(),
             Wake::DataPlane(event) => return self.on_data_plane(event),
             Wake::Deadline => return self.on_deadline(),
-            Wake::Registry(result) => self.on_registry(result),
+            Wake::Registry(change) => self.on_registry(change),
             Wake::Scrape(scrape) => {
-                if let Some(query) = self.scrapes.ask(scrape) {
+                if let Some(query) = self.scrapes.ask(scrape, self.registries.counters()) {
                     self.supervisor.send(&ToDataPlane::Stats { query });
                 }
             }
@@ -155,7 +148,7 @@ impl Sidecar {
 
     /// The name goes first, so that callers turn elsewhere while calls in flight are finished.
     fn begin_shutdown(&mut self) -> Option<End> {
-        self.registration = None;
+        self.registries.withdraw();
         let Some(block) = self.block_duration else { return self.begin_drain() };
         self.log.info(format_args!(
             "Blocking graceful shutdown for {} or until app reports unhealthy...",
@@ -231,6 +224,11 @@ impl Sidecar {
             FromDataPlane::Log { level, message } => {
                 self.log.scoped("dapr.runtime.dataplane").write(level_of(level), &message);
             }
+            FromDataPlane::Resolve { query, id, namespace } => {
+                if !self.registries.resolve(query, id, namespace) {
+                    self.supervisor.send(&ToDataPlane::Resolved { query });
+                }
+            }
             FromDataPlane::Refused { version, problems } => self.on_refused(version, &problems),
             FromDataPlane::Stats { query, counters } => self.scrapes.answer(query, &counters),
         }
@@ -240,13 +238,10 @@ impl Sidecar {
     fn on_live(&mut self, version: Version) -> Option<End> {
         self.reply_up_to(version, 204, "");
         // A first state in force is the moment from which calls are answered.
-        if self.registration.is_none() && matches!(self.stage, Stage::Serving) {
-            match self.registry.register(&self.entry) {
-                Ok(registration) => self.registration = Some(registration),
-                Err(e) => {
-                    self.log.fatal(format_args!("cannot register this sidecar: {e}"));
-                    return Some(End::Failed);
-                }
+        if !self.registries.is_registered() && matches!(self.stage, Stage::Serving) {
+            if let Err(e) = self.registries.register(&self.entry) {
+                self.log.fatal(format_args!("cannot register this sidecar: {e}"));
+                return Some(End::Failed);
             }
             match self.app_channel.take() {
                 Some(channel) => self.app_ready = Some(tokio::spawn(channel.discover())),
@@ -274,24 +269,16 @@ impl Sidecar {
         self.reply_up_to(version, 500, "the change was refused");
     }
 
-    fn on_registry(&mut self, result: Result<Table, RegistryError>) {
-        let registry_log = self.log.scoped("dapr.runtime.registry");
-        for complaint in self.watch.as_mut().map(Watch::complaints).unwrap_or_default() {
-            registry_log.warning(complaint);
-        }
-        match result {
-            Ok(table) => {
-                let routes = registry::routes(&table, (&self.entry.id, &self.entry.namespace));
-                if routes != self.routes {
-                    self.routes.clone_from(&routes);
-                    self.publisher.set_routes(routes);
-                    self.publish();
-                }
+    fn on_registry(&mut self, change: Change) {
+        match change {
+            Change::Routes(routes) if routes != self.routes => {
+                self.routes.clone_from(&routes);
+                self.publisher.set_routes(routes);
+                self.publish();
             }
-            Err(e) => {
-                registry_log.error(format_args!("{e}; the apps known so far stay reachable"));
-                self.watch = None;
-            }
+            Change::Routes(_) => {}
+            // After the state with the routes that came with it, on the same link.
+            Change::Resolved(query) => self.supervisor.send(&ToDataPlane::Resolved { query }),
         }
     }
 
@@ -320,13 +307,6 @@ const fn level_of(level: LogLevel) -> Level {
         LogLevel::Info => Level::Info,
         LogLevel::Warning => Level::Warning,
         LogLevel::Error => Level::Error,
-    }
-}
-
-async fn changed(watch: &mut Option<LocalWatch>) -> Result<Table, RegistryError> {
-    match watch {
-        Some(watch) => watch.changed().await,
-        None => std::future::pending().await,
     }
 }
 

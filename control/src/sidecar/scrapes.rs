@@ -21,11 +21,19 @@ pub(super) struct Scrapes {
     waiting: VecDeque<(u64, Scrape)>,
     query_count: u64,
     facts: Facts,
+    /// Of the registries, as they were at the last scrape.
+    registries: Vec<Counter>,
 }
 
 impl Scrapes {
     pub(super) fn new(incoming: Option<mpsc::Receiver<Scrape>>) -> Self {
-        Self { incoming, waiting: VecDeque::new(), query_count: 0, facts: Facts::default() }
+        Self {
+            incoming,
+            waiting: VecDeque::new(),
+            query_count: 0,
+            facts: Facts::default(),
+            registries: Vec::new(),
+        }
     }
 
     /// Dropping the future before it is ready loses nothing.
@@ -57,7 +65,8 @@ impl Scrapes {
     }
 
     /// The query to put to the data plane; without one the page is answered at once.
-    pub(super) fn ask(&mut self, scrape: Scrape) -> Option<u64> {
+    pub(super) fn ask(&mut self, scrape: Scrape, registries: Vec<Counter>) -> Option<u64> {
+        self.registries = registries;
         if self.facts.data_plane_pid.is_none() || self.waiting.len() >= WAITING_MAX {
             self.answer_one(scrape, &[]);
             return None;
@@ -81,8 +90,9 @@ impl Scrapes {
             .into_iter()
             .filter_map(|(process, pid)| Some((process, resident::bytes(pid?)?)))
             .collect();
+        let counters = [counters, &self.registries].concat();
         // The scraper may have left meanwhile.
-        let _ = scrape.send(metrics::emit(&self.facts, counters, &resident));
+        let _ = scrape.send(metrics::emit(&self.facts, &counters, &resident));
     }
 }
 
@@ -95,7 +105,7 @@ mod tests {
 
     fn ask(scrapes: &mut Scrapes) -> (Option<u64>, oneshot::Receiver<String>) {
         let (scrape, page) = oneshot::channel();
-        (scrapes.ask(scrape), page)
+        (scrapes.ask(scrape, Vec::new()), page)
     }
 
     #[test]

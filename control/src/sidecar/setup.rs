@@ -12,12 +12,13 @@ use crate::{
         page,
     },
     app_channel::AppChannel,
-    config::Config,
+    config::{Config, name_resolution},
     host, instance,
     listen::{self, Bound, ListenError},
     log::Log,
+    peer_port,
     publish::Publisher,
-    registry::{self, Entry, Identity, Registry, RegistryError, Watch, local::LocalRegistry},
+    registry::{self, Entry, Identity, Registries, RegistryError},
     runtime_dir::{RuntimeDir, RuntimeDirError},
     supervisor::{Program, Supervisor},
     version,
@@ -38,6 +39,9 @@ use tokio::time::Instant;
 pub(crate) enum StartError {
     #[error("cannot resolve app-channel-address {host:?}: {reason}")]
     AppHost { host: String, reason: io::Error },
+    /// In daprd's words, and with every problem there is.
+    #[error("{0}")]
+    Configuration(#[from] name_resolution::Problems),
     #[error("{0}")]
     Listen(#[from] ListenError),
     /// daprd's words; the reasons are logged before.
@@ -66,6 +70,8 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
     ));
     log.info(format_args!("Log level set to: {}", config.log.threshold.name()));
     config.warnings.iter().for_each(|warning| log.warning(warning));
+    let names = name_resolution::load(&config.configuration_files)?;
+    names.warnings.iter().for_each(|warning| log.warning(warning));
     let dir = RuntimeDir::locate()?;
     dir.create()?;
     let instance = instance::draw();
@@ -81,14 +87,13 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
     }
     let metrics = config.metrics.as_ref();
     let metrics = metrics.map(|place| bind_tcp(&place.host, place.port, log)).transpose()?;
-    let entry = entry(config, instance.clone(), Address::Unix(peer), api, metrics.as_ref());
+    let mut entry = entry(config, instance.clone(), Address::Unix(peer), api, metrics.as_ref());
+    entry.remote_peer = remote_peer(config, &names.settings, log, &mut sockets)?;
     let scrapes =
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
 
-    let registry = LocalRegistry::new(dir.clone());
-    let mut watch = registry.watch()?;
-    watch.complaints().iter().for_each(|complaint| log.warning(complaint));
-    let routes = registry::routes(&watch.table(), (&config.app_id, &config.namespace));
+    let registries = Registries::start(&names.settings, &dir, &entry, log)?;
+    let routes = registries.routes();
     let mut publisher =
         Publisher::new(app(config, app_address), metadata(config), sockets.listeners);
     publisher.set_routes(routes.clone());
@@ -99,10 +104,8 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
         started,
         publisher,
         supervisor,
-        registry,
+        registries,
         entry,
-        registration: None,
-        watch: Some(watch),
         routes,
         app_channel: app_address.map(|address| app_channel(config, address, log)),
         app_ready: None,
@@ -136,6 +139,29 @@ fn bind_tcp(host: &str, port: u16, log: &Log) -> Result<Bound, ListenError> {
     listen::tcp(host, port, listen::RETRY, |reason| {
         log.warning(format_args!("{reason}; trying again for {:?}", listen::RETRY));
     })
+}
+
+/// With a registry that reaches beyond this machine, peers call over TCP too; what they are told.
+fn remote_peer(
+    config: &Config,
+    settings: &registry::Settings,
+    log: &Log,
+    sockets: &mut Sockets,
+) -> Result<Option<SocketAddr>, StartError> {
+    if !settings.needs_tcp_peer() {
+        return Ok(None);
+    }
+    let bound = match config.peer.port {
+        0 => peer_port::listen(&config.peer.host, config.app_id.as_str())?,
+        port => bind_tcp(&config.peer.host, port, log)?,
+    };
+    let address = peer_port::advertised(bound.address, config.host_ip.as_deref());
+    log.info(format_args!(
+        "Internal server is running on {}; other machines are told {address}",
+        bound.address
+    ));
+    sockets.add(ListenerKind::Peer, bound.socket);
+    Ok(Some(address))
 }
 
 /// Binds the HTTP API; returns where a client on this machine reaches it.

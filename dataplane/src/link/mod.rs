@@ -310,6 +310,8 @@ impl Link {
                 self.tell_all(|| ToWorker::Drain);
             }
             ToDataPlane::Exit => self.exit(End::Told),
+            // Nothing here asks, so no call waits for an answer.
+            ToDataPlane::Resolved { .. } => {}
         }
     }
 

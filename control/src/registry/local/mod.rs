@@ -16,7 +16,7 @@ mod watch;
 
 pub(crate) use watch::LocalWatch;
 
-use super::{Entry, Registration, Registry, RegistryError, Table};
+use super::{Entry, Registrar, Registration, Registry, RegistryError, Sink, Table};
 use crate::runtime_dir::RuntimeDir;
 use rows::Rows;
 use rustix::fs::{FlockOperation, flock};
@@ -28,6 +28,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
+use tokio::task::JoinHandle;
 
 pub(crate) struct LocalRegistry {
     dir: RuntimeDir,
@@ -51,15 +52,20 @@ impl LocalRegistry {
     }
 }
 
-impl Registry for LocalRegistry {
-    type Registration = LocalRegistration;
-    type Watch = LocalWatch;
-
-    fn register(&self, entry: &Entry) -> Result<LocalRegistration, RegistryError> {
+impl Registrar for LocalRegistry {
+    fn register(
+        &self,
+        entry: &Entry,
+        _news: &Sink,
+    ) -> Result<Box<dyn Registration>, RegistryError> {
         let path = self.dir.apps().join(file_name(&entry.instance));
         let file = write_locked(&path, entry).map_err(|e| file_error(&path, e))?;
-        Ok(LocalRegistration { path, _locked: file })
+        Ok(Box::new(LocalRegistration { path, _locked: file }))
     }
+}
+
+impl Registry for LocalRegistry {
+    type Watch = LocalWatch;
 
     fn watch(&self) -> Result<LocalWatch, RegistryError> {
         LocalWatch::start(self.dir.clone())
@@ -94,7 +100,7 @@ fn write_locked(path: &Path, entry: &Entry) -> io::Result<File> {
     Ok(file)
 }
 
-pub(crate) struct LocalRegistration {
+struct LocalRegistration {
     path: PathBuf,
     _locked: File,
 }
@@ -106,6 +112,10 @@ impl Registration for LocalRegistration {
         // the name for stale.
         self._locked = file;
         Ok(())
+    }
+
+    fn end(self: Box<Self>) -> Option<JoinHandle<()>> {
+        None
     }
 }
 
@@ -121,7 +131,7 @@ const SUFFIX: &str = ".json";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{registry::Watch, test_dir::TestDir};
+    use crate::test_dir::TestDir;
     use std::{
         io::Read,
         process::{Child, Command, Stdio},
@@ -183,7 +193,8 @@ mod tests {
         fs::write(&path, "{").unwrap();
         let mut owner = holder(&path);
         fs::write(place.dir.apps().join("README"), "no entry").unwrap();
-        let _ours = place.registry.register(&Entry::sample("orders", "1")).unwrap();
+        let _ours =
+            place.registry.register(&Entry::sample("orders", "1"), &Sink::pair().0).unwrap();
         run(async {
             let mut watch = place.registry.watch().unwrap();
             assert_eq!(ids(&watch.table()), ["orders"]);
@@ -203,7 +214,7 @@ mod tests {
             let mut watch = place.registry.watch().unwrap();
             assert!(watch.table().is_empty());
             let mut entry = Entry::sample("orders", "1");
-            let mut ours = place.registry.register(&entry).unwrap();
+            let mut ours = place.registry.register(&entry, &Sink::pair().0).unwrap();
             assert_eq!(next(&mut watch).await, [entry.clone()]);
             entry.cli_pid = Some(7);
             ours.update(&entry).unwrap();
@@ -246,7 +257,7 @@ mod tests {
     fn updates_never_make_the_entry_flicker() {
         let place = place();
         let mut entry = Entry::sample("orders", "1");
-        let mut ours = place.registry.register(&entry).unwrap();
+        let mut ours = place.registry.register(&entry, &Sink::pair().0).unwrap();
         let updates = std::thread::spawn(move || {
             for pid in 0..2000 {
                 entry.app_pid = Some(pid);
@@ -265,8 +276,10 @@ mod tests {
     #[test]
     fn one_app_twice_is_two_rows_in_order_of_creation() {
         let place = place();
-        let first = place.registry.register(&Entry::sample("orders", "2")).unwrap();
-        let _second = place.registry.register(&Entry::sample("orders", "1")).unwrap();
+        let first =
+            place.registry.register(&Entry::sample("orders", "2"), &Sink::pair().0).unwrap();
+        let _second =
+            place.registry.register(&Entry::sample("orders", "1"), &Sink::pair().0).unwrap();
         let instances = |table: &Table| -> Vec<String> {
             table.iter().map(|entry| entry.instance.0.to_string()).collect()
         };

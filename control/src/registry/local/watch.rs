@@ -4,7 +4,7 @@
 
 use super::rows::{Look, Rows, is_entry};
 use crate::{
-    registry::{RegistryError, Table, Watch},
+    registry::{Entry, News, RegistryError, Row, Sink, Table, Watch},
     runtime_dir::RuntimeDir,
 };
 use rustix::{fs::inotify, io::Errno};
@@ -110,12 +110,15 @@ impl LocalWatch {
     }
 }
 
-impl Watch for LocalWatch {
-    fn table(&self) -> Table {
+impl LocalWatch {
+    #[cfg(test)]
+    pub(super) fn table(&self) -> Table {
         self.last.clone()
     }
 
-    async fn changed(&mut self) -> Result<Table, RegistryError> {
+    /// The next table that differs from the last. Dropping the future before it is ready loses
+    /// nothing.
+    pub(super) async fn changed(&mut self) -> Result<Table, RegistryError> {
         loop {
             if let Some(table) = self.rows.changed_table().filter(|table| *table != self.last) {
                 self.last.clone_from(&table);
@@ -140,8 +143,40 @@ impl Watch for LocalWatch {
         }
     }
 
-    fn complaints(&mut self) -> Vec<String> {
+    /// What was skipped since the last call, for the log.
+    pub(super) fn complaints(&mut self) -> Vec<String> {
         std::mem::take(&mut self.rows.complaints)
+    }
+}
+
+impl Watch for LocalWatch {
+    fn rows(&self) -> Vec<Row> {
+        let row = |entry: &Entry| Row {
+            id: entry.id.clone(),
+            namespace: entry.namespace.clone(),
+            instance: entry.instance.clone(),
+            address: entry.peer.clone(),
+        };
+        self.last.iter().map(row).collect()
+    }
+
+    async fn run(mut self, news: Sink) {
+        loop {
+            for complaint in self.complaints() {
+                news.tell(News::Complaint(complaint)).await;
+            }
+            if !news.tell(News::Rows(self.rows())).await {
+                return;
+            }
+            let changed = tokio::select! {
+                () = news.closed() => return,
+                changed = self.changed() => changed,
+            };
+            if let Err(e) = changed {
+                news.tell(News::Away(e.to_string())).await;
+                return;
+            }
+        }
     }
 }
 
@@ -211,6 +246,7 @@ const EVENT_BUFFER_BYTES: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::{Registrar, Sink};
     use crate::{
         registry::{Entry, Registry, local::LocalRegistry},
         test_dir::TestDir,
@@ -236,7 +272,7 @@ mod tests {
     fn lost_events_lead_to_a_rescan() {
         run(async |_, registry| {
             let mut watch = registry.watch().unwrap();
-            let _ours = registry.register(&Entry::sample("orders", "1")).unwrap();
+            let _ours = registry.register(&Entry::sample("orders", "1"), &Sink::pair().0).unwrap();
             // The real events are read and dropped, as in an overflow; only the notice of it is
             // left.
             while !read_notices(watch.events.get_ref()).unwrap().is_empty() {}

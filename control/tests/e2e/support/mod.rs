@@ -7,11 +7,15 @@ mod app;
 mod client;
 mod place;
 mod process;
+#[path = "../../../src/test_program.rs"]
+mod program;
+mod server;
 
 pub(crate) use app::App;
 pub(crate) use client::{call, call_unix, get, try_call};
 pub(crate) use place::{Place, free_port, status_of};
 pub(crate) use process::{Finished, Process};
+pub(crate) use server::Server;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,212 @@
+//! Against a real dnsmasq on loopback.
+
+#![forbid(unsafe_code)]
+
+use super::*;
+use crate::{
+    test_dir::TestDir,
+    test_program::{self, TestProgram},
+};
+use rustix::process::Signal;
+use std::{fs, net::Ipv4Addr, path::PathBuf};
+use tokio::sync::mpsc::{Receiver, Sender};
+
+#[test]
+fn refuses_templates_that_say_nothing() {
+    for (case, text, want) in [
+        ("no port", "{id}.example", "it must end with a port"),
+        ("port 0", "{id}:0", "\"0\" is no port"),
+        ("no number", "{id}:http", "\"http\" is no port"),
+        ("no host", ":80", "it is empty"),
+        ("unknown", "{name}:80", "\"{name}\" stands for nothing"),
+        ("unclosed", "{id:80", "a '{' is not closed"),
+    ] {
+        let text = Template::parse_host_port(text).expect_err(case).to_string();
+        assert!(text.contains(want), "{case}: {text}");
+    }
+}
+
+#[test]
+fn fills_in_what_is_known_of_an_app() {
+    let name = (AppId::new("{port}").unwrap(), Namespace::new("prod").unwrap());
+    for (text, want) in [
+        ("{id}-dapr.{namespace}.svc:{port}", "{port}-dapr.prod.svc 50002"),
+        ("{appid}:80", "{port} 80"),
+        ("[::1]:{port}", "::1 50002"),
+    ] {
+        let (host, port) = Template::parse_host_port(text).unwrap();
+        assert_eq!(format!("{} {}", host.expand(&name, 50002), port.expand(&name, 50002)), want);
+    }
+}
+
+struct Dnsmasq {
+    temp: TestDir,
+    binary: PathBuf,
+    port: u16,
+    program: Option<TestProgram>,
+}
+
+impl Dnsmasq {
+    /// `hosts` are lines of an `/etc/hosts`, which a HUP signal makes it read again.
+    async fn start(hosts: &str) -> Option<Self> {
+        let binary = test_program::find("dnsmasq", "dnsmasq-base")?;
+        let mut server =
+            Self { temp: TestDir::new(), binary, port: test_program::free_port(), program: None };
+        server.write(hosts);
+        server.run().await;
+        Some(server)
+    }
+
+    fn write(&self, hosts: &str) {
+        fs::write(self.temp.path().join("hosts"), hosts).unwrap();
+    }
+
+    async fn run(&mut self) {
+        let hosts = self.temp.path().join("hosts");
+        let arguments = [
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--bind-interfaces",
+            "--user=root",
+            "--listen-address=127.0.0.1",
+            "--pid-file=",
+            "--local-ttl=1",
+            "--local=/example/",
+            "--srv-host=_dapr._tcp.orders.example,a.example,4001,0",
+            "--srv-host=_dapr._tcp.orders.example,b.example,4002,0",
+            "--srv-host=_dapr._tcp.orders.example,c.example,4003,9",
+            &format!("--port={}", self.port),
+            &format!("--addn-hosts={}", hosts.display()),
+        ]
+        .map(str::to_owned);
+        self.program = Some(TestProgram::start(&self.binary, &arguments));
+        // It listens on TCP as soon as it answers.
+        let deadline = Instant::now() + DEADLINE;
+        while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.is_err() {
+            assert!(Instant::now() < deadline, "dnsmasq does not start");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn settings(&self, names: Names) -> Settings {
+        let servers = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))];
+        Settings { names, apps: Vec::new(), servers }
+    }
+}
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Asked {
+    questions: Sender<Question>,
+    news: Receiver<(usize, News)>,
+    rows: Vec<String>,
+    away: usize,
+}
+
+impl Asked {
+    fn start(settings: Settings) -> Self {
+        let mut entry = Entry::sample("own", "0");
+        entry.remote_peer = Some(([10, 0, 0, 9], 4000).into());
+        let (questions, receiver) = mpsc::channel(16);
+        let (sink, news) = Sink::pair();
+        let registry = DnsRegistry::new(settings, &entry, receiver).unwrap();
+        tokio::spawn(registry.watch().unwrap().run(sink));
+        Self { questions, news, rows: Vec::new(), away: 0 }
+    }
+
+    async fn ask(&mut self, number: u64, id: &str) {
+        let (id, namespace) = (AppId::new(id).unwrap(), Namespace::default());
+        self.questions.send(Question { number, id, namespace }).await.unwrap();
+        while self.next().await != Some(number) {}
+    }
+
+    async fn next(&mut self) -> Option<u64> {
+        let next = tokio::time::timeout(DEADLINE, self.news.recv()).await;
+        match next.expect("news in time").unwrap().1 {
+            News::Away(_) => self.away += 1,
+            News::Resolved(number) => return Some(number),
+            News::Rows(rows) => {
+                self.rows = rows.iter().map(|row| format!("{} {}", row.id, row.address)).collect();
+            }
+            News::Back | News::Complaint(_) => {}
+        }
+        None
+    }
+
+    async fn until(&mut self, want: &[&str]) {
+        while self.rows != want {
+            self.next().await;
+        }
+    }
+}
+
+fn host(template: &str) -> Names {
+    let (host, port) = Template::parse_host_port(template).unwrap();
+    Names::Host { host, port }
+}
+
+#[tokio::test]
+async fn names_are_looked_up_when_asked_for_and_followed() {
+    let hosts = "10.0.0.1 orders.example\n10.0.0.2 orders.example\nfd00::1 six.example\n";
+    let Some(server) = Dnsmasq::start(hosts).await else { return };
+    let mut asked = Asked::start(server.settings(host("{id}.example.:{port}")));
+    asked.ask(1, "orders").await;
+    assert_eq!(asked.rows, ["orders 10.0.0.1:4000", "orders 10.0.0.2:4000"]);
+    asked.ask(2, "six").await;
+    assert_eq!(asked.rows[2..], ["six [fd00::1]:4000"]);
+    asked.ask(3, "nobody").await;
+    asked
+        .ask(
+            4,
+            "no_such_name_can_be_much_longer_than_sixty_three_characters_which_is_what_dns_takes",
+        )
+        .await;
+    assert_eq!(asked.rows.len(), 3);
+    server.write("10.0.0.3 orders.example\n");
+    server.program.as_ref().unwrap().signal(Signal::HUP);
+    asked.until(&["orders 10.0.0.3:4000"]).await;
+    assert_eq!(asked.away, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_takes_nobody_away() {
+    let Some(mut server) = Dnsmasq::start("10.0.0.1 orders.example\n").await else { return };
+    let mut settings = server.settings(host("{id}.example.:4000"));
+    settings.apps = vec![(AppId::new("orders").unwrap(), Namespace::default())];
+    let mut asked = Asked::start(settings);
+    asked.until(&["orders 10.0.0.1:4000"]).await;
+    server.program.take().unwrap().kill();
+    while asked.away == 0 {
+        asked.next().await;
+    }
+    assert_eq!(asked.rows, ["orders 10.0.0.1:4000"]);
+    server.write("10.0.0.2 orders.example\n");
+    server.run().await;
+    asked.until(&["orders 10.0.0.2:4000"]).await;
+}
+
+#[tokio::test]
+async fn services_bring_their_ports_and_only_the_best_count() {
+    let hosts = "10.0.0.1 a.example\n10.0.0.2 b.example\n10.0.0.3 c.example\n";
+    let Some(server) = Dnsmasq::start(hosts).await else { return };
+    let name = Template::parse("_dapr._tcp.{id}.example.").unwrap();
+    let mut asked = Asked::start(server.settings(Names::Service { name }));
+    asked.ask(1, "orders").await;
+    assert_eq!(asked.rows, ["orders 10.0.0.1:4001", "orders 10.0.0.2:4002"]);
+    asked.ask(2, "nobody").await;
+    assert_eq!(asked.rows.len(), 2);
+}
+
+#[tokio::test]
+async fn an_address_needs_no_server() {
+    let settings = Settings {
+        names: host("127.0.0.7:80"),
+        apps: Vec::new(),
+        servers: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, test_program::free_port()))],
+    };
+    let mut asked = Asked::start(settings);
+    asked.ask(1, "any").await;
+    assert_eq!(asked.rows, ["any 127.0.0.7:80"]);
+}

@@ -1,0 +1,383 @@
+//! The registry of several machines: rows under a prefix of an etcd cluster, each held by a lease
+//! of its owner.
+//!
+//! ```text
+//!   connect ──► read all at revision R ──► watch from R+1 ──► events…
+//!      ▲                 ▲                       │
+//!      │                 └── compacted, replaced ┤
+//!      └───── pause, longer each time ◄── error ─┘      a new watch goes on where it stopped
+//! ```
+//! The invariant: what is told is the table of one revision plus every event since, without a gap.
+//! Where that cannot be had (what happened meanwhile was compacted away, or another cluster
+//! answers), all is read again.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod register;
+mod row;
+mod wire;
+
+use super::{Entry, News, Registrar, Registration, Registry, RegistryError, Row, Sink, Watch};
+use client::{Client, EtcdError};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use tokio::time::Instant;
+use tonic::Streaming;
+use wire::{EVENT_DELETE, Event, KeyValue, RangeRequest, WatchCreateRequest, WatchResponse};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Settings {
+    /// `http://` or `https://`, host and port; not empty.
+    pub(crate) endpoints: Vec<String>,
+    /// Ends with a slash.
+    pub(crate) prefix: String,
+    /// How long our row stays when we end without a word; whole seconds.
+    pub(crate) lease_ttl: Duration,
+    pub(crate) user: Option<(String, Password)>,
+    pub(crate) tls: Tls,
+}
+
+/// For `https://` endpoints.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Tls {
+    /// `None`: what the system trusts.
+    pub(crate) ca: Option<PathBuf>,
+    /// Certificate and key.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    /// Where it is another than that of the endpoint.
+    pub(crate) server_name: Option<String>,
+}
+
+/// Not for logs.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Password(pub(crate) String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct EtcdRegistry {
+    settings: Settings,
+}
+
+impl EtcdRegistry {
+    /// # Errors
+    /// When an endpoint is no address.
+    pub(crate) fn new(settings: Settings) -> Result<Self, RegistryError> {
+        let problem = |reason| Err(RegistryError::Settings { name: "etcd", reason });
+        if settings.endpoints.is_empty() {
+            return problem("there is no endpoint".to_owned());
+        }
+        for uri in &settings.endpoints {
+            if let Err(e) = tonic::transport::Endpoint::from_shared(uri.clone()) {
+                return problem(format!("endpoint {uri:?}: {e}"));
+            }
+        }
+        Ok(Self { settings })
+    }
+}
+
+impl Registry for EtcdRegistry {
+    type Watch = EtcdWatch;
+
+    fn watch(&self) -> Result<EtcdWatch, RegistryError> {
+        Ok(EtcdWatch {
+            settings: self.settings.clone(),
+            rows: BTreeMap::new(),
+            position: None,
+            rubbish: Rubbish::default(),
+        })
+    }
+}
+
+impl Registrar for EtcdRegistry {
+    fn register(&self, entry: &Entry, news: &Sink) -> Result<Box<dyn Registration>, RegistryError> {
+        Ok(Box::new(register::start(self.settings.clone(), entry.clone(), news.clone())))
+    }
+}
+
+pub(crate) struct EtcdWatch {
+    settings: Settings,
+    /// By key.
+    rows: BTreeMap<Vec<u8>, Row>,
+    /// `None`: nothing was read, or what was read cannot be continued.
+    position: Option<Position>,
+    rubbish: Rubbish,
+}
+
+/// Up to where the table is complete.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Position {
+    cluster_id: u64,
+    /// First revision whose events are not in the table.
+    next_revision: i64,
+}
+
+impl Watch for EtcdWatch {
+    fn rows(&self) -> Vec<Row> {
+        Vec::new()
+    }
+
+    async fn run(mut self, news: Sink) {
+        let mut pause = Pause::default();
+        loop {
+            let started = Instant::now();
+            let error = tokio::select! {
+                () = news.closed() => return,
+                error = self.follow(&news) => error,
+            };
+            if error.is_compacted() || matches!(error, EtcdError::Replaced) {
+                // The table stands until the new one is there.
+                self.position = None;
+                news.tell(News::Complaint(format!("{error}; reading all rows again"))).await;
+            } else {
+                news.tell(News::Away(error.to_string())).await;
+            }
+            if started.elapsed() > PAUSE_MAX {
+                pause = Pause::default();
+            }
+            tokio::select! {
+                () = news.closed() => return,
+                () = tokio::time::sleep(pause.next()) => {}
+            }
+        }
+    }
+}
+
+impl EtcdWatch {
+    /// One connection, from its beginning to its end.
+    async fn follow(&mut self, news: &Sink) -> EtcdError {
+        match self.try_follow(news).await {
+            Err(e) => e,
+            Ok(never) => match never {},
+        }
+    }
+
+    async fn try_follow(&mut self, news: &Sink) -> Result<std::convert::Infallible, EtcdError> {
+        let client = Client::connect(&self.settings).await?;
+        let position = match self.position {
+            Some(position) => position,
+            None => {
+                let position = self.read_all(&client).await?;
+                self.position = Some(position);
+                self.tell_rows(news).await;
+                position
+            }
+        };
+        let mut watch = client
+            .watch(WatchCreateRequest {
+                key: self.settings.prefix.clone().into_bytes(),
+                range_end: prefix_end(&self.settings.prefix),
+                start_revision: position.next_revision,
+                progress_notify: true,
+                fragment: true,
+            })
+            .await?;
+        loop {
+            let response = next_response(&mut watch).await?;
+            let mut is_changed = self.on_response(response, news).await?;
+            // What has arrived along with it becomes one table.
+            while let Ok(response) =
+                tokio::time::timeout(Duration::ZERO, next_response(&mut watch)).await
+            {
+                is_changed |= self.on_response(response?, news).await?;
+            }
+            if is_changed {
+                self.tell_rows(news).await;
+            }
+        }
+    }
+
+    /// Reads page by page at the revision of the first page.
+    async fn read_all(&mut self, client: &Client) -> Result<Position, EtcdError> {
+        let mut rows = BTreeMap::new();
+        self.rubbish = Rubbish::default();
+        let mut request = RangeRequest {
+            key: self.settings.prefix.clone().into_bytes(),
+            range_end: prefix_end(&self.settings.prefix),
+            limit: PAGE_ROWS,
+            revision: 0,
+        };
+        let mut position = None;
+        loop {
+            let page = match client.range(request.clone()).await {
+                // Rubbish may be large; at one row a page etcd's own bound on values is below ours.
+                Err(e) if e.is_too_large() && request.limit > 1 => {
+                    request.limit /= 2;
+                    continue;
+                }
+                result => result?,
+            };
+            let header = page.header.unwrap_or_default();
+            let position = *position.get_or_insert(Position {
+                cluster_id: header.cluster_id,
+                next_revision: header.revision + 1,
+            });
+            request.revision = position.next_revision - 1;
+            let last = page.kvs.last().map(|kv| kv.key.clone());
+            for kv in page.kvs {
+                self.rubbish.sort(&self.settings.prefix, kv, &mut rows);
+            }
+            match last.filter(|_| page.more) {
+                Some(mut key) => {
+                    // The key that follows it immediately.
+                    key.push(0);
+                    request.key = key;
+                }
+                None => {
+                    self.rows = rows;
+                    return Ok(position);
+                }
+            }
+        }
+    }
+
+    /// Whether the table changed.
+    async fn on_response(
+        &mut self,
+        response: WatchResponse,
+        news: &Sink,
+    ) -> Result<bool, EtcdError> {
+        if response.compact_revision != 0 {
+            return Err(EtcdError::Compacted(response.compact_revision));
+        }
+        if response.canceled {
+            return Err(EtcdError::WatchEnded(response.cancel_reason));
+        }
+        let Some(position) = &mut self.position else { return Err(EtcdError::Replaced) };
+        let header = response.header.unwrap_or_default();
+        // A revision behind ours, or another name, means that the data is not what our table was
+        // made of.
+        if header.cluster_id != position.cluster_id || header.revision < position.next_revision - 1
+        {
+            return Err(EtcdError::Replaced);
+        }
+        if response.created {
+            news.tell(News::Back).await;
+            return Ok(false);
+        }
+        let last_event = response.events.last().and_then(|event| event.kv.as_ref());
+        match last_event {
+            // Later events of the same revision may still come.
+            _ if response.fragment => {}
+            Some(kv) => position.next_revision = position.next_revision.max(kv.mod_revision + 1),
+            None => position.next_revision = header.revision + 1,
+        }
+        Ok(response
+            .events
+            .into_iter()
+            .fold(false, |is_changed, event| self.on_event(event) | is_changed))
+    }
+
+    fn on_event(&mut self, event: Event) -> bool {
+        let Some(kv) = event.kv else { return false };
+        let was = self.rows.remove(&kv.key);
+        if event.kind == EVENT_DELETE {
+            return was.is_some();
+        }
+        let key = kv.key.clone();
+        self.rubbish.sort(&self.settings.prefix, kv, &mut self.rows);
+        self.rows.get(&key) != was.as_ref()
+    }
+
+    async fn tell_rows(&mut self, news: &Sink) {
+        if let Some(line) = self.rubbish.line(&self.settings.prefix) {
+            news.tell(News::Complaint(line)).await;
+        }
+        news.tell(News::Rows(self.rows.values().cloned().collect())).await;
+    }
+}
+
+async fn next_response(watch: &mut Streaming<WatchResponse>) -> Result<WatchResponse, EtcdError> {
+    match watch.message().await {
+        Ok(Some(response)) => Ok(response),
+        Ok(None) => Err(EtcdError::WatchEnded("the server closed it".into())),
+        Err(status) => Err(EtcdError::WatchEnded(status.message().to_owned())),
+    }
+}
+
+/// The first key after all that start with the prefix. It ends with a slash, so its last byte can
+/// be counted up.
+fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+/// What stands under the prefix and is no row: counted, and told in one line, however much it is.
+#[derive(Default)]
+struct Rubbish {
+    count: u64,
+    first: Option<String>,
+    told_at: Option<Instant>,
+}
+
+impl Rubbish {
+    fn sort(&mut self, prefix: &str, kv: KeyValue, rows: &mut BTreeMap<Vec<u8>, Row>) {
+        let reason = match row::parse(prefix, &kv.key, &kv.value) {
+            Ok(row) if rows.len() < ROWS_MAX => {
+                rows.insert(kv.key, row);
+                return;
+            }
+            Ok(_) => format!("there are more than {ROWS_MAX} rows"),
+            Err(e) => e.to_string(),
+        };
+        self.count += 1;
+        self.first.get_or_insert_with(|| {
+            let key: String =
+                String::from_utf8_lossy(&kv.key).chars().take(KEY_CHARS_MAX).collect();
+            format!("{key:?}: {reason}")
+        });
+    }
+
+    /// Once per read of the table, then at most once in a while.
+    fn line(&mut self, prefix: &str) -> Option<String> {
+        let first = self.first.as_ref()?;
+        if self.told_at.is_some_and(|at| at.elapsed() < RUBBISH_PAUSE) {
+            return None;
+        }
+        let line = format!(
+            "{} keys under {prefix} are no rows and are skipped; the first: {first}",
+            self.count
+        );
+        *self = Self { told_at: Some(Instant::now()), ..Self::default() };
+        Some(line)
+    }
+}
+
+/// Between attempts: doubling, and never the same for two sidecars, so that they do not come back
+/// all at once.
+#[derive(Default)]
+struct Pause {
+    attempts: u32,
+}
+
+impl Pause {
+    fn next(&mut self) -> Duration {
+        let longest = PAUSE_MIN.saturating_mul(1 << self.attempts.min(16)).min(PAUSE_MAX);
+        self.attempts = self.attempts.saturating_add(1);
+        longest.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}
+
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Rows of one page.
+const PAGE_ROWS: i64 = 1000;
+
+/// Rows kept; a row costs some 300 bytes.
+const ROWS_MAX: usize = 1_000_000;
+
+/// Of a key in a log line.
+const KEY_CHARS_MAX: usize = 100;
+
+const RUBBISH_PAUSE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;

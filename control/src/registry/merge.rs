@@ -1,0 +1,478 @@
+//! All registries of a sidecar as one: their tasks, their health, and one table out of all of
+//! theirs.
+//!
+//! Who wins when several know an app: what an operator wrote down (`file`) over what was discovered
+//! (`local`, `sqlite`, `etcd`) over what is only a name (`dns`). Discovered instances of one app
+//! stand together, since they may run on different machines; an instance that several know has the
+//! address of the first of them, the nearest. The app served here is nobody's to say, and neither
+//! is another app at one of our own addresses.
+
+#![forbid(unsafe_code)]
+
+use super::{
+    Entry, News, Registrar, Registration, Registry, RegistryError, Row, Settings, Sink, Watch,
+    dns::{DnsRegistry, Question},
+    etcd::EtcdRegistry,
+    file::FileRegistry,
+    local::LocalRegistry,
+    sqlite::SqliteRegistry,
+};
+use crate::{log::Log, runtime_dir::RuntimeDir};
+use snapshot::{
+    Address, AppId, Endpoint, Namespace, Route,
+    wire::{Counter, CounterKind},
+};
+use std::{
+    collections::{BTreeMap, VecDeque, btree_map},
+    time::Duration,
+};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+
+pub(crate) struct Registries {
+    own: Own,
+    /// In the order of their say.
+    sources: Vec<Source>,
+    sender: mpsc::Sender<(usize, News)>,
+    news: mpsc::Receiver<(usize, News)>,
+    changes: VecDeque<Change>,
+    questions: Option<mpsc::Sender<Question>>,
+    /// Entries that are being taken back.
+    ending: Vec<JoinHandle<()>>,
+    log: Log,
+}
+
+/// What [`Registries::next`] found.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Change {
+    Routes(Vec<Route>),
+    /// The question with this number was answered; the routes before this are the answer.
+    Resolved(u64),
+}
+
+/// The sidecar itself: rows that say so of others are mistaken.
+#[derive(Clone, Debug)]
+pub(crate) struct Own {
+    id: AppId,
+    namespace: Namespace,
+    addresses: Vec<Address>,
+}
+
+struct Source {
+    name: &'static str,
+    rank: Rank,
+    rows: Vec<Row>,
+    health: Health,
+    registrar: Option<Box<dyn Registrar>>,
+    registration: Option<Box<dyn Registration>>,
+}
+
+/// A better rank hides an app's rows of all worse ones.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Rank {
+    Written,
+    Discovered,
+    Named,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Health {
+    Away {
+        since: Instant,
+    },
+    /// Not read yet, and not known to be away.
+    Starting {
+        since: Instant,
+    },
+    Up,
+}
+
+impl Own {
+    fn of(entry: &Entry) -> Self {
+        let addresses = [Some(entry.peer.clone()), entry.remote_peer.map(Address::Tcp)];
+        Self {
+            id: entry.id.clone(),
+            namespace: entry.namespace.clone(),
+            addresses: addresses.into_iter().flatten().collect(),
+        }
+    }
+
+    fn is_named_by(&self, row: &Row) -> bool {
+        (row.id == self.id && row.namespace == self.namespace)
+            || self.addresses.contains(&row.address)
+    }
+}
+
+impl Source {
+    fn new(
+        name: &'static str,
+        rank: Rank,
+        rows: Vec<Row>,
+        registrar: Option<Box<dyn Registrar>>,
+    ) -> Self {
+        let health = Health::Starting { since: Instant::now() };
+        Self { name, rank, rows, health, registrar, registration: None }
+    }
+}
+
+impl Registries {
+    /// Starts to watch all of them. Must be called within the runtime the sidecar runs on.
+    ///
+    /// # Errors
+    /// When one of them can never work as it is configured.
+    pub(crate) fn start(
+        settings: &Settings,
+        dir: &RuntimeDir,
+        entry: &Entry,
+        log: &Log,
+    ) -> Result<Self, RegistryError> {
+        let mut all = Self::empty(entry, log);
+        if let Some(file) = &settings.file {
+            all.watch("file", Rank::Written, &FileRegistry::new(file.clone()), None)?;
+        }
+        let local = LocalRegistry::new(dir.clone());
+        let registrar = Box::new(LocalRegistry::new(dir.clone()));
+        all.watch("local", Rank::Discovered, &local, Some(registrar))?;
+        if let Some(sqlite) = &settings.sqlite {
+            let registry = SqliteRegistry::new(sqlite.clone(), entry.namespace.clone());
+            let registrar = Box::new(registry.clone());
+            all.watch("sqlite", Rank::Discovered, &registry, Some(registrar))?;
+        }
+        if let Some(etcd) = &settings.etcd {
+            let registry = EtcdRegistry::new(etcd.clone())?;
+            let registrar = Box::new(registry.clone());
+            all.watch("etcd", Rank::Discovered, &registry, Some(registrar))?;
+        }
+        if let Some(dns) = &settings.dns {
+            let (questions, receiver) = mpsc::channel(QUESTIONS_MAX);
+            let registry = DnsRegistry::new(dns.clone(), entry, receiver)?;
+            all.watch("dns", Rank::Named, &registry, None)?;
+            all.questions = Some(questions);
+        }
+        Ok(all)
+    }
+
+    fn empty(entry: &Entry, log: &Log) -> Self {
+        let (sender, news) = mpsc::channel(NEWS_MAX);
+        Self {
+            own: Own::of(entry),
+            sources: Vec::new(),
+            sender,
+            news,
+            changes: VecDeque::new(),
+            questions: None,
+            ending: Vec::new(),
+            log: log.scoped("dapr.runtime.registry"),
+        }
+    }
+
+    fn watch<R: Registry>(
+        &mut self,
+        name: &'static str,
+        rank: Rank,
+        registry: &R,
+        registrar: Option<Box<dyn Registrar>>,
+    ) -> Result<(), RegistryError> {
+        let watch = registry.watch()?;
+        let sink = self.sink(self.sources.len());
+        self.sources.push(Source::new(name, rank, watch.rows(), registrar));
+        tokio::spawn(watch.run(sink));
+        Ok(())
+    }
+
+    fn sink(&self, source: usize) -> Sink {
+        Sink { source, sender: self.sender.clone() }
+    }
+
+    /// Where the apps other than our own can be called, by what is known now.
+    pub(crate) fn routes(&self) -> Vec<Route> {
+        merge(self.sources.iter().map(|source| (source.rank, &source.rows[..])), &self.own)
+    }
+
+    pub(crate) fn is_registered(&self) -> bool {
+        self.sources.iter().any(|source| source.registration.is_some())
+    }
+
+    /// Tells all registries that take entries of this sidecar.
+    ///
+    /// # Errors
+    /// When one of them cannot be written.
+    pub(crate) fn register(&mut self, entry: &Entry) -> Result<(), RegistryError> {
+        self.own = Own::of(entry);
+        for index in 0..self.sources.len() {
+            let sink = self.sink(index);
+            let source = &mut self.sources[index];
+            if let Some(registrar) = &source.registrar {
+                source.registration = Some(registrar.register(entry, &sink)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// The first registry that cannot be written; all are tried.
+    pub(crate) fn update(&mut self, entry: &Entry) -> Result<(), RegistryError> {
+        let registrations = self.sources.iter_mut().filter_map(|s| s.registration.as_mut());
+        let results: Vec<_> = registrations.map(|ours| ours.update(entry)).collect();
+        results.into_iter().collect()
+    }
+
+    /// Takes our entries back: callers turn elsewhere from now on.
+    pub(crate) fn withdraw(&mut self) {
+        let registrations = self.sources.iter_mut().filter_map(|s| s.registration.take());
+        self.ending.extend(registrations.filter_map(Registration::end));
+    }
+
+    /// Waits until the entries are gone, but not for a registry that is away: what it has of us
+    /// ends by itself.
+    pub(crate) async fn end(&mut self) {
+        self.withdraw();
+        let deadline = Instant::now() + END_TIMEOUT;
+        for task in self.ending.drain(..) {
+            let _ = tokio::time::timeout_at(deadline, task).await;
+        }
+    }
+
+    /// Asks for an app nobody told of; [`Change::Resolved`] follows with the same number. `false`:
+    /// there is nobody to ask, or too much is being asked already.
+    pub(crate) fn resolve(&self, number: u64, id: AppId, namespace: Namespace) -> bool {
+        let question = Question { number, id, namespace };
+        self.questions.as_ref().is_some_and(|questions| questions.try_send(question).is_ok())
+    }
+
+    /// The next change. Dropping the future before it is ready loses nothing.
+    pub(crate) async fn next(&mut self) -> Change {
+        loop {
+            if let Some(change) = self.changes.pop_front() {
+                return change;
+            }
+            // `self.sender` keeps the channel open.
+            let Some((source, news)) = self.news.recv().await else {
+                return std::future::pending().await;
+            };
+            self.on_batch((source, news));
+        }
+    }
+
+    /// Takes what has gathered along with it, so that many changes at once are one state.
+    fn on_batch(&mut self, first: (usize, News)) {
+        let mut is_changed = false;
+        let mut resolved = Vec::new();
+        let mut next = Some(first);
+        while let Some((source, news)) = next.take() {
+            match news {
+                News::Rows(rows) => {
+                    is_changed |= self.sources[source].rows != rows;
+                    self.sources[source].rows = rows;
+                    self.on_up(source);
+                }
+                News::Away(reason) => self.on_away(source, &reason),
+                News::Back => self.on_up(source),
+                News::Complaint(text) => {
+                    self.log.warning(format_args!("{}: {text}", self.sources[source].name));
+                }
+                News::Resolved(number) => resolved.push(Change::Resolved(number)),
+            }
+            next = self.news.try_recv().ok();
+        }
+        if is_changed {
+            let routes = self.routes();
+            self.changes.push_back(Change::Routes(routes));
+        }
+        self.changes.extend(resolved);
+    }
+
+    fn on_away(&mut self, index: usize, reason: &str) {
+        let source = &mut self.sources[index];
+        let since = match source.health {
+            Health::Away { .. } => return,
+            Health::Starting { since } => since,
+            Health::Up => Instant::now(),
+        };
+        source.health = Health::Away { since };
+        let name = source.name;
+        self.log.error(format_args!("{name}: {reason}; the apps known so far stay reachable"));
+    }
+
+    fn on_up(&mut self, index: usize) {
+        let source = &mut self.sources[index];
+        if let Health::Away { since } = source.health {
+            let seconds = since.elapsed().as_secs();
+            self.log.info(format_args!("{}: is back after {seconds} s", source.name));
+        }
+        source.health = Health::Up;
+    }
+
+    /// For the metrics page. A table is as old as the moment at which it was last known to be true.
+    pub(crate) fn counters(&self) -> Vec<Counter> {
+        let sources = self.sources.iter().flat_map(|source| {
+            let age = match source.health {
+                Health::Away { since } | Health::Starting { since } => {
+                    since.elapsed().as_secs_f64()
+                }
+                Health::Up => 0.0,
+            };
+            let up = if source.health == Health::Up { 1.0 } else { 0.0 };
+            let rows = f64::from(u32::try_from(source.rows.len()).unwrap_or(u32::MAX));
+            [
+                ("ringcar_registry_up", up),
+                ("ringcar_registry_table_age_seconds", age),
+                ("ringcar_registry_rows", rows),
+            ]
+            .map(|(name, value)| gauge(name, source.name, value))
+        });
+        sources.collect()
+    }
+}
+
+fn gauge(name: &str, registry: &str, value: f64) -> Counter {
+    Counter {
+        name: name.to_owned(),
+        labels: vec![("registry".to_owned(), registry.to_owned())],
+        kind: CounterKind::Gauge,
+        value,
+    }
+}
+
+/// One route per app, out of tables in the order of their say.
+fn merge<'a>(tables: impl Iterator<Item = (Rank, &'a [Row])>, own: &Own) -> Vec<Route> {
+    let mut apps: BTreeMap<(&AppId, &Namespace), (Rank, Vec<Endpoint>)> = BTreeMap::new();
+    let rows = tables.flat_map(|(rank, rows)| rows.iter().map(move |row| (rank, row)));
+    for (rank, row) in rows.filter(|(_, row)| !own.is_named_by(row)) {
+        let endpoint = Endpoint { instance: row.instance.clone(), address: row.address.clone() };
+        match apps.entry((&row.id, &row.namespace)) {
+            btree_map::Entry::Vacant(place) => {
+                place.insert((rank, vec![endpoint]));
+            }
+            btree_map::Entry::Occupied(mut place) => {
+                let (first_rank, endpoints) = place.get_mut();
+                let is_known = |known: &Endpoint| {
+                    known.instance == endpoint.instance || known.address == endpoint.address
+                };
+                if *first_rank == rank && !endpoints.iter().any(is_known) {
+                    endpoints.push(endpoint);
+                }
+            }
+        }
+    }
+    let route = |((id, namespace), (_, endpoints)): ((&AppId, &Namespace), (Rank, Vec<_>))| Route {
+        id: id.clone(),
+        namespace: namespace.clone(),
+        endpoints,
+    };
+    apps.into_iter().map(route).collect()
+}
+
+/// News that wait to be merged; a registry that has more waits itself.
+pub(super) const NEWS_MAX: usize = 64;
+
+/// Questions that wait for an answer.
+const QUESTIONS_MAX: usize = 256;
+
+/// Time for registries to hear that we end.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{log, test_dir::TestDir};
+    use snapshot::InstanceId;
+
+    fn row(id: &str, instance: &str, port: u16) -> Row {
+        Row {
+            id: AppId::new(id).unwrap(),
+            namespace: Namespace::default(),
+            instance: InstanceId(instance.into()),
+            address: Address::Tcp(([10, 0, 0, 1], port).into()),
+        }
+    }
+
+    fn own() -> Own {
+        let mut entry = Entry::sample("own", "0");
+        entry.remote_peer = Some(([10, 0, 0, 1], 1).into());
+        Own::of(&entry)
+    }
+
+    #[test]
+    fn merges_by_rank_and_instance() {
+        use Rank::{Discovered, Named, Written};
+        for (case, tables, want) in [
+            ("our own app", vec![(Discovered, vec![row("own", "9", 9)])], vec![]),
+            ("another app at our own address", vec![(Discovered, vec![row("a", "9", 1)])], vec![]),
+            (
+                "instances of several machines",
+                vec![(Discovered, vec![row("a", "1", 11)]), (Discovered, vec![row("a", "2", 12)])],
+                vec![("a", vec![11, 12])],
+            ),
+            (
+                "one instance, the nearest address",
+                vec![(Discovered, vec![row("a", "1", 11)]), (Discovered, vec![row("a", "1", 12)])],
+                vec![("a", vec![11])],
+            ),
+            (
+                "one address, two names",
+                vec![(Discovered, vec![row("a", "1", 11)]), (Discovered, vec![row("a", "2", 11)])],
+                vec![("a", vec![11])],
+            ),
+            (
+                "written over discovered over named",
+                vec![
+                    (Written, vec![row("a", "1", 11)]),
+                    (Discovered, vec![row("a", "2", 12), row("b", "3", 13)]),
+                    (Named, vec![row("a", "4", 14), row("b", "5", 15), row("c", "6", 16)]),
+                ],
+                vec![("a", vec![11]), ("b", vec![13]), ("c", vec![16])],
+            ),
+        ] {
+            let tables = tables.iter().map(|(rank, rows)| (*rank, &rows[..]));
+            let routes = merge(tables, &own());
+            let port = |endpoint: &Endpoint| match &endpoint.address {
+                Address::Tcp(address) => address.port(),
+                Address::Unix(_) => 0,
+            };
+            let got: Vec<(&str, Vec<u16>)> = routes
+                .iter()
+                .map(|route| (route.id.as_str(), route.endpoints.iter().map(port).collect()))
+                .collect();
+            assert_eq!(got, want, "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_away_registry_keeps_its_rows_and_grows_old() {
+        let temp = TestDir::new();
+        let settings = log::Settings {
+            format: log::Format::Text,
+            threshold: log::Level::Info,
+            app_id: "own".into(),
+            instance: String::new(),
+            file: temp.path().join("log").to_str().map(str::to_owned),
+        };
+        let log = Log::open(settings).unwrap();
+        let mut all = Registries::empty(&Entry::sample("own", "0"), &log);
+        all.sources.push(Source::new("sheet", Rank::Discovered, Vec::new(), None));
+        let value = |all: &Registries, name: &str| {
+            all.counters().into_iter().find(|counter| counter.name == name).unwrap().value
+        };
+        assert_eq!(value(&all, "ringcar_registry_up"), 0.0);
+        let sink = all.sink(0);
+        sink.tell(News::Rows(vec![row("a", "1", 11)])).await;
+        let Change::Routes(routes) = all.next().await else { panic!("no routes") };
+        assert_eq!(routes.len(), 1);
+        assert_eq!(value(&all, "ringcar_registry_up"), 1.0);
+        assert_eq!(value(&all, "ringcar_registry_table_age_seconds"), 0.0);
+        sink.tell(News::Away("gone fishing".into())).await;
+        sink.tell(News::Away("still fishing".into())).await;
+        sink.tell(News::Resolved(7)).await;
+        assert_eq!(all.next().await, Change::Resolved(7));
+        assert_eq!(all.routes().len(), 1);
+        assert_eq!(value(&all, "ringcar_registry_up"), 0.0);
+        assert!(value(&all, "ringcar_registry_table_age_seconds") > 0.0);
+        sink.tell(News::Back).await;
+        sink.tell(News::Resolved(8)).await;
+        assert_eq!(all.next().await, Change::Resolved(8));
+        assert_eq!(value(&all, "ringcar_registry_up"), 1.0);
+        let text = std::fs::read_to_string(temp.path().join("log")).unwrap();
+        assert_eq!(text.matches("fishing").count(), 1, "{text}");
+        assert!(text.contains("sheet: is back"), "{text}");
+    }
+}

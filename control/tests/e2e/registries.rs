@@ -1,0 +1,149 @@
+//! Sidecars that share nothing but a registry find each other: two places stand for two machines.
+
+#![forbid(unsafe_code)]
+
+use crate::support::{
+    App, DEADLINE, Place, Process, Server, eventually, free_port, get, status_of,
+};
+use rustix::process::Signal;
+use std::{fs, path::Path, time::Instant};
+
+const CALL: &str = "/v1.0/invoke/orders/method/x";
+
+/// Writes a configuration with these lines below `nameResolution`, and returns the flag for it.
+fn config(place: &Place, lines: &str) -> String {
+    let lines: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+    let text = format!("kind: Configuration\nspec:\n  nameResolution:\n{lines}");
+    let path = place.path().join("config.yaml");
+    fs::write(&path, text).unwrap();
+    format!("--config={}", path.display())
+}
+
+const LOOPBACK: &str = "--dapr-internal-grpc-listen-address=127.0.0.1";
+
+fn is_unknown(port: u16) -> bool {
+    let answer = get(port, CALL);
+    answer.status == 500 && answer.body.contains("couldn't find service: orders")
+}
+
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+#[test]
+fn an_app_in_a_file_is_called_until_it_is_taken_out() {
+    let (here, there) = (Place::new(), Place::new());
+    let app = App::start();
+    let (_callee, _) = there.sidecar("orders", Some(app.port), &[]);
+    let peer = there.files("sockets").into_iter().find(|name| name.ends_with(".peer")).unwrap();
+    let peer = there.path().join("run/sockets").join(peer);
+    let list = here.path().join("apps.yaml");
+    let flag =
+        config(&here, &format!("component: file\nconfiguration: {{path: {}}}", list.display()));
+    let metrics = free_port();
+    let (mut caller, port) =
+        here.sidecar("caller", None, &[&flag, &format!("--metrics-port={metrics}")]);
+    assert!(is_unknown(port));
+    assert!(get(metrics, "/").body.contains("ringcar_registry_up{registry=\"file\"} 0\n"));
+    replace(&list, &format!("- {{id: orders, endpoints: ['unix:{}']}}\n", peer.display()));
+    eventually("the app is known", || status_of(port, CALL) == 200);
+    replace(&list, "- {id: orders, endpoints: ['unix:relative']}\n");
+    caller.wait_for("apps.yaml: line 1 column 28: the path of \\\"unix:relative\\\" must start");
+    assert_eq!(get(port, CALL).status, 200, "the last good table stays");
+    let page = get(metrics, "/").body;
+    assert!(page.contains("ringcar_registry_up{registry=\"file\"} 0\n"), "{page}");
+    assert!(page.contains("ringcar_registry_table_age_seconds{registry=\"file\"} 0."), "{page}");
+    replace(&list, "[]\n");
+    eventually("the app is not known any more", || is_unknown(port));
+    assert!(get(metrics, "/").body.contains("ringcar_registry_up{registry=\"file\"} 1\n"));
+}
+
+#[test]
+fn two_machines_meet_in_etcd() {
+    let Some(mut etcd) = Server::etcd() else { return };
+    let (here, there) = (Place::new(), Place::new());
+    let lines = format!(
+        "component: etcd\nconfiguration: {{endpoints: 'http://127.0.0.1:{}', leaseTTL: 2s}}",
+        etcd.port
+    );
+    let app = App::start();
+    // The registry is away when both start, and neither minds.
+    let flags = [&config(&there, &lines), LOOPBACK];
+    let (mut callee, _) = there.start_sidecar("orders", Some(app.port), &flags);
+    callee.wait_for("etcd: cannot connect to http://127.0.0.1:");
+    callee.wait_for("dapr initialized. Status: Running.");
+    let (mut caller, port) = here.sidecar("caller", None, &[&config(&here, &lines), LOOPBACK]);
+    assert!(is_unknown(port));
+    etcd.start();
+    eventually("the app is known", || status_of(port, CALL) == 200);
+    caller.wait_for("etcd: is back after");
+
+    // While it stands still the last table is in force.
+    etcd.signal(Signal::STOP);
+    assert_eq!(get(port, CALL).status, 200);
+    etcd.signal(Signal::CONT);
+
+    // A goodbye is heard at once, a kill when the lease is over.
+    end_of(callee, Signal::TERM, port);
+    let app_port = Some(app.port);
+    let (again, _) = there.sidecar("orders", app_port, &[&config(&there, &lines), LOOPBACK]);
+    eventually("the next one is known", || status_of(port, CALL) == 200);
+    end_of(again, Signal::KILL, port);
+}
+
+fn end_of(callee: Process, signal: Signal, port: u16) {
+    callee.signal(signal);
+    let ended = Instant::now();
+    eventually("it is gone", || is_unknown(port));
+    assert!(ended.elapsed() < DEADLINE);
+}
+
+#[test]
+fn sidecars_of_one_host_meet_in_a_database() {
+    let (here, there) = (Place::new(), Place::new());
+    let lines = format!(
+        "component: sqlite\nconfiguration: {{connectionString: '{}'}}",
+        here.path().join("hosts.db").display()
+    );
+    let app = App::start();
+    let (_caller, port) = here.sidecar("caller", None, &[&config(&here, &lines), LOOPBACK]);
+    let flags = [&config(&there, &lines), LOOPBACK];
+    let (callee, _) = there.sidecar("orders", Some(app.port), &flags);
+    eventually("the app is known", || status_of(port, CALL) == 200);
+    end_of(callee, Signal::TERM, port);
+}
+
+#[test]
+fn an_app_is_found_by_its_name() {
+    let Some(dns) = Server::dnsmasq("127.0.0.1 orders.example\n") else { return };
+    let (here, there) = (Place::new(), Place::new());
+    let app = App::start();
+    let peer_port = free_port();
+    let lines = format!(
+        "component: dns\nconfiguration: {{format: '{{id}}.example.:{{port}}', apps: [orders], servers: ['127.0.0.1:{}']}}",
+        dns.port
+    );
+    let (here_flag, there_flag) = (config(&here, &lines), config(&there, &lines));
+    let port_flag = format!("--dapr-internal-grpc-port={peer_port}");
+    let (_callee, _) =
+        there.sidecar("orders", Some(app.port), &[&there_flag, &port_flag, LOOPBACK]);
+    // The same port on another address, as daprd's template supposes.
+    let elsewhere = "--dapr-internal-grpc-listen-address=127.0.0.2";
+    let (_caller, port) = here.sidecar("caller", None, &[&here_flag, &port_flag, elsewhere]);
+    eventually("the app is known", || status_of(port, CALL) == 200);
+}
+
+#[test]
+fn a_configuration_with_mistakes_names_them_all_and_serves_nothing() {
+    let place = Place::new();
+    let flag = config(&place, "- component: consul\n- component: file");
+    let finished = place.finish(&["sidecar", "--app-id", "a", &flag]);
+    assert_eq!(finished.code, 1, "{}", finished.output);
+    for want in
+        ["error loading configuration: ", ":4:18: component", ":5:18: file: path is missing"]
+    {
+        assert!(finished.output.contains(want), "no {want:?} in {}", finished.output);
+    }
+}
