@@ -14,7 +14,8 @@ use super::{
 pub(super) struct App {
     /// Its number among the apps that clients call.
     number: usize,
-    place: Place,
+    /// Wherever it listens; all of them are calm, or none is.
+    places: Vec<Place>,
     /// Stands for a whole sidecar, and so is spoken to as one.
     pub(super) is_peer: bool,
     connections: Vec<Connection>,
@@ -58,12 +59,12 @@ struct Tunnelling {
 }
 
 impl App {
-    pub(super) fn new(number: usize, place: Place, is_peer: bool) -> Self {
-        Self { number, place, is_peer, connections: Vec::new() }
+    pub(super) fn new(number: usize, places: Vec<Place>, is_peer: bool) -> Self {
+        Self { number, places, is_peer, connections: Vec::new() }
     }
 
     pub(super) fn step(&mut self, net: &mut Net, book: &mut Book, random: &mut Random) {
-        while let Some(end) = net.accept(self.place) {
+        while let Some(end) = self.places.iter().find_map(|place| net.accept(*place)) {
             let pace = random.pick(&[1 << 20, 1 << 20, 20_000, 900]);
             self.connections.push(Connection::new(end, self.number, self.is_peer, pace));
         }
@@ -82,7 +83,7 @@ impl App {
 
     /// Closes connections that are between requests, as servers do after a while; a calm one does not.
     pub(super) fn close_idle(&mut self, net: &mut Net, random: &mut Random) {
-        if net.is_calm(self.place) {
+        if self.places.iter().any(|place| net.is_calm(*place)) {
             return;
         }
         for connection in &mut self.connections {

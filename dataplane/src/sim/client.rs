@@ -597,11 +597,10 @@ impl Client {
     fn judge_missing(&self, id: usize, book: &mut Book, is_excused: bool, why: &str) {
         let exchange = &book.exchanges[id];
         let is_behind_last = self.told_to_close;
+        let is_turned_away = book.drained && exchange.seen == 0;
         let complaint = if is_behind_last && exchange.seen > 0 {
             "was carried out behind an answer that was to be the last"
-        } else if is_behind_last || is_excused || !exchange.is_calm {
-            return;
-        } else if book.drained && exchange.seen == 0 {
+        } else if is_behind_last || is_excused || is_turned_away || !exchange.is_calm {
             return;
         } else {
             "has no answer"

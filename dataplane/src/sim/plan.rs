@@ -490,8 +490,8 @@ impl Planner<'_> {
         };
         let bytes = if shape == Shape::Empty { 0 } else { self.body_bytes() };
         let has_trailers = shape == Shape::Chunked && self.random.chance(30);
-        let interim = (0..3)
-            .filter_map(|_| self.random.chance(8).then(|| self.random.pick(&[100, 102, 103])));
+        let interim_count = self.random.pick(&[0, 0, 0, 0, 0, 0, 0, 1, 1, 3]);
+        let interim = (0..interim_count).map(|_| self.random.pick(&[100, 102, 103]));
         Answer {
             status,
             body: Body { shape, bytes, has_trailers },
