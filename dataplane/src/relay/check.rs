@@ -75,6 +75,9 @@ impl<E: Engine> Relay<E> {
             }
         }
         let is_idle = matches!(connection.state, State::Idle);
+        if is_idle && self.draining && connection.input.is_empty() {
+            complain("is idle while draining");
+        }
         if is_idle && !connection.input.is_empty() && !connection.paused {
             complain("is idle with a request in hand");
         }

@@ -76,16 +76,15 @@ struct Node {
     mail: VecDeque<Mail>,
     listeners: Vec<(ListenerKey, ListenerKind)>,
     /// Whose sidecar this is, and its number in the present snapshot.
-    own: AppId,
+    own: String,
     number: usize,
-    /// In force.
     snapshot: Arc<Snapshot>,
     /// Calls that control will answer.
     calls: VecDeque<(Instant, ConnectionKey)>,
 }
 
 enum Mail {
-    Adopt(Arc<Snapshot>),
+    Adopt(Box<State>),
     Drain,
     Reply(ConnectionKey),
 }
@@ -122,6 +121,9 @@ impl World {
         let mut open = || net.open(self.random.chance(calm_percent));
         let [own, near, far, peer] = [open(), open(), open(), open()];
         let api = net.open(true);
+        // Where the own app is found as well.
+        let is_calm = net.is_calm(own);
+        let elsewhere = net.open(is_calm);
         let far_is_calm = net.is_calm(far) && (!has_peer || net.is_calm(peer));
         let facts = vec![
             AppFacts { id: "own", is_calm: net.is_calm(own) },
@@ -129,8 +131,11 @@ impl World {
             AppFacts { id: "far", is_calm: far_is_calm },
         ];
         drop(net);
-        self.apps =
-            vec![App::new(0, own, false), App::new(1, near, false), App::new(2, far, !has_peer)];
+        self.apps = vec![
+            App::new(0, vec![own, elsewhere], false),
+            App::new(1, vec![near], false),
+            App::new(2, vec![far], !has_peer),
+        ];
         let far_at = if has_peer { peer } else { far };
         let state = state(&[("own", own), ("near", near)], &[("far", far_at)]);
         self.add_node(state, api, ListenerKind::Api);
@@ -143,7 +148,7 @@ impl World {
     fn add_node(&mut self, state: State, place: Place, kind: ListenerKind) {
         let mut engine = SimEngine::new(Rc::clone(&self.net), self.random.fork());
         engine.eagerness = self.weather.eagerness;
-        let own = state.apps[0].id.clone();
+        let own = state.apps[0].id.to_string();
         let snapshot = Arc::new(Snapshot::build(state).expect("a sound state"));
         let listener = engine.descriptor_of(place);
         let listener = engine.listen(listener);
@@ -154,12 +159,12 @@ impl World {
                 Arc::new(Counters::default()),
                 self.now,
             ),
-            snapshot,
             events: Vec::new(),
             mail: VecDeque::new(),
             listeners: vec![(listener, kind)],
             own,
             number: 0,
+            snapshot,
             calls: VecDeque::new(),
         });
     }
@@ -299,7 +304,8 @@ impl World {
         } else {
             let far = if self.nodes.len() > 1 { Place(3) } else { Place(2) };
             let routes = [("far", far), ("unused", Place(0))];
-            let mut apps = [("own", Place(0)), ("near", Place(1))];
+            let own = self.random.pick(&[Place(0), Place(5)]);
+            let mut apps = [("own", own), ("near", Place(1))];
             // Control may number its apps anew.
             if self.random.chance(50) {
                 apps.reverse();
@@ -307,8 +313,7 @@ impl World {
             state(&apps, &routes[..1 + usize::from(has_more)])
         };
         state.version = version;
-        let snapshot = Arc::new(Snapshot::build(state).expect("a sound state"));
-        self.nodes[node].mail.push_back(Mail::Adopt(snapshot));
+        self.nodes[node].mail.push_back(Mail::Adopt(Box::new(state)));
     }
 
     fn drain(&mut self, node: usize) {
@@ -439,21 +444,9 @@ impl Node {
     fn read_mail(&mut self, book: &mut Book) {
         while let Some(mail) = self.mail.pop_front() {
             match mail {
-                Mail::Adopt(snapshot) => {
-                    book.note(|| format!("adopts {:?}", snapshot.version));
-                    let is_own = |app: &OwnApp| app.id == self.own;
-                    let app = snapshot.apps.iter().find(|app| is_own(app));
-                    self.number = app.expect("a sidecar keeps its app").number as usize;
-                    let before = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
-                    self.relay.adopt(&Adoption {
-                        epoch: 0,
-                        difference: Difference::between(&before, &snapshot),
-                        left: addresses_of(&before)
-                            .difference(&addresses_of(&snapshot))
-                            .cloned()
-                            .collect(),
-                        snapshot,
-                    });
+                Mail::Adopt(state) => {
+                    book.note(|| format!("adopts {:?}", state.version));
+                    self.adopt(*state);
                 }
                 Mail::Drain => {
                     book.note(|| "drains".to_owned());
@@ -465,6 +458,20 @@ impl Node {
                 Mail::Reply(key) => self.relay.on_control_reply(key, 204, "", b""),
             }
         }
+    }
+
+    fn adopt(&mut self, state: State) {
+        let snapshot = Arc::new(Snapshot::build(state).expect("a sound state"));
+        let own = snapshot.find_app(&self.own, Namespace::default().as_str());
+        self.number = own.expect("a sidecar keeps its app").0;
+        let mut left = addresses_in(&self.snapshot);
+        for address in addresses_in(&snapshot) {
+            left.remove(&address);
+        }
+        let difference = Difference::between(&self.snapshot, &snapshot);
+        self.snapshot = Arc::clone(&snapshot);
+        let epoch = snapshot.version.0;
+        self.relay.adopt(&Adoption { epoch, snapshot, difference, left });
     }
 
     fn on_event(&mut self, event: Event) {
@@ -526,11 +533,11 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
     }
 }
 
-fn addresses_of(snapshot: &Snapshot) -> HashSet<Address> {
+/// All that calls may go to.
+fn addresses_in(snapshot: &Snapshot) -> HashSet<Address> {
     let channels = snapshot.apps.iter().filter_map(|app| app.channel.as_ref());
-    let endpoints = snapshot.routes().flat_map(|route| &route.endpoints);
-    let channels = channels.map(|channel| &channel.address);
-    channels.chain(endpoints.map(|endpoint| &endpoint.address)).cloned().collect()
+    let peers = snapshot.routes().flat_map(|route| &route.endpoints);
+    channels.map(|c| c.address.clone()).chain(peers.map(|e| e.address.clone())).collect()
 }
 
 /// What a client of the app's sidecar must be told.
