@@ -18,20 +18,14 @@ use crate::{
     clock::Instant,
     connection::ConnectionKey,
     engine::{Engine, Event, ListenerKey},
+    link::Addresses,
     relay::{EngineFacts, Relay},
-    telemetry::Counters,
 };
 use snapshot::{
-    Address, App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Endpoint, InstanceId,
+    App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Delta, Endpoint, InstanceId,
     ListenerKind, Namespace, OnControlLost, Origin, Route, Snapshot, State, Version,
 };
-use std::{
-    cell::RefCell,
-    collections::{HashSet, VecDeque},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
 /// A round takes this long.
 const ROUND: Duration = Duration::from_micros(20);
@@ -79,6 +73,9 @@ struct Node {
     own: String,
     number: usize,
     snapshot: Arc<Snapshot>,
+    /// Those that it names.
+    addresses: Addresses,
+    epoch: u64,
     /// Calls that control will answer.
     calls: VecDeque<(Instant, ConnectionKey)>,
 }
@@ -150,21 +147,20 @@ impl World {
         engine.eagerness = self.weather.eagerness;
         let own = state.apps[0].id.to_string();
         let snapshot = Arc::new(Snapshot::build(state).expect("a sound state"));
+        let mut addresses = Addresses::default();
+        addresses.replace_all(&Snapshot::empty(), &snapshot);
         let listener = engine.descriptor_of(place);
         let listener = engine.listen(listener);
         self.nodes.push(Node {
-            relay: Relay::new(
-                engine,
-                Arc::clone(&snapshot),
-                Arc::new(Counters::default()),
-                self.now,
-            ),
+            relay: Relay::new(engine, Arc::clone(&snapshot), Arc::default(), self.now),
+            snapshot,
+            addresses,
+            epoch: 0,
             events: Vec::new(),
             mail: VecDeque::new(),
             listeners: vec![(listener, kind)],
             own,
             number: 0,
-            snapshot,
             calls: VecDeque::new(),
         });
     }
@@ -460,18 +456,27 @@ impl Node {
         }
     }
 
+    /// As the link does it: by a delta where apps keep their numbers, by a full state where they do not.
     fn adopt(&mut self, state: State) {
-        let snapshot = Arc::new(Snapshot::build(state).expect("a sound state"));
-        let own = snapshot.find_app(&self.own, Namespace::default().as_str());
-        self.number = own.expect("a sidecar keeps its app").0;
-        let mut left = addresses_in(&self.snapshot);
-        for address in addresses_in(&snapshot) {
-            left.remove(&address);
-        }
-        let difference = Difference::between(&self.snapshot, &snapshot);
-        self.snapshot = Arc::clone(&snapshot);
-        let epoch = snapshot.version.0;
-        self.relay.adopt(&Adoption { epoch, snapshot, difference, left });
+        let kept = state.apps.iter().find(|app| app.id.as_str() == self.own).expect("it keeps its app");
+        let is_renumbered = self.number != kept.number as usize;
+        self.number = kept.number as usize;
+        self.epoch += 1;
+        let (snapshot, difference, left) = if is_renumbered {
+            let next = Snapshot::build(state).expect("a sound state");
+            let difference = Difference::between(&self.snapshot, &next);
+            let left = self.addresses.replace_all(&self.snapshot, &next);
+            (next, difference, left)
+        } else {
+            let (base, version) = (self.snapshot.version, state.version);
+            let delta = Delta { base, version, changes: self.snapshot.changes_to(state) };
+            let (next, replaced) = self.snapshot.apply(delta).expect("a sound delta");
+            let left = self.addresses.replace(&replaced);
+            (next, Difference::of_delta(&replaced), left)
+        };
+        self.snapshot = Arc::new(snapshot);
+        let snapshot = Arc::clone(&self.snapshot);
+        self.relay.adopt(&Adoption { epoch: self.epoch, snapshot, difference, left });
     }
 
     fn on_event(&mut self, event: Event) {
@@ -531,13 +536,6 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         health: AppHealth { unready: Vec::new(), outbound_ready: true },
         metadata_json: metadata_of(id),
     }
-}
-
-/// All that calls may go to.
-fn addresses_in(snapshot: &Snapshot) -> HashSet<Address> {
-    let channels = snapshot.apps.iter().filter_map(|app| app.channel.as_ref());
-    let peers = snapshot.routes().flat_map(|route| &route.endpoints);
-    channels.map(|c| c.address.clone()).chain(peers.map(|e| e.address.clone())).collect()
 }
 
 /// What a client of the app's sidecar must be told.
