@@ -15,13 +15,14 @@ mod progress;
 mod socket;
 mod stats;
 
+pub(crate) use addresses::Addresses;
+
 use crate::{
     adoption::{Adoption, Difference},
     engine::Waker,
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
     telemetry::Counters,
 };
-use addresses::Addresses;
 use progress::Progress;
 use rustix::{
     event::{PollFd, PollFlags, poll},

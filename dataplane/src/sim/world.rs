@@ -18,20 +18,14 @@ use crate::{
     clock::Instant,
     connection::ConnectionKey,
     engine::{Engine, Event, ListenerKey},
+    link::Addresses,
     relay::{EngineFacts, Relay},
-    telemetry::Counters,
 };
 use snapshot::{
-    Address, App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Endpoint, InstanceId,
+    App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Delta, Endpoint, InstanceId,
     ListenerKind, Namespace, OnControlLost, Origin, Route, Snapshot, State, Version,
 };
-use std::{
-    cell::RefCell,
-    collections::{HashSet, VecDeque},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
 /// A round takes this long.
 const ROUND: Duration = Duration::from_micros(20);
@@ -80,12 +74,15 @@ struct Node {
     number: usize,
     /// In force.
     snapshot: Arc<Snapshot>,
+    /// Those that it names.
+    addresses: Addresses,
+    epoch: u64,
     /// Calls that control will answer.
     calls: VecDeque<(Instant, ConnectionKey)>,
 }
 
 enum Mail {
-    Adopt(Arc<Snapshot>),
+    Adopt(State),
     Drain,
     Reply(ConnectionKey),
 }
@@ -145,16 +142,15 @@ impl World {
         engine.eagerness = self.weather.eagerness;
         let own = state.apps[0].id.clone();
         let snapshot = Arc::new(Snapshot::build(state).expect("a sound state"));
+        let mut addresses = Addresses::default();
+        addresses.replace_all(&Snapshot::empty(), &snapshot);
         let listener = engine.descriptor_of(place);
         let listener = engine.listen(listener);
         self.nodes.push(Node {
-            relay: Relay::new(
-                engine,
-                Arc::clone(&snapshot),
-                Arc::new(Counters::default()),
-                self.now,
-            ),
+            relay: Relay::new(engine, Arc::clone(&snapshot), Arc::default(), self.now),
             snapshot,
+            addresses,
+            epoch: 0,
             events: Vec::new(),
             mail: VecDeque::new(),
             listeners: vec![(listener, kind)],
@@ -307,8 +303,7 @@ impl World {
             state(&apps, &routes[..1 + usize::from(has_more)])
         };
         state.version = version;
-        let snapshot = Arc::new(Snapshot::build(state).expect("a sound state"));
-        self.nodes[node].mail.push_back(Mail::Adopt(snapshot));
+        self.nodes[node].mail.push_back(Mail::Adopt(state));
     }
 
     fn drain(&mut self, node: usize) {
@@ -439,21 +434,9 @@ impl Node {
     fn read_mail(&mut self, book: &mut Book) {
         while let Some(mail) = self.mail.pop_front() {
             match mail {
-                Mail::Adopt(snapshot) => {
-                    book.note(|| format!("adopts {:?}", snapshot.version));
-                    let is_own = |app: &OwnApp| app.id == self.own;
-                    let app = snapshot.apps.iter().find(|app| is_own(app));
-                    self.number = app.expect("a sidecar keeps its app").number as usize;
-                    let before = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
-                    self.relay.adopt(&Adoption {
-                        epoch: 0,
-                        difference: Difference::between(&before, &snapshot),
-                        left: addresses_of(&before)
-                            .difference(&addresses_of(&snapshot))
-                            .cloned()
-                            .collect(),
-                        snapshot,
-                    });
+                Mail::Adopt(state) => {
+                    book.note(|| format!("adopts {:?}", state.version));
+                    self.adopt(state);
                 }
                 Mail::Drain => {
                     book.note(|| "drains".to_owned());
@@ -465,6 +448,29 @@ impl Node {
                 Mail::Reply(key) => self.relay.on_control_reply(key, 204, "", b""),
             }
         }
+    }
+
+    /// As the link does it: by a delta where apps keep their numbers, by a full state where they do not.
+    fn adopt(&mut self, state: State) {
+        let kept = state.apps.iter().find(|app| app.id == self.own).expect("it keeps its app");
+        let is_renumbered = self.number != kept.number as usize;
+        self.number = kept.number as usize;
+        self.epoch += 1;
+        let (snapshot, difference, left) = if is_renumbered {
+            let next = Snapshot::build(state).expect("a sound state");
+            let difference = Difference::between(&self.snapshot, &next);
+            let left = self.addresses.replace_all(&self.snapshot, &next);
+            (next, difference, left)
+        } else {
+            let (base, version) = (self.snapshot.version, state.version);
+            let delta = Delta { base, version, changes: self.snapshot.changes_to(state) };
+            let (next, replaced) = self.snapshot.apply(delta).expect("a sound delta");
+            let left = self.addresses.replace(&replaced);
+            (next, Difference::of_delta(&replaced), left)
+        };
+        self.snapshot = Arc::new(snapshot);
+        let snapshot = Arc::clone(&self.snapshot);
+        self.relay.adopt(&Adoption { epoch: self.epoch, snapshot, difference, left });
     }
 
     fn on_event(&mut self, event: Event) {
@@ -524,13 +530,6 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         health: AppHealth { unready: Vec::new(), outbound_ready: true },
         metadata_json: metadata_of(id),
     }
-}
-
-fn addresses_of(snapshot: &Snapshot) -> HashSet<Address> {
-    let channels = snapshot.apps.iter().filter_map(|app| app.channel.as_ref());
-    let endpoints = snapshot.routes().flat_map(|route| &route.endpoints);
-    let channels = channels.map(|channel| &channel.address);
-    channels.chain(endpoints.map(|endpoint| &endpoint.address)).cloned().collect()
 }
 
 /// What a client of the app's sidecar must be told.
