@@ -22,8 +22,8 @@ use crate::{
     telemetry::Counters,
 };
 use snapshot::{
-    Address, App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Endpoint, InstanceId,
-    ListenerKind, Namespace, OnControlLost, Origin, Route, Snapshot, State, Version,
+    Address, App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Balance, Endpoint,
+    InstanceId, ListenerKind, Namespace, OnControlLost, Origin, Route, Snapshot, State, Version,
 };
 use std::{
     cell::RefCell,
@@ -526,6 +526,8 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         namespace: Namespace::default(),
         channel: Some(AppChannel { address: address_of(place), protocol: AppProtocol::Http }),
         origin: Origin { host_ip: Some("10.0.0.1".to_owned()), host_name: None },
+        balance: Balance::default(),
+        zone: None,
         body_bytes_max: Some(BODY_BYTES_MAX as u64),
         head_bytes_max: 8192,
         health: AppHealth { unready: Vec::new(), outbound_ready: true },
@@ -549,6 +551,10 @@ fn route(id: &str, place: Place) -> Route {
     Route {
         id: AppId::new(id).expect("a sound id"),
         namespace: Namespace::default(),
-        endpoints: vec![Endpoint { instance: InstanceId(id.into()), address: address_of(place) }],
+        endpoints: vec![Endpoint {
+            instance: InstanceId(id.into()),
+            address: address_of(place),
+            zone: None,
+        }],
     }
 }
