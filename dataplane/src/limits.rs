@@ -140,9 +140,12 @@ pub const PROBE_TIMEOUT: Duration = CONNECT_TIMEOUT;
 /// An endpoint's latency is forgotten at this rate, to 1/e after each: linkerd's 10 s.
 pub const LATENCY_DECAY: Duration = Duration::from_secs(10);
 
-/// Answers that come sooner than this are as good as each other. On one machine a scheduler's hiccup makes one of two
-/// equal endpoints look ten times as slow, and it would be shunned for as long as that is remembered.
+/// Answers that come sooner than this are as good as each other: the difference is the network's and the scheduler's.
 pub const LATENCY_FLOOR: Duration = Duration::from_millis(1);
+
+/// Latencies that differ by no more than this factor are equal; requests under way then decide alone. Two instances of
+/// one app always differ a little, and without it the quicker one would get all calls while there are few.
+pub const LATENCY_NOISE: f64 = 2.0;
 
 /// Apps with several endpoints whose health a worker remembers. With more, those that were not called of late are
 /// forgotten, and start anew.
