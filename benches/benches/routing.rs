@@ -17,8 +17,8 @@ use dataplane::{
     route,
 };
 use snapshot::{
-    Address, App, AppHealth, AppId, Endpoint, InstanceId, Namespace, OnControlLost, Origin, Route,
-    Snapshot, State, Version,
+    Address, App, AppHealth, AppId, Balance, Endpoint, InstanceId, Namespace, OnControlLost,
+    Origin, Route, Snapshot, State, Version,
 };
 use std::{hint::black_box, time::Duration};
 
@@ -29,6 +29,8 @@ fn snapshot_of(routes: usize) -> Snapshot {
         namespace: Namespace::default(),
         channel: None,
         origin: Origin::default(),
+        balance: Balance::default(),
+        zone: None,
         body_bytes_max: None,
         head_bytes_max: 8192,
         health: AppHealth::default(),
@@ -40,6 +42,7 @@ fn snapshot_of(routes: usize) -> Snapshot {
         endpoints: vec![Endpoint {
             instance: InstanceId(format!("instance-{number}").into()),
             address: Address::Unix(format!("/run/ringcar/{number}").into()),
+            zone: None,
         }],
     };
     Snapshot::build(State {

@@ -176,6 +176,8 @@ mod tests {
             namespace: snapshot::Namespace::default(),
             channel: None,
             origin: snapshot::Origin::default(),
+            balance: snapshot::Balance::default(),
+            zone: None,
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: snapshot::AppHealth::default(),

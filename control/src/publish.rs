@@ -58,7 +58,7 @@ pub(crate) struct MetadataFull;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapshot::{AppId, Namespace, Origin, Snapshot};
+    use snapshot::{AppId, Balance, Namespace, Origin, Snapshot};
 
     fn publisher() -> Publisher {
         let app = App {
@@ -67,6 +67,8 @@ mod tests {
             namespace: Namespace::default(),
             channel: None,
             origin: Origin::default(),
+            balance: Balance::default(),
+            zone: None,
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: AppHealth::default(),

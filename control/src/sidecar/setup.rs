@@ -24,7 +24,8 @@ use crate::{
     version,
 };
 use snapshot::{
-    Address, App, AppHealth, AppProtocol, InstanceId, Listener, ListenerId, ListenerKind, Origin,
+    Address, App, AppHealth, AppProtocol, Balance, InstanceId, Listener, ListenerId, ListenerKind,
+    Origin,
 };
 use std::{
     collections::VecDeque,
@@ -237,6 +238,8 @@ fn app(config: &Config, address: Option<SocketAddr>) -> App {
         namespace: config.namespace.clone(),
         channel,
         origin: Origin { host_ip, host_name: host::name() },
+        balance: Balance::default(),
+        zone: None,
         body_bytes_max: config.body_bytes_max,
         head_bytes_max: config.read_buffer_bytes.saturating_add(HEAD_BYTES_SLOP),
         health: AppHealth { unready, outbound_ready: true },

@@ -112,6 +112,7 @@ mod tests {
         let endpoint = |path: &&str| Endpoint {
             instance: InstanceId((*path).into()),
             address: Address::Unix(path.into()),
+            zone: None,
         };
         let id = AppId::new(id).unwrap();
         Route {

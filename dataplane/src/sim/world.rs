@@ -22,7 +22,7 @@ use crate::{
     relay::{EngineFacts, Relay},
 };
 use snapshot::{
-    App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Delta, Endpoint, InstanceId,
+    App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Balance, Delta, Endpoint, InstanceId,
     ListenerKind, Namespace, OnControlLost, Origin, Route, Snapshot, State, Version,
 };
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
@@ -458,7 +458,8 @@ impl Node {
 
     /// As the link does it: by a delta where apps keep their numbers, by a full state where they do not.
     fn adopt(&mut self, state: State) {
-        let kept = state.apps.iter().find(|app| app.id.as_str() == self.own).expect("it keeps its app");
+        let kept =
+            state.apps.iter().find(|app| app.id.as_str() == self.own).expect("it keeps its app");
         let is_renumbered = self.number != kept.number as usize;
         self.number = kept.number as usize;
         self.epoch += 1;
@@ -531,6 +532,8 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         namespace: Namespace::default(),
         channel: Some(AppChannel { address: address_of(place), protocol: AppProtocol::Http }),
         origin: Origin { host_ip: Some("10.0.0.1".to_owned()), host_name: None },
+        balance: Balance::default(),
+        zone: None,
         body_bytes_max: Some(BODY_BYTES_MAX as u64),
         head_bytes_max: 8192,
         health: AppHealth { unready: Vec::new(), outbound_ready: true },
@@ -547,6 +550,10 @@ fn route(id: &str, place: Place) -> Route {
     Route {
         id: AppId::new(id).expect("a sound id"),
         namespace: Namespace::default(),
-        endpoints: vec![Endpoint { instance: InstanceId(id.into()), address: address_of(place) }],
+        endpoints: vec![Endpoint {
+            instance: InstanceId(id.into()),
+            address: address_of(place),
+            zone: None,
+        }],
     }
 }
