@@ -7,7 +7,7 @@
 //! A frame that cannot be understood is passed over, for its length is known; [`FromDataPlane::Resync`] then asks for
 //! everything anew. Only a length beyond all bounds ends a link: where the next frame starts is then unknown.
 
-use crate::{App, Delta, Listener, ListenerId, Route, State, Version};
+use crate::{App, AppId, Delta, Listener, ListenerId, Namespace, Route, State, Version};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Counts up whenever a message changes its shape. A peer that speaks another protocol is refused by name.
@@ -275,7 +275,6 @@ pub fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(M, usize)>, W
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AppId, Namespace};
 
     #[test]
     fn a_frame_in_pieces_is_awaited_and_two_are_told_apart() {
