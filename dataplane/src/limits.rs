@@ -162,6 +162,13 @@ pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long control may take over an answer.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Requests for control that are kept until they are answered, to be asked again of the control after the one that
+/// died; with their bodies 2 MiB at most.
+pub const ASKED_MAX: usize = 32;
+
+/// Time for calls in flight once a data plane ends because no control came back; a sidecar's default graceful time.
+pub const ALONE_DRAIN_MAX: Duration = Duration::from_secs(5);
+
 /// Client connections per worker. Below the usual 1,048,576 descriptors of a service, upstream ones included.
 pub const CONNECTIONS_MAX: usize = 100_000;
 

@@ -4,6 +4,7 @@
 
 use crate::{Address, AppId, InstanceId, ListenerId, Namespace, Version};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// The whole state, as one message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub enum OnControlLost {
     Exit,
     /// Serve on from the last snapshot until a control comes back.
     Serve,
+    /// Serve on, and end when no control came back in this time: somebody who starts control anew does so at once, and
+    /// a sidecar that nobody starts anew must not hold its port for ever.
+    ServeFor(Duration),
 }
 
 /// An app served here: what stands between its caller and its port.

@@ -191,6 +191,7 @@ fn route(number: u32, generation: u32) -> Route {
         endpoints: vec![Endpoint {
             instance: InstanceId(format!("{number}-{generation}").into()),
             address: Address::Tcp(([10, b, c, d], 50_002).into()),
+            zone: None,
         }],
     }
 }

@@ -68,15 +68,15 @@ fn serve(values: &Values<'_>) -> ExitCode {
         Err(e) => return fatal(&plain_log(app_id), SidecarError::LogFile(e)),
     };
     block_on(async {
-        match start(&config, &log) {
+        match start(&config, &log).await {
             Ok((sidecar, signals)) => sidecar.run(signals).await,
             Err(e) => fatal(&log, e),
         }
     })
 }
 
-fn start(config: &Config, log: &Log) -> Result<(sidecar::Sidecar, Signals), SidecarError> {
-    let sidecar = sidecar::prepare(config, log)?;
+async fn start(config: &Config, log: &Log) -> Result<(sidecar::Sidecar, Signals), SidecarError> {
+    let sidecar = sidecar::prepare(config, log).await?;
     // Only now: until here a signal may simply end the process, also while it waits for a port.
     let signals = Signals::listen().map_err(SidecarError::Signals)?;
     Ok((sidecar, signals))

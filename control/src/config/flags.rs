@@ -80,6 +80,7 @@ const FLAGS: &[Flag] = &[
     flag("unix-domain-socket", Text, "", Now, "Directory for API sockets, instead of ports"),
     flag("dapr-graceful-shutdown-seconds", Number, "5", Now, "Time for calls in flight at shutdown"),
     flag("dapr-block-shutdown-duration", Text, "", Now, "Time to serve on after the signal, such as 10s"),
+    flag("keep-data-plane", Text, "8s", Now, "Time for which calls are served when this process was killed, such as 8s; 0s: not at all"),
     flag("enable-api-logging", Bool, "false", Later, "Log every API call"),
     flag("enable-app-health-check", Bool, "false", Later, "Probe the app's health"),
     flag("app-health-check-path", Text, "/healthz", Never, "Path of the probe"),

@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) read_buffer_bytes: u32,
     pub(crate) graceful_timeout: Duration,
     pub(crate) block_duration: Option<Duration>,
+    /// How long the data plane serves on when control dies and none comes back; zero: not at all.
+    pub(crate) keep_data_plane: Duration,
     /// Whether to ask the app for its `/dapr/config` once it listens.
     pub(crate) asks_app_config: bool,
     pub(crate) log: LogChoice,
@@ -132,6 +134,7 @@ impl Config {
             read_buffer_bytes: read_buffer_bytes(values)?,
             graceful_timeout: graceful_timeout(values),
             block_duration: block_duration(values)?,
+            keep_data_plane: keep_data_plane(values, env)?,
             asks_app_config: asks_app_config(values)?,
             log,
             peer: HostPort {
@@ -249,6 +252,17 @@ fn block_duration(values: &Values<'_>) -> Result<Option<Duration>, ConfigError> 
     let parse =
         |text| duration::parse(text).map_err(|reason| ConfigError::Duration { flag: FLAG, reason });
     non_empty(values.text(FLAG)).map(parse).transpose()
+}
+
+fn keep_data_plane(values: &Values<'_>, env: Environment<'_>) -> Result<Duration, ConfigError> {
+    const FLAG: &str = "keep-data-plane";
+    const VARIABLE: &str = "RINGCAR_KEEP_DATA_PLANE";
+    let set = env(VARIABLE).filter(|text| !text.is_empty() && !values.is_given(FLAG));
+    let (flag, text) = match &set {
+        Some(text) => (VARIABLE, text.as_str()),
+        None => (FLAG, values.text(FLAG)),
+    };
+    duration::parse(text).map_err(|reason| ConfigError::Duration { flag, reason })
 }
 
 fn asks_app_config(values: &Values<'_>) -> Result<bool, ConfigError> {

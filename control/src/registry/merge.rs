@@ -24,6 +24,8 @@ use snapshot::{
 };
 use std::{
     collections::{BTreeMap, VecDeque, btree_map},
+    io,
+    os::fd::OwnedFd,
     time::Duration,
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
@@ -214,6 +216,19 @@ impl Registries {
         let registrations = self.sources.iter_mut().filter_map(|s| s.registration.as_mut());
         let results: Vec<_> = registrations.map(|ours| ours.update(entry)).collect();
         results.into_iter().collect()
+    }
+
+    /// What keeps our entry known on this machine while control is away.
+    ///
+    /// # Errors
+    /// When this process has too many descriptors.
+    pub(crate) fn hold(&self) -> io::Result<Option<OwnedFd>> {
+        for registration in self.sources.iter().filter_map(|source| source.registration.as_ref()) {
+            if let Some(descriptor) = registration.hold()? {
+                return Ok(Some(descriptor));
+            }
+        }
+        Ok(None)
     }
 
     /// Takes our entries back: callers turn elsewhere from now on.
