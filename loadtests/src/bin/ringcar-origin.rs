@@ -38,6 +38,13 @@ struct Arguments {
 const LISTENER: u64 = u64::MAX;
 const RECEIVE_BYTES: usize = 256 * 1024;
 
+/// Both as they go out, made once.
+struct Answers {
+    usual: Answer,
+    /// Tells a client that asked for it that the connection ends (RFC 9112 §9.6).
+    last: Answer,
+}
+
 struct Answer {
     bytes: Vec<u8>,
     /// Where the body begins: all that an answer to HEAD has.
@@ -47,11 +54,17 @@ struct Answer {
 struct Connection {
     socket: Socket,
     reader: MessageReader,
-    /// Answers owed, by their length; the first may be sent in part.
-    owed: VecDeque<usize>,
+    /// Answers owed; the first may be sent in part.
+    owed: VecDeque<Owed>,
     sent_bytes: usize,
     closes: bool,
     watched: Interest,
+}
+
+#[derive(Clone, Copy)]
+struct Owed {
+    is_last: bool,
+    bytes: usize,
 }
 
 /// What became of a connection after its turn.
@@ -66,10 +79,10 @@ fn main() -> Result<()> {
     let (listener, bound) = socket::listen(&arguments.listen)?;
     listener.set_nonblocking(true)?;
     println!("{}", address::spell(&bound));
-    serve(&listener, &bound, &Answer::new(&arguments))
+    serve(&listener, &bound, &Answers::new(&arguments))
 }
 
-fn serve(listener: &Socket, bound: &Address, answer: &Answer) -> Result<()> {
+fn serve(listener: &Socket, bound: &Address, answers: &Answers) -> Result<()> {
     let mut poll = Poll::new()?;
     poll.add(listener, LISTENER, Interest::Read)?;
     let mut connections: Vec<Option<Connection>> = Vec::new();
@@ -86,7 +99,7 @@ fn serve(listener: &Socket, bound: &Address, answer: &Answer) -> Result<()> {
             let slot = usize::try_from(event.token)?;
             // An earlier event of this turn may have closed it.
             let Some(connection) = connections[slot].as_mut() else { continue };
-            let turn = connection.on_ready(*event, answer, &mut buffer);
+            let turn = connection.on_ready(*event, answers, &mut buffer);
             match turn {
                 Ok(Turn::Kept) => connection.watch(&poll, event.token)?,
                 Ok(Turn::Closed) => connections[slot] = None,
@@ -123,16 +136,27 @@ fn accept(
     }
 }
 
+impl Answers {
+    fn new(arguments: &Arguments) -> Self {
+        let last = Answer::new(arguments, "Connection: close\r\n");
+        Self { usual: Answer::new(arguments, ""), last }
+    }
+
+    fn of(&self, is_last: bool) -> &Answer {
+        if is_last { &self.last } else { &self.usual }
+    }
+}
+
 impl Answer {
     /// The body is a JSON string where it is long enough for one, so that a proxy which reads it
     /// finds no fault.
-    fn new(arguments: &Arguments) -> Self {
+    fn new(arguments: &Arguments, line: &str) -> Self {
         let mut body = vec![b'x'; arguments.body_bytes];
         if let [first, .., last] = body.as_mut_slice() {
             (*first, *last) = (b'"', b'"');
         }
         let mut bytes = format!(
-            "HTTP/1.1 {} Answer\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "HTTP/1.1 {} Answer\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{line}\r\n",
             arguments.status, arguments.body_bytes
         )
         .into_bytes();
@@ -154,11 +178,11 @@ impl Connection {
         }
     }
 
-    fn on_ready(&mut self, event: Ready, answer: &Answer, buffer: &mut [u8]) -> Result<Turn> {
-        if event.readable && !self.closes && !self.receive(answer, buffer)? {
+    fn on_ready(&mut self, event: Ready, answers: &Answers, buffer: &mut [u8]) -> Result<Turn> {
+        if event.readable && !self.closes && !self.receive(answers, buffer)? {
             return Ok(Turn::Closed);
         }
-        match self.send(answer) {
+        match self.send(answers) {
             Ok(()) if self.closes && self.owed.is_empty() => Ok(Turn::Closed),
             Ok(()) => Ok(Turn::Kept),
             Err(error) if is_gone(&error) => Ok(Turn::Closed),
@@ -167,7 +191,7 @@ impl Connection {
     }
 
     /// Whether the client is still there.
-    fn receive(&mut self, answer: &Answer, buffer: &mut [u8]) -> Result<bool> {
+    fn receive(&mut self, answers: &Answers, buffer: &mut [u8]) -> Result<bool> {
         let count = match self.socket.read(buffer) {
             Ok(0) => return Ok(false),
             Ok(count) => count,
@@ -180,16 +204,19 @@ impl Connection {
             let progress = self.reader.feed(rest)?;
             rest = &rest[progress.used..];
             if let Some(message) = progress.complete {
+                let answer = answers.of(message.closes);
                 let to_head = message.is_head_request;
-                self.owed.push_back(if to_head { answer.head_bytes } else { answer.bytes.len() });
+                let bytes = if to_head { answer.head_bytes } else { answer.bytes.len() };
+                self.owed.push_back(Owed { is_last: message.closes, bytes });
                 self.closes |= message.closes;
             }
         }
         Ok(true)
     }
 
-    fn send(&mut self, answer: &Answer) -> io::Result<()> {
-        while let Some(&bytes) = self.owed.front() {
+    fn send(&mut self, answers: &Answers) -> io::Result<()> {
+        while let Some(&Owed { is_last, bytes }) = self.owed.front() {
+            let answer = answers.of(is_last);
             match self.socket.write(&answer.bytes[self.sent_bytes..bytes]) {
                 Ok(count) => self.sent_bytes += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
