@@ -90,6 +90,7 @@ impl<E: Engine> Relay<E> {
     pub(super) fn occupy(&mut self, key: ConnectionKey, upstream_key: UpstreamKey, is_open: bool) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         connection.state = State::Exchanging;
+        let is_awaited = connection.paused;
         let exchange = &mut connection.exchange;
         exchange.upstream = Some(upstream_key);
         exchange.upstream_reached = is_open;
@@ -100,6 +101,10 @@ impl<E: Engine> Relay<E> {
             debug_assert!(upstream.seat.is_none(), "a connection works for one exchange");
             upstream.seat = Some(seat);
             self.balancer.begin(seat);
+        }
+        if let Some(upstream) = self.upstreams.find(upstream_key) {
+            // A client that is not read waits for the bytes in hand to leave, and must hear of it.
+            self.engine.relax_sent(upstream.socket, !is_awaited);
         }
     }
 

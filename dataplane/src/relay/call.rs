@@ -154,10 +154,6 @@ impl<E: Engine> Relay<E> {
         let upstream = self.upstreams.insert(Upstream::new(socket, endpoint, key));
         self.owners.set(socket, super::Owner::Upstream(upstream));
         self.occupy(key, upstream, false);
-        if let Some(connection) = self.connections.find(key) {
-            // A client that is not read waits for these very bytes to leave.
-            self.engine.relax_sent(socket, !connection.paused);
-        }
         self.set_upstream_deadline(upstream, Some(CONNECT_TIMEOUT));
         self.note_progress(key);
     }

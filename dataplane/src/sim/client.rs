@@ -587,7 +587,10 @@ impl Client {
         self.phase = Phase::Done;
         // What is behind an exchange that may fail may fail with it. So may what is before it and not wholly taken: a
         // cut answer ends in a reset.
-        let may_fail = |id: &usize| !book.exchanges[*id].is_calm;
+        let may_fail = |id: &usize| {
+            let exchange = &book.exchanges[*id];
+            !exchange.is_calm || exchange.request.bytes > LINGER_BYTES_MAX / 2
+        };
         let mut is_excused =
             self.is_tiresome || (why == RESET && self.awaiting.iter().any(may_fail));
         for id in std::mem::take(&mut self.awaiting) {
