@@ -1,6 +1,7 @@
 //! Which endpoint a request goes to, and what becomes known of that endpoint by it.
 //!
-//! Only where an app has several endpoints is there anything to choose or to note; see [`crate::upstream::Balancer`].
+//! Only where an app has several endpoints is there anything to choose or to note; see
+//! [`crate::upstream::Balancer`].
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +19,8 @@ use snapshot::Route;
 use std::rc::Rc;
 
 impl<E: Engine> Relay<E> {
-    /// The next endpoint for a call, noted in its exchange; `None` when it has been to all that are worth it.
+    /// The next endpoint for a call, noted in its exchange; `None` when it has been to all that are
+    /// worth it.
     pub(super) fn choose(
         &mut self,
         key: ConnectionKey,
@@ -46,8 +48,8 @@ impl<E: Engine> Relay<E> {
         Some(endpoint)
     }
 
-    /// Sends what is pending to the next endpoint that it has not been to. False: there is none, or it has been to
-    /// enough of them.
+    /// Sends what is pending to the next endpoint that it has not been to. False: there is none, or
+    /// it has been to enough of them.
     pub(super) fn fail_over(&mut self, key: ConnectionKey) -> bool {
         let view = Rc::clone(&self.view);
         let Some(connection) = self.connections.find(key) else { return false };
@@ -85,8 +87,8 @@ impl<E: Engine> Relay<E> {
         self.occupy(key, upstream_key, true);
     }
 
-    /// From now on the upstream connection works for this exchange, and its endpoint is busier by one request.
-    /// `is_open`: it need not be opened first.
+    /// From now on the upstream connection works for this exchange, and its endpoint is busier by
+    /// one request. `is_open`: it need not be opened first.
     pub(super) fn occupy(&mut self, key: ConnectionKey, upstream_key: UpstreamKey, is_open: bool) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         connection.state = State::Exchanging;

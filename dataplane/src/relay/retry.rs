@@ -1,8 +1,10 @@
 //! Upstream connections that fail: what is tried again, what is reported.
 //!
-//! Twice only is a request sent again without anybody asking for it. A pooled connection may have been closed by the
-//! other side just as we used it, so a request that is safe to repeat (RFC 9110 §9.2.2) goes out once more on a fresh
-//! one. And a peer that cannot be reached at all has seen no byte, so daprd's built-in retry applies.
+//! Three times only is a request sent again without anybody asking for it. A pooled connection may
+//! have been closed by the other side just as we used it, so a request that is safe to repeat
+//! (RFC 9110 §9.2.2) goes out once more on a fresh one. A peer that cannot be reached at all has
+//! seen no byte, so another endpoint gets the request, and when none takes it, daprd's built-in
+//! retry applies. And a peer that serves another app has delivered nothing.
 
 #![forbid(unsafe_code)]
 
@@ -31,7 +33,8 @@ impl<E: Engine> Relay<E> {
                 self.counters.upstream_connect_failures.add(1);
                 self.connect_failed(borrower, Cause::Connect(error));
             }
-            // The app may have answered before it closed: its answer is read before the failure counts.
+            // The app may have answered before it closed: its answer is read before the failure
+            // counts.
             (UpstreamState::Busy(_), Operation::Send) if !upstream.send_failed => {
                 upstream.send_failed = true;
                 upstream.paused = false;
@@ -100,8 +103,9 @@ impl<E: Engine> Relay<E> {
         self.connect(borrower, endpoint);
     }
 
-    /// Nothing was sent, so nothing can be sent twice: a peer is tried again, as daprd does, another endpoint at once
-    /// and the same ones after a pause. An app is not; it is our own neighbour, and its caller's policy decides.
+    /// Nothing was sent, so nothing can be sent twice: a peer is tried again, as daprd does,
+    /// another endpoint at once and the same ones after a pause. An app is not; it is our own
+    /// neighbour, and its caller's policy decides.
     fn connect_failed(&mut self, borrower: ConnectionKey, cause: Cause) {
         self.note_failure(borrower, Failure::Broken);
         let Some(connection) = self.connections.find(borrower) else { return };
@@ -127,8 +131,8 @@ impl<E: Engine> Relay<E> {
         self.set_deadline(borrower, Some(PEER_RETRY_INTERVAL));
     }
 
-    /// Entries of those that wait no more are dropped before the list would grow, so that it is never longer than twice
-    /// as many as ever waited at one time.
+    /// Entries of those that wait no more are dropped before the list would grow, so that it is
+    /// never longer than twice as many as ever waited at one time.
     fn remember_retry(&mut self, key: ConnectionKey) {
         if self.retrying.len() == self.retrying.capacity() {
             let connections = &self.connections;
@@ -141,8 +145,8 @@ impl<E: Engine> Relay<E> {
         self.retrying.push(key);
     }
 
-    /// Another app lives at that address by now. It was delivered nothing, so whatever the verb, the request may go to
-    /// an endpoint that it has not been to, if all of it is still here.
+    /// Another app lives at that address by now. It was delivered nothing, so whatever the verb,
+    /// the request may go to an endpoint that it has not been to, if all of it is still here.
     pub(super) fn misdirected(&mut self, borrower: ConnectionKey) {
         self.counters.misdirected.add(1);
         self.note_failure(borrower, Failure::Misdirected);
@@ -160,8 +164,8 @@ impl<E: Engine> Relay<E> {
         }
     }
 
-    /// The snapshot changed: who waited for a peer that is gone for good learns it now, and who waited for one that
-    /// has come back elsewhere is sent there.
+    /// The snapshot changed: who waited for a peer that is gone for good learns it now, and who
+    /// waited for one that has come back elsewhere is sent there.
     pub(super) fn reconsider_retries(&mut self) {
         for key in std::mem::take(&mut self.retrying) {
             let waits = |connection: &Connection| connection.state == State::Retrying;

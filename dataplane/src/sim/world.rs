@@ -121,6 +121,13 @@ impl World {
         // Where the own app is found as well.
         let is_calm = net.is_calm(own);
         let elsewhere = net.open(is_calm);
+        // The other app behind a peer has a second instance, which is gone when the first one is behind a sidecar.
+        let is_calm = net.is_calm(far);
+        let far_too = net.open(is_calm);
+        debug_assert_eq!(far_too, FAR_TOO);
+        if has_peer {
+            net.shut_place(far_too);
+        }
         let far_is_calm = net.is_calm(far) && (!has_peer || net.is_calm(peer));
         let facts = vec![
             AppFacts { id: "own", is_calm: net.is_calm(own) },
@@ -131,7 +138,7 @@ impl World {
         self.apps = vec![
             App::new(0, vec![own, elsewhere], false),
             App::new(1, vec![near], false),
-            App::new(2, vec![far], !has_peer),
+            App::new(2, vec![far, far_too], !has_peer),
         ];
         let far_at = if has_peer { peer } else { far };
         let state = state(&[("own", own), ("near", near)], &[("far", far_at)]);
@@ -508,6 +515,9 @@ impl Node {
     }
 }
 
+/// The second endpoint of every route.
+const FAR_TOO: Place = Place(6);
+
 /// Larger requests are refused by the callee's sidecar.
 const BODY_BYTES_MAX: usize = 600_000;
 
@@ -547,13 +557,14 @@ pub(super) fn metadata_of(id: &str) -> String {
 }
 
 fn route(id: &str, place: Place) -> Route {
+    let endpoint = |place: Place| Endpoint {
+        instance: InstanceId(format!("{id}-{}", place.0).into()),
+        address: address_of(place),
+        zone: None,
+    };
     Route {
         id: AppId::new(id).expect("a sound id"),
         namespace: Namespace::default(),
-        endpoints: vec![Endpoint {
-            instance: InstanceId(id.into()),
-            address: address_of(place),
-            zone: None,
-        }],
+        endpoints: [place, FAR_TOO].map(endpoint).to_vec(),
     }
 }

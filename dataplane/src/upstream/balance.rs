@@ -1,10 +1,12 @@
-//! Which of an app's endpoints takes the next request. Asked per attempt, and only where there are several.
+//! Which of an app's endpoints takes the next request. Asked per attempt, and only where there are
+//! several.
 //!
-//! Each worker decides by what it sees itself, so nothing is shared and nothing is locked. The usual case, nobody out
-//! and nobody tried before, draws two endpoints and compares them; else all of the app's endpoints are looked at.
+//! Each worker decides by what it sees itself, so nothing is shared and nothing is locked. The
+//! usual case, nobody out and nobody tried before, draws two endpoints and compares them; else all
+//! of the app's endpoints are looked at.
 //!
-//! An app's endpoints may all be out, which says more about us, or about the way there, than about them: then all of
-//! them count, so a call fails only when it has tried in vain itself.
+//! An app's endpoints may all be out, which says more about us, or about the way there, than about
+//! them: then all of them count, so a call fails only when it has tried in vain itself.
 
 #![forbid(unsafe_code)]
 
@@ -180,7 +182,8 @@ impl Balancer {
         key
     }
 
-    /// Forgets the apps that were not called since this was last done, or, when all were, half of them.
+    /// Forgets the apps that were not called since this was last done, or, when all were, half of
+    /// them.
     fn forget_unused_groups(&mut self) {
         let (groups, mut left) = (&mut self.groups, Vec::new());
         let is_unused = |key: &Key<Group>| groups.find(*key).is_some_and(|group| !group.used);
@@ -255,8 +258,8 @@ fn find_due(
     })
 }
 
-/// Those in the caller's zone, unless fewer than half of them are in; those that are in, unless none is; never those
-/// that were tried.
+/// Those in the caller's zone, unless fewer than half of them are in; those that are in, unless
+/// none is; never those that were tried.
 fn collect_candidates(
     group: &Group,
     seats: &Slab<Health>,
@@ -312,7 +315,8 @@ fn pick(
     }
 }
 
-/// Marsaglia's xorshift with a multiplication behind it (xorshift64*): three shifts a number, no system call.
+/// Marsaglia's xorshift with a multiplication behind it (xorshift64*): three shifts a number, no
+/// system call.
 struct Draw(u64);
 
 impl Draw {
@@ -580,7 +584,8 @@ mod tests {
         Dead(Duration, Duration),
     }
 
-    /// A request under way: when it ends, which one it is, who has it, how long it took, and its seat.
+    /// A request under way: when it ends, which one it is, who has it, how long it took, and its
+    /// seat.
     type UnderWay = Reverse<(Duration, usize, usize, Duration, u64)>;
 
     /// Times are since the start; lists are per server.
@@ -597,7 +602,8 @@ mod tests {
         lost_count: usize,
     }
 
-    /// Requests that come at random, `interval` apart on average; what is refused tries the next server.
+    /// Requests that come at random, `interval` apart on average; what is refused tries the next
+    /// server.
     fn simulate(servers: &[Server], interval: Duration, length: Duration) -> Simulation<'_> {
         let names: Vec<String> = (0..servers.len()).map(|n| n.to_string()).collect();
         let paths: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -1,7 +1,9 @@
-//! What a worker knows about one endpoint of an app: how busy it is with us, how soon it answers, whether it works.
+//! What a worker knows about one endpoint of an app: how busy it is with us, how soon it answers,
+//! whether it works.
 //!
-//! Pure, and told everything: requests that begin and end, answers, failures, the time. It is kept per app and
-//! endpoint, not per address, since one address may serve several apps, of which one can be slow, or have moved away.
+//! Pure, and told everything: requests that begin and end, answers, failures, the time. It is kept
+//! per app and endpoint, not per address, since one address may serve several apps, of which one
+//! can be slow, or have moved away.
 //!
 //! ```text
 //!        EJECTION_FAILURES in a row, or misdirected          its time is over: one request
@@ -83,7 +85,8 @@ impl Health {
         self.outstanding += 1;
     }
 
-    /// A probe that ended without a word, because its client left, leaves the way free for the next one.
+    /// A probe that ended without a word, because its client left, leaves the way free for the next
+    /// one.
     pub(crate) fn end(&mut self, now: Instant) {
         debug_assert!(self.outstanding > 0, "what ends has begun");
         self.outstanding = self.outstanding.saturating_sub(1);
@@ -103,8 +106,8 @@ impl Health {
         was_out
     }
 
-    /// True: it is ejected. `jitter` is any random number, so that the workers of many machines do not all come back
-    /// at once.
+    /// True: it is ejected. `jitter` is any random number, so that the workers of many machines do
+    /// not all come back at once.
     pub(crate) fn on_failure(&mut self, failure: Failure, now: Instant, jitter: u64) -> bool {
         self.failure_count = self.failure_count.saturating_add(1);
         let span = match self.standing {
@@ -119,8 +122,9 @@ impl Health {
         was_in
     }
 
-    /// Of two answers in a row the quicker one counts: a lone slow one is a pause of a scheduler or a collector, or an
-    /// app that just woke up, and would drive the calls away for as long as it is remembered.
+    /// Of two answers in a row the quicker one counts: a lone slow one is a pause of a scheduler or
+    /// a collector, or an app that just woke up, and would drive the calls away for as long as it
+    /// is remembered.
     fn measure(&mut self, latency: Duration, now: Instant) {
         let Some(previous) = self.sample.replace(latency) else { return };
         let nanos = nanos_of(latency.min(previous));
@@ -130,12 +134,12 @@ impl Health {
         });
     }
 
-    /// Whether a request is likely answered sooner here than there: requests under way times latency, where the
-    /// latencies differ so much that it means something.
+    /// Whether a request is likely answered sooner here than there: requests under way times
+    /// latency, where the latencies differ so much that it means something.
     ///
-    /// An endpoint of which nothing is known is taken to be as quick as the other one. So a new instance gets its share
-    /// at once, and no more than that. linkerd's seed of 30 ms would keep it idle beside instances that answer in one,
-    /// and flood it beside slower ones.
+    /// An endpoint of which nothing is known is taken to be as quick as the other one. So a new
+    /// instance gets its share at once, and no more than that. linkerd's seed of 30 ms would keep
+    /// it idle beside instances that answer in one, and flood it beside slower ones.
     pub(crate) fn is_better_than(&self, other: &Self, now: Instant) -> bool {
         let (here, there) = match (&self.latency, &other.latency) {
             (Some(here), Some(there)) => (here.at(now), there.at(now)),
@@ -299,7 +303,8 @@ mod tests {
         assert_eq!(shorten(EJECTION_MIN, 512), ms(875));
     }
 
-    /// An endpoint with so many requests under way and this latency, measured so many milliseconds before `after(0)`.
+    /// An endpoint with so many requests under way and this latency, measured so many milliseconds
+    /// before `after(0)`.
     fn endpoint(outstanding: u32, latency: Option<(u64, u64)>) -> Health {
         let now = Instant::from_nanos(START.as_nanos());
         let latency = latency.map(|(latency, ago)| Latency {

@@ -1,5 +1,5 @@
-//! An app with several endpoints: which one is called, what happens when one does not take the call, and that no app
-//! is ever called for another.
+//! An app with several endpoints: which one is called, what happens when one does not take the
+//! call, and that no app is ever called for another.
 
 #![forbid(unsafe_code)]
 
@@ -72,8 +72,38 @@ on_both_engines! {
         let (one, two) = (named("1"), named("2"));
         let addresses = [slow.address(), one.address(), two.address()];
         let caller = caller(engine, Balance::PowerOfTwo, &addresses.each_ref());
+        // How the other two share the rest is a matter of what else this machine does meanwhile.
         let [slow, one, two] = shares(&mut caller.client(), ["slow", "1", "2"], 100);
-        assert!(slow < 15 && one > 15 && two > 15, "slow {slow}, quick {one} and {two}");
+        assert!(slow < 15, "slow {slow}, quick {one} and {two}");
+    }
+
+    fn requests_under_way_are_spread(engine: Choice) {
+        let peers = [App::listen(), App::listen(), App::listen()];
+        let addresses = peers.each_ref().map(App::address);
+        let caller = caller(engine, Balance::PowerOfTwo, &addresses.each_ref());
+        let mut clients: Vec<Wire> = (0..30).map(|_| caller.client()).collect();
+        for client in &mut clients {
+            client.send(get(X));
+        }
+        let mut upstreams = peers.each_ref().map(|_| Vec::new());
+        let give_up = clock::now() + DEADLINE;
+        while upstreams.iter().map(Vec::len).sum::<usize>() < clients.len() {
+            caller.settle();
+            for (peer, upstreams) in peers.iter().zip(&mut upstreams) {
+                upstreams.extend(peer.accept_if_called());
+            }
+            assert!(clock::now() < give_up, "not all calls have come");
+        }
+        let counts = upstreams.each_ref().map(Vec::len);
+        for upstream in upstreams.iter_mut().flatten() {
+            upstream.read_request();
+            upstream.send(OK);
+        }
+        // Of two at random the one with fewer: nobody falls far behind.
+        assert!(counts.iter().all(|count| (8..=12).contains(count)), "{counts:?}");
+        for client in &mut clients {
+            assert_eq!(client.read_response().text(), "ok");
+        }
     }
 
     fn endpoint_in_the_own_zone_is_called(engine: Choice) {
@@ -138,7 +168,7 @@ on_both_engines! {
         let directory = TempDir::new();
         let first = named("first");
         let (first, second) = (first.address(), dead(&directory, "second"));
-        let mut caller = caller(engine, Balance::PowerOfTwo, &[&first, &second]);
+        let mut caller = caller(engine, Balance::RoundRobin, &[&first, &second]);
         let mut client = caller.client();
         let give_up = clock::now() + DEADLINE;
         while caller.counter(EJECTIONS) < 1.0 {
@@ -159,8 +189,7 @@ on_both_engines! {
             assert!(clock::now() < give_up, "it is never called again");
         }
         assert_eq!(caller.counter(READMISSIONS), 1.0);
-        let [first, second] = shares(&mut client, ["first", "second"], 40);
-        assert!(first > 0 && second > 0, "first {first}, second {second}");
+        assert_eq!(shares(&mut client, ["first", "second"], 40), [20; 2]);
         drop((client, caller));
         serving.join().unwrap();
     }
