@@ -53,7 +53,7 @@ const FLAGS: &[Flag] = &[
     flag("app-id", Text, "", Now, "Name under which other apps call this one"),
     flag("app-port", Text, "", Now, "Port the app listens on; empty or 0: it takes no calls"),
     flag("app-protocol", Text, "http", Now, "Protocol the app speaks: http, https, h2c, grpc, grpcs"),
-    flag("app-channel-address", Text, "127.0.0.1", Now, "Host the app listens on"),
+    flag("app-channel-address", Text, "127.0.0.1", Now, "Host the app listens on, or unix:///path of its socket"),
     flag("app-max-concurrency", Number, "-1", Later, "Calls the app takes at once; -1 is unlimited"),
     flag("app-ssl", Bool, "false", Later, "The app speaks TLS"),
     flag("dapr-http-port", Text, "3500", Now, "Port of the HTTP API"),

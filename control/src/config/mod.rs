@@ -6,10 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+mod app_place;
 pub(crate) mod duration;
 pub(crate) mod flags;
 pub(crate) mod name_resolution;
 pub(crate) mod quantity;
+
+pub(crate) use app_place::{AppPlace, AppPlaceError};
 
 use crate::log::{Format, Level};
 use flags::Values;
@@ -22,6 +25,8 @@ pub(crate) struct Config {
     pub(crate) app_id: AppId,
     pub(crate) namespace: Namespace,
     pub(crate) app: Option<AppPlace>,
+    /// As it was given; an app on a Unix socket needs none.
+    pub(crate) app_port: u16,
     pub(crate) protocol: String,
     pub(crate) http_port: u16,
     pub(crate) grpc_port: u16,
@@ -44,13 +49,6 @@ pub(crate) struct Config {
     pub(crate) configuration_files: Vec<PathBuf>,
     /// For the log: what was asked for and is not done.
     pub(crate) warnings: Vec<String>,
-}
-
-/// Where the app listens.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct AppPlace {
-    pub(crate) host: String,
-    pub(crate) port: u16,
 }
 
 /// A place to listen; an empty host is every interface.
@@ -82,6 +80,8 @@ pub(crate) enum ConfigError {
     Quantity { flag: &'static str, reason: quantity::QuantityError },
     #[error("invalid value for '{flag}': {reason}")]
     Duration { flag: &'static str, reason: duration::DurationError },
+    #[error("invalid value for 'app-channel-address': {0}")]
+    AppPlace(#[from] AppPlaceError),
     #[error("the '{flag}' argument value {port} conflicts with 'app-port'")]
     PortConflict { flag: &'static str, port: u16 },
     /// Serving without the check would open what its owner meant to lock.
@@ -113,11 +113,11 @@ impl Config {
         if env("DAPR_API_TOKEN").is_some_and(|token| !token.is_empty()) {
             return Err(ConfigError::ApiToken);
         }
-        let host = values.text("app-channel-address").to_owned();
         Ok(Self {
             app_id,
             namespace,
-            app: (app_port != 0).then_some(AppPlace { host, port: app_port }),
+            app: AppPlace::parse(values.text("app-channel-address"), app_port)?,
+            app_port,
             http_port,
             grpc_port,
             listen_hosts: hosts(values.text("dapr-listen-addresses")),
@@ -347,6 +347,11 @@ mod tests {
             ),
             (&["--app-id=a", "--app-protocol=ftp"], "invalid value for 'app-protocol': ftp"),
             (&["--app-id=a", "--app-port=70000"], "invalid value for 'app-port': 70000"),
+            (
+                &["--app-id=a", "--app-channel-address=unix:app.sock"],
+                "invalid value for 'app-channel-address': \"app.sock\" is not an absolute path; write \
+                 unix:///path/to/socket",
+            ),
             (&["--app-id=a", "--log-level=loud"], "invalid value for 'log-level': loud"),
             (&["--app-id=a", "--mode=node"], "invalid value for 'mode': node"),
             (
@@ -425,7 +430,8 @@ mod tests {
             "--disable-init-endpoints=config",
         ])
         .unwrap();
-        assert_eq!(config.app, Some(AppPlace { host: "127.0.0.1".into(), port: 8080 }));
+        assert_eq!(config.app, Some(AppPlace::Tcp { host: "127.0.0.1".into(), port: 8080 }));
+        assert_eq!(config.app_port, 8080);
         assert_eq!(config.listen_hosts, ["[::1]", "127.0.0.1"]);
         assert_eq!(config.public, Some(HostPort { host: String::new(), port: 3501 }));
         assert_eq!(config.metrics, None);

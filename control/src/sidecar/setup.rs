@@ -12,7 +12,7 @@ use crate::{
         page,
     },
     app_channel::AppChannel,
-    config::{Config, name_resolution},
+    config::{AppPlace, Config, name_resolution},
     host, instance,
     listen::{self, Bound, ListenError},
     log::Log,
@@ -95,7 +95,7 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
     let registries = Registries::start(&names.settings, &dir, &entry, log)?;
     let routes = registries.routes();
     let mut publisher =
-        Publisher::new(app(config, app_address), metadata(config), sockets.listeners);
+        Publisher::new(app(config, app_address.clone()), metadata(config), sockets.listeners);
     publisher.set_routes(routes.clone());
     let program = program(&dir, &instance);
     let supervisor = Supervisor::new(program, publisher.next_state(), sockets.bound, log.clone());
@@ -214,19 +214,24 @@ fn is_ipv6_only() -> bool {
     std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_err()
 }
 
-fn app_address(config: &Config) -> Result<Option<SocketAddr>, StartError> {
-    let Some(place) = &config.app else { return Ok(None) };
-    let host = place.host.trim_start_matches('[').trim_end_matches(']');
+fn app_address(config: &Config) -> Result<Option<Address>, StartError> {
+    let (host, port) = match &config.app {
+        None => return Ok(None),
+        Some(AppPlace::Tcp { host, port }) => (host, *port),
+        Some(AppPlace::Unix(path)) => return Ok(Some(Address::Unix(path.clone()))),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
     let failed = |reason| StartError::AppHost { host: host.to_owned(), reason };
-    let addresses = (host, place.port).to_socket_addrs().map_err(failed)?;
-    let address = listen::prefer_ipv4(addresses);
+    let addresses = (host, port).to_socket_addrs().map_err(failed)?;
+    let address = listen::prefer_ipv4(addresses).map(Address::Tcp);
     address.map(Some).ok_or_else(|| failed(io::Error::other("it has no address")))
 }
 
-fn app(config: &Config, address: Option<SocketAddr>) -> App {
-    let channel = address.filter(|_| config.carries_protocol()).map(|address| {
-        snapshot::AppChannel { address: Address::Tcp(address), protocol: AppProtocol::Http }
-    });
+fn app(config: &Config, address: Option<Address>) -> App {
+    let channel = address
+        .clone()
+        .filter(|_| config.carries_protocol())
+        .map(|address| snapshot::AppChannel { address, protocol: AppProtocol::Http });
     let host_ip =
         config.host_ip.clone().or_else(|| host::address().map(|address| address.to_string()));
     // daprd's name for what waits for the app.
@@ -246,14 +251,14 @@ fn app(config: &Config, address: Option<SocketAddr>) -> App {
 
 fn metadata(config: &Config) -> Metadata {
     let connection = config.app.as_ref().map(|place| AppConnection {
-        port: place.port,
+        port: config.app_port,
         protocol: config.protocol.clone(),
-        channel_address: place.host.clone(),
+        channel_address: place.channel_address(),
     });
     Metadata::new(config.app_id.as_str(), connection)
 }
 
-fn app_channel(config: &Config, address: SocketAddr, log: &Log) -> AppChannel {
+fn app_channel(config: &Config, address: Address, log: &Log) -> AppChannel {
     AppChannel {
         address,
         protocol: config.protocol.clone(),
@@ -273,7 +278,7 @@ fn entry(
     let (id, namespace) = (config.app_id.clone(), config.namespace.clone());
     let mut entry = Entry::new(Identity { id, namespace, instance, peer, api });
     entry.grpc_port = config.grpc_port;
-    entry.app_port = config.app.as_ref().map_or(0, |place| place.port);
+    entry.app_port = config.app_port;
     entry.metrics_port = metrics.map_or(0, |bound| bound.address.port());
     entry.body_bytes_max = config.body_bytes_max;
     entry.read_buffer_bytes = config.read_buffer_bytes;

@@ -13,3 +13,4 @@ mod shutdown;
 mod sidecar;
 mod support;
 mod survival;
+mod unix_sockets;
