@@ -1,5 +1,5 @@
-//! Waits for the app: until its port or socket takes connections, then the calls daprd makes to it at
-//! start-up.
+//! Waits for the app: until its port or socket takes connections, then the calls daprd makes to it
+//! at start-up.
 //!
 //! Calls are not held back meanwhile; `/v1.0/healthz` is what changes when this is done.
 

@@ -4,9 +4,11 @@
 
 #![forbid(unsafe_code)]
 
+mod config;
 mod dataplane;
 mod invoke;
 mod list;
+mod output;
 mod run;
 mod sidecar;
 mod stop;
@@ -52,9 +54,10 @@ enum Command {
 
 pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments = resolve_name(arguments.collect());
-    let matches = Cli::command().subcommand(flags::command()).try_get_matches_from(arguments);
+    let matches = command().try_get_matches_from(arguments);
     let parsed = matches.and_then(|matches| match matches.subcommand() {
-        Some((SIDECAR, values)) => Ok(sidecar::main(&flags::Values(values))),
+        Some((config::NAME, values)) => Ok(config::main(values)),
+        Some((SIDECAR, values)) => Ok(sidecar::main(values)),
         _ => Cli::from_arg_matches(&matches).map(|cli| cli.command.execute()),
     });
     parsed.unwrap_or_else(|e| {
@@ -62,6 +65,11 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         let _ = e.print();
         u8::try_from(e.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
     })
+}
+
+/// The commands that are made from the table of keys stand beside the others.
+fn command() -> clap::Command {
+    Cli::command().subcommand(flags::command()).subcommand(config::command())
 }
 
 impl Command {
@@ -86,7 +94,7 @@ fn resolve_name(arguments: Vec<OsString>) -> Vec<OsString> {
     if is_daprd {
         rest.insert(0, SIDECAR.into());
     }
-    if rest.first().is_some_and(|first| first == SIDECAR) {
+    if rest.first().is_some_and(|first| first == SIDECAR || first == config::NAME) {
         rest = flags::normalise(rest.into_iter());
     }
     rest.insert(0, "ringcar".into());
@@ -118,6 +126,11 @@ fn say(line: impl Display) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
+/// A whole text on standard output, with the same care.
+fn print(text: impl Display) {
+    let _ = write!(io::stdout().lock(), "{text}");
+}
+
 /// A line on standard error, with the same care.
 fn complain(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
@@ -131,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().subcommand(flags::command()).debug_assert();
+        command().debug_assert();
     }
 
     #[test]

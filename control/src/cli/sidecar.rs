@@ -5,13 +5,17 @@
 
 use super::{block_on, say};
 use crate::{
-    config::{Config, ConfigError, LogChoice, flags::Values},
+    config::{
+        Config, ConfigError, LogChoice,
+        flags::{self, Values},
+    },
     host, http_client,
     log::{Format, Level, Log, Settings},
     sidecar::{self, StartError},
     signals::Signals,
     version,
 };
+use clap::ArgMatches;
 use hyper::{Method, body::Bytes};
 use snapshot::Address;
 use std::{
@@ -25,6 +29,8 @@ use std::{
 enum SidecarError {
     #[error("{0}")]
     Config(#[from] ConfigError),
+    #[error("{error} (from {origin})")]
+    ConfigFrom { error: ConfigError, origin: String },
     #[error("cannot open the log file: {0}")]
     LogFile(io::Error),
     #[error("cannot listen for signals: {0}")]
@@ -33,7 +39,18 @@ enum SidecarError {
     Start(#[from] StartError),
 }
 
-pub(super) fn main(values: &Values<'_>) -> ExitCode {
+pub(super) fn main(matches: &ArgMatches) -> ExitCode {
+    match Values::new(matches, &environment) {
+        Ok(values) => execute(values),
+        Err(e) => refuse(&plain_log(String::new()), e.into()),
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    env::var(name).ok()
+}
+
+fn execute(values: Values) -> ExitCode {
     if values.is_set("version") {
         say(version::DAPR);
         return ExitCode::SUCCESS;
@@ -53,26 +70,41 @@ pub(super) fn main(values: &Values<'_>) -> ExitCode {
     serve(values)
 }
 
-fn serve(values: &Values<'_>) -> ExitCode {
+fn serve(mut values: Values) -> ExitCode {
     let app_id = values.text("app-id").to_owned();
-    let fatal = |log: &Log, error: SidecarError| {
-        log.fatal(error);
-        ExitCode::FAILURE
-    };
-    let config = match Config::from_flags(values, &|name| env::var(name).ok()) {
+    let config = match configure(&mut values) {
         Ok(config) => config,
-        Err(e) => return fatal(&plain_log(app_id), e.into()),
+        Err(e) => return refuse(&plain_log(app_id), e),
     };
     let log = match open_log(app_id.clone(), &config.log) {
         Ok(log) => log,
-        Err(e) => return fatal(&plain_log(app_id), SidecarError::LogFile(e)),
+        Err(e) => return refuse(&plain_log(app_id), SidecarError::LogFile(e)),
     };
     block_on(async {
         match start(&config, &log) {
             Ok((sidecar, signals)) => sidecar.run(signals).await,
-            Err(e) => fatal(&log, e),
+            Err(e) => refuse(&log, e),
         }
     })
+}
+
+/// From all that flags, variables and files say.
+fn configure(values: &mut Values) -> Result<Config, SidecarError> {
+    let configuration = flags::read_files(values, &environment)?;
+    let mut config = Config::from_flags(values, &environment).map_err(|error| {
+        match error.flag().and_then(|flag| values.origin(flag)) {
+            Some(origin) => SidecarError::ConfigFrom { error, origin },
+            None => error.into(),
+        }
+    })?;
+    config.warnings.extend(configuration.problems.iter().map(ToString::to_string));
+    config.warnings.extend(configuration.notes);
+    Ok(config)
+}
+
+fn refuse(log: &Log, error: SidecarError) -> ExitCode {
+    log.fatal(error);
+    ExitCode::FAILURE
 }
 
 fn start(config: &Config, log: &Log) -> Result<(sidecar::Sidecar, Signals), SidecarError> {

@@ -1,16 +1,19 @@
 //! From daprd's flags and environment to what the sidecar does: every value checked, every problem
 //! named.
 //!
-//! Nothing here opens a socket or a file; what comes out is valid, or is an error with daprd's
-//! words.
+//! Nothing in this file opens a socket or a file; what comes out is valid, or is an error with
+//! daprd's words.
 
 #![forbid(unsafe_code)]
 
 mod app_place;
 pub(crate) mod duration;
+pub(crate) mod file;
 pub(crate) mod flags;
+pub(crate) mod keys;
 pub(crate) mod name_resolution;
 pub(crate) mod quantity;
+mod schema;
 
 pub(crate) use app_place::{AppPlace, AppPlaceError};
 
@@ -82,6 +85,10 @@ pub(crate) enum ConfigError {
     Duration { flag: &'static str, reason: duration::DurationError },
     #[error("invalid value for 'app-channel-address': {0}")]
     AppPlace(#[from] AppPlaceError),
+    #[error("{name}: {reason}")]
+    Variable { name: String, reason: String },
+    #[error("error loading configuration: {}", list(.0))]
+    Files(Vec<file::Problem>),
     #[error("the '{flag}' argument value {port} conflicts with 'app-port'")]
     PortConflict { flag: &'static str, port: u16 },
     /// Serving without the check would open what its owner meant to lock.
@@ -91,13 +98,30 @@ pub(crate) enum ConfigError {
     ApiToken,
 }
 
+fn list(problems: &[file::Problem]) -> String {
+    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+impl ConfigError {
+    /// The flag whose value is wrong, wherever it came from.
+    pub(crate) const fn flag(&self) -> Option<&'static str> {
+        match self {
+            Self::Value { flag, .. }
+            | Self::Quantity { flag, .. }
+            | Self::Duration { flag, .. }
+            | Self::PortConflict { flag, .. } => Some(*flag),
+            Self::AppId(_) => Some("app-id"),
+            Self::AppPlace(_) => Some("app-channel-address"),
+            Self::ApiToken | Self::Files(_) | Self::Namespace(..) | Self::Variable { .. } => None,
+        }
+    }
+}
+
 impl Config {
     /// # Errors
     /// The first problem, in daprd's words where daprd has any.
-    pub(crate) fn from_flags(
-        values: &Values<'_>,
-        env: Environment<'_>,
-    ) -> Result<Self, ConfigError> {
+    pub(crate) fn from_flags(values: &Values, env: Environment<'_>) -> Result<Self, ConfigError> {
         let app_id = AppId::new(values.text("app-id"))?;
         let namespace = namespace(env)?;
         let log = log_choice(values)?;
@@ -158,7 +182,7 @@ fn namespace(env: Environment<'_>) -> Result<Namespace, ConfigError> {
     }
 }
 
-fn log_choice(values: &Values<'_>) -> Result<LogChoice, ConfigError> {
+fn log_choice(values: &Values) -> Result<LogChoice, ConfigError> {
     let format = if values.is_set("log-as-json") { Format::Json } else { Format::Text };
     let threshold =
         Level::parse(values.text("log-level")).ok_or_else(|| refused(values, "log-level"))?;
@@ -166,7 +190,7 @@ fn log_choice(values: &Values<'_>) -> Result<LogChoice, ConfigError> {
     Ok(LogChoice { format, threshold, file })
 }
 
-fn protocol(values: &Values<'_>) -> Result<String, ConfigError> {
+fn protocol(values: &Values) -> Result<String, ConfigError> {
     let protocol = values.text("app-protocol").to_ascii_lowercase();
     match protocol.as_str() {
         "grpc" | "grpcs" | "h2c" | "http" | "https" => Ok(protocol),
@@ -176,7 +200,7 @@ fn protocol(values: &Values<'_>) -> Result<String, ConfigError> {
 }
 
 /// A port flag; empty is 0.
-fn port(values: &Values<'_>, flag: &'static str) -> Result<u16, ConfigError> {
+fn port(values: &Values, flag: &'static str) -> Result<u16, ConfigError> {
     match values.text(flag) {
         "" => Ok(0),
         text => text.parse().map_err(|_| refused(values, flag)),
@@ -184,7 +208,7 @@ fn port(values: &Values<'_>, flag: &'static str) -> Result<u16, ConfigError> {
 }
 
 fn listener(
-    values: &Values<'_>,
+    values: &Values,
     host_flag: &'static str,
     port_flag: &'static str,
 ) -> Result<Option<HostPort>, ConfigError> {
@@ -199,14 +223,14 @@ fn hosts(list: &str) -> Vec<String> {
 }
 
 /// In kubernetes mode the flag names a resource of the cluster, which only the operator could read.
-fn configuration_files(values: &Values<'_>) -> Vec<PathBuf> {
+fn configuration_files(values: &Values) -> Vec<PathBuf> {
     match values.text("mode") {
         "kubernetes" => Vec::new(),
         _ => values.list("config").into_iter().map(PathBuf::from).collect(),
     }
 }
 
-fn body_bytes_max(values: &Values<'_>) -> Result<Option<u64>, ConfigError> {
+fn body_bytes_max(values: &Values) -> Result<Option<u64>, ConfigError> {
     let bytes =
         quantity_or_old_form(values, "max-body-size", ("dapr-http-max-request-size", 1024 * 1024))?;
     Ok(match u64::try_from(bytes) {
@@ -216,7 +240,7 @@ fn body_bytes_max(values: &Values<'_>) -> Result<Option<u64>, ConfigError> {
     })
 }
 
-fn read_buffer_bytes(values: &Values<'_>) -> Result<u32, ConfigError> {
+fn read_buffer_bytes(values: &Values) -> Result<u32, ConfigError> {
     const FLAG: &str = "read-buffer-size";
     match quantity_or_old_form(values, FLAG, ("dapr-http-read-buffer-size", 1024))? {
         bytes if bytes > 0 => u32::try_from(bytes).map_err(|_| refused(values, FLAG)),
@@ -226,7 +250,7 @@ fn read_buffer_bytes(values: &Values<'_>) -> Result<u32, ConfigError> {
 
 /// A quantity flag, unless only its old form with a fixed unit was given.
 fn quantity_or_old_form(
-    values: &Values<'_>,
+    values: &Values,
     flag: &'static str,
     (old_flag, unit): (&'static str, i64),
 ) -> Result<i64, ConfigError> {
@@ -239,19 +263,19 @@ fn quantity_or_old_form(
     quantity::parse(values.text(flag)).map_err(|reason| ConfigError::Quantity { flag, reason })
 }
 
-fn graceful_timeout(values: &Values<'_>) -> Duration {
+fn graceful_timeout(values: &Values) -> Duration {
     let seconds = values.number("dapr-graceful-shutdown-seconds");
     u64::try_from(seconds).map_or(GRACEFUL_TIMEOUT_DEFAULT, Duration::from_secs)
 }
 
-fn block_duration(values: &Values<'_>) -> Result<Option<Duration>, ConfigError> {
+fn block_duration(values: &Values) -> Result<Option<Duration>, ConfigError> {
     const FLAG: &str = "dapr-block-shutdown-duration";
     let parse =
         |text| duration::parse(text).map_err(|reason| ConfigError::Duration { flag: FLAG, reason });
     non_empty(values.text(FLAG)).map(parse).transpose()
 }
 
-fn asks_app_config(values: &Values<'_>) -> Result<bool, ConfigError> {
+fn asks_app_config(values: &Values) -> Result<bool, ConfigError> {
     let mut asks = true;
     for endpoint in values.list("disable-init-endpoints") {
         match endpoint {
@@ -267,7 +291,7 @@ fn asks_app_config(values: &Values<'_>) -> Result<bool, ConfigError> {
 }
 
 fn warnings(
-    values: &Values<'_>,
+    values: &Values,
     protocol: &str,
     env: Environment<'_>,
 ) -> Result<Vec<String>, ConfigError> {
@@ -275,14 +299,15 @@ fn warnings(
     let mut warnings: Vec<String> = without_effect
         .map(|flag| format!("--{flag} is accepted, but has no effect in this version"))
         .collect();
-    let stray = values.stray_words().into_iter();
+    let stray = values.stray_words().iter();
     warnings.extend(stray.map(|word| {
         format!("argument {word:?} belongs to no flag and is ignored; write --flag=value for bools")
     }));
     match values.text("mode") {
         "standalone" => {}
         "kubernetes" => warnings.push(
-            "--mode kubernetes: this version finds other apps through the local registry only"
+            "--mode kubernetes: this version finds other apps through the local registry only, and \
+             does not read the resource that --config names"
                 .into(),
         ),
         _ => return Err(refused(values, "mode")),
@@ -298,7 +323,7 @@ fn warnings(
     Ok(warnings)
 }
 
-fn refused(values: &Values<'_>, flag: &'static str) -> ConfigError {
+fn refused(values: &Values, flag: &'static str) -> ConfigError {
     ConfigError::Value { flag, value: values.text(flag).to_owned() }
 }
 
@@ -321,7 +346,7 @@ mod tests {
 
     fn config_with(env: Environment<'_>, arguments: &[&str]) -> Result<Config, ConfigError> {
         let matches = flags::matches(arguments).unwrap();
-        Config::from_flags(&Values(&matches), env)
+        Config::from_flags(&Values::new(&matches, env)?, env)
     }
 
     fn config(arguments: &[&str]) -> Result<Config, ConfigError> {

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests, outside of what clippy takes for tests")]
 
 mod command_line;
+mod configuration;
 mod registries;
 mod run;
 mod shutdown;

@@ -421,7 +421,7 @@ mod tests {
         .unwrap();
         let arguments: Vec<&str> = plan.sidecar_arguments.iter().map(String::as_str).collect();
         let matches = crate::config::flags::matches(&arguments).unwrap();
-        let values = crate::config::flags::Values(&matches);
+        let values = crate::config::flags::Values::new(&matches, &|_| None).unwrap();
         assert!(values.stray_words().is_empty(), "{:?}", values.stray_words());
     }
 }
