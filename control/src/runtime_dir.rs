@@ -10,7 +10,7 @@ use snapshot::InstanceId;
 use std::{
     env, fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl RuntimeDir {
     }
 
     #[cfg(test)]
-    pub(crate) fn at(path: &std::path::Path) -> Self {
+    pub(crate) fn at(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
 
@@ -67,7 +67,11 @@ impl RuntimeDir {
         self.check()
     }
 
-    fn check(&self) -> Result<(), RuntimeDirError> {
+    /// Who can write there.
+    ///
+    /// # Errors
+    /// When it does not exist, or is not ours alone.
+    pub(crate) fn check(&self) -> Result<(), RuntimeDirError> {
         let path = self.path.clone();
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
@@ -80,6 +84,10 @@ impl RuntimeDir {
             mode if mode & 0o022 != 0 => Err(RuntimeDirError::Mode { path, mode }),
             _ => Ok(()),
         }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn apps(&self) -> PathBuf {
@@ -111,7 +119,6 @@ fn place(is_root: bool, env: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBuf
 mod tests {
     use super::*;
     use crate::test_dir::TestDir;
-    use std::path::Path;
 
     #[test]
     fn is_where_the_environment_says() {

@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{complain, fail, print};
+use super::{complain, fail, print, sidecar::environment};
 use crate::config::{
     Config,
     file::{Configuration, Weight},
@@ -15,7 +15,7 @@ use crate::config::{
 };
 use clap::{Arg, ArgMatches, Command, builder::EnumValueParser};
 use serde::Serialize;
-use std::{env, fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode};
 
 pub(super) const NAME: &str = "config";
 
@@ -57,10 +57,6 @@ pub(super) fn main(matches: &ArgMatches) -> ExitCode {
         Some((_, values)) => show(values),
         None => ExitCode::FAILURE,
     }
-}
-
-fn environment(name: &str) -> Option<String> {
-    env::var(name).ok()
 }
 
 /// All problems on standard error, the worst and the harmless ones alike.

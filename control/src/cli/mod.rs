@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod config;
 mod dataplane;
 mod invoke;
@@ -56,6 +57,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments = resolve_name(arguments.collect());
     let matches = command().try_get_matches_from(arguments);
     let parsed = matches.and_then(|matches| match matches.subcommand() {
+        Some((check::NAME, values)) => Ok(check::main(values)),
         Some((config::NAME, values)) => Ok(config::main(values)),
         Some((SIDECAR, values)) => Ok(sidecar::main(values)),
         _ => Cli::from_arg_matches(&matches).map(|cli| cli.command.execute()),
@@ -69,7 +71,10 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// The commands that are made from the table of keys stand beside the others.
 fn command() -> clap::Command {
-    Cli::command().subcommand(flags::command()).subcommand(config::command())
+    Cli::command()
+        .subcommand(flags::command())
+        .subcommand(check::command())
+        .subcommand(config::command())
 }
 
 impl Command {
@@ -94,7 +99,7 @@ fn resolve_name(arguments: Vec<OsString>) -> Vec<OsString> {
     if is_daprd {
         rest.insert(0, SIDECAR.into());
     }
-    if rest.first().is_some_and(|first| first == SIDECAR || first == config::NAME) {
+    if rest.first().is_some_and(|first| WITH_FLAGS.iter().any(|name| first == name)) {
         rest = flags::normalise(rest.into_iter());
     }
     rest.insert(0, "ringcar".into());
@@ -137,6 +142,9 @@ fn complain(line: impl Display) {
 }
 
 const SIDECAR: &str = "sidecar";
+
+/// The commands that take the sidecar's flags, in its spellings.
+const WITH_FLAGS: [&str; 3] = [check::NAME, config::NAME, SIDECAR];
 
 #[cfg(test)]
 mod tests {

@@ -26,7 +26,7 @@ use std::{
 };
 
 #[derive(Debug, thiserror::Error)]
-enum SidecarError {
+pub(super) enum SidecarError {
     #[error("{0}")]
     Config(#[from] ConfigError),
     #[error("{error} (from {origin})")]
@@ -46,7 +46,7 @@ pub(super) fn main(matches: &ArgMatches) -> ExitCode {
     }
 }
 
-fn environment(name: &str) -> Option<String> {
+pub(super) fn environment(name: &str) -> Option<String> {
     env::var(name).ok()
 }
 
@@ -89,7 +89,7 @@ fn serve(mut values: Values) -> ExitCode {
 }
 
 /// From all that flags, variables and files say.
-fn configure(values: &mut Values) -> Result<Config, SidecarError> {
+pub(super) fn configure(values: &mut Values) -> Result<Config, SidecarError> {
     let configuration = flags::read_files(values, &environment)?;
     let mut config = Config::from_flags(values, &environment).map_err(|error| {
         match error.flag().and_then(|flag| values.origin(flag)) {

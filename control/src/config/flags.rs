@@ -138,6 +138,16 @@ impl Values {
         }
     }
 
+    /// What stands where nobody said anything.
+    pub(crate) fn default_to(&mut self, name: &str, text: &str) {
+        let value = self.values.iter_mut().zip(KEYS).find(|(_, key)| key.name == name);
+        if let Some((value, _)) = value
+            && value.source == Source::Default
+        {
+            value.texts = vec![text.to_owned()];
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static Key, &Value)> {
         KEYS.iter().zip(&self.values)
     }
