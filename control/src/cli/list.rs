@@ -105,7 +105,7 @@ fn shorten(command: &str) -> String {
 }
 
 /// The largest unit only, as Kubernetes' tools print ages.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m", seconds / 60),

@@ -7,6 +7,7 @@
 mod check;
 mod config;
 mod dataplane;
+mod explain;
 mod invoke;
 mod list;
 mod output;
@@ -44,6 +45,8 @@ enum Command {
     Run(Box<run::Arguments>),
     /// Call a method of a running app
     Invoke(invoke::Arguments),
+    /// Tell what would become of a call, without making it
+    Explain(explain::Arguments),
     /// List the running apps of this machine
     List(list::Arguments),
     /// Stop running apps and their sidecars
@@ -81,6 +84,7 @@ impl Command {
     fn execute(self) -> ExitCode {
         match self {
             Self::Dataplane(arguments) => dataplane::main(&arguments),
+            Self::Explain(arguments) => explain::main(&arguments),
             Self::Invoke(arguments) => block_on(invoke::main(arguments)),
             Self::List(arguments) => list::main(&arguments),
             Self::Run(arguments) => block_on(run::main(*arguments)),

@@ -10,8 +10,10 @@ use std::net::TcpListener;
 fn check(place: &Place, arguments: &[&str]) -> (i32, impl Fn(&str) -> (String, String) + use<>) {
     let arguments = [&["check", "-o", "json", "--enable-metrics=false"], arguments].concat();
     let finished = place.finish(&arguments);
-    let json = finished.output.split("❌").next().unwrap();
-    let findings: Value = serde_json::from_str(json).unwrap_or_else(|e| panic!("{e}: {json}"));
+    // The two streams are read side by side, in no order.
+    let lines = finished.output.lines().filter(|line| !line.starts_with('❌'));
+    let json: String = lines.collect();
+    let findings: Value = serde_json::from_str(&json).unwrap_or_else(|e| panic!("{e}: {json}"));
     let of = move |check: &str| {
         let list = findings.as_array().unwrap();
         let found = list.iter().find(|finding| finding["check"] == check);

@@ -9,6 +9,7 @@
 mod check;
 mod command_line;
 mod configuration;
+mod explain;
 mod registries;
 mod run;
 mod shutdown;
