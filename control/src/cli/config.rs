@@ -63,7 +63,12 @@ pub(super) fn main(matches: &ArgMatches) -> ExitCode {
 fn check(files: &[&str]) -> ExitCode {
     let configuration = Configuration::load(files, &environment);
     configuration.problems.iter().for_each(complain);
-    configuration.notes.iter().for_each(|note| complain(format_args!("{note} (no problem)")));
+    let warnings = &configuration.names.warnings;
+    configuration
+        .notes
+        .iter()
+        .chain(warnings)
+        .for_each(|note| complain(format_args!("{note} (no problem)")));
     if configuration.problems.is_empty() {
         complain(format_args!(
             "✅  {} sound",

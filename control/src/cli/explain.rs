@@ -10,7 +10,7 @@
 use super::{block_on, config::Output, fail, list::age, output, print};
 use crate::{
     http_client,
-    registry::{self, Entry, RegistryError, Table, local::LocalRegistry},
+    registry::{Entry, RegistryError, Table, local::LocalRegistry},
     runtime_dir::{RuntimeDir, RuntimeDirError},
     timestamp::Timestamp,
 };
@@ -28,7 +28,9 @@ use dataplane::{
 };
 use hyper::{Method, body::Bytes};
 use serde::Serialize;
-use snapshot::{Address, App, AppHealth, OnControlLost, Origin, Snapshot, State, Version};
+use snapshot::{
+    Address, App, AppHealth, Endpoint, OnControlLost, Origin, Route, Snapshot, State, Version,
+};
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
 #[derive(clap::Args)]
@@ -244,6 +246,7 @@ impl From<MethodError> for Refusal {
 /// What the caller's data plane has in hand, as far as routing looks at it.
 fn snapshot(caller: &Entry, table: &Table) -> Snapshot {
     let app = App {
+        number: 0,
         id: caller.id.clone(),
         namespace: caller.namespace.clone(),
         channel: None,
@@ -256,11 +259,29 @@ fn snapshot(caller: &Entry, table: &Table) -> Snapshot {
     let state = State {
         version: Version(1),
         apps: vec![app],
-        routes: registry::routes(table, (&caller.id, &caller.namespace)),
+        routes: routes(table),
         listeners: Vec::new(),
         on_control_lost: OnControlLost::Exit,
     };
     Snapshot::build(state).expect("routes made of a table are joined by app and not empty")
+}
+
+/// One for each app, with the sidecars that registered it.
+fn routes(table: &Table) -> Vec<Route> {
+    let mut routes: Vec<Route> = Vec::new();
+    for entry in table {
+        let endpoint = Endpoint { instance: entry.instance.clone(), address: entry.peer.clone() };
+        let is_it = |route: &&mut Route| route.id == entry.id && route.namespace == entry.namespace;
+        match routes.iter_mut().find(is_it) {
+            Some(route) => route.endpoints.push(endpoint),
+            None => routes.push(Route {
+                id: entry.id.clone(),
+                namespace: entry.namespace.clone(),
+                endpoints: vec![endpoint],
+            }),
+        }
+    }
+    routes
 }
 
 async fn describe(found: &Found<'_>, caller: &Entry, explanation: &mut Explanation) {

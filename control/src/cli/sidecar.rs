@@ -99,6 +99,8 @@ pub(super) fn configure(values: &mut Values) -> Result<Config, SidecarError> {
     })?;
     config.warnings.extend(configuration.problems.iter().map(ToString::to_string));
     config.warnings.extend(configuration.notes);
+    config.warnings.extend(configuration.names.warnings);
+    config.registries = configuration.names.settings;
     Ok(config)
 }
 

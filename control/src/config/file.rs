@@ -9,6 +9,7 @@
 use super::{
     Environment,
     keys::{self, Key, Kind},
+    name_resolution::{self, NameResolution},
     schema::{self, Use},
 };
 use crate::yaml::{self, Node};
@@ -18,6 +19,8 @@ use std::{fmt, fs, io, path::Path, sync::Arc};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Configuration {
     pub(crate) values: Vec<Found>,
+    /// Of the last file that says anything about it.
+    pub(crate) names: NameResolution,
     pub(crate) problems: Vec<Problem>,
     /// For the log: what is understood and not done.
     pub(crate) notes: Vec<String>,
@@ -260,6 +263,8 @@ impl Reader {
                         self.note(&path, key.place, words);
                     }
                 }
+                Use::Names if child.is_null() => {}
+                Use::Names => self.names(child),
                 Use::Unknown => self.unknown(&path, key.place),
                 Use::Value(found) => self.value(found, child, &path),
             }
@@ -269,6 +274,14 @@ impl Reader {
     fn note(&mut self, path: &str, place: yaml::Place, words: &str) {
         let place = self.place(Some(place));
         self.found.notes.push(format!("{place}: {path} {words}"));
+    }
+
+    fn names(&mut self, node: &Node) {
+        let (names, problems) = name_resolution::read(&self.path, node);
+        for problem in problems {
+            self.refuse(Some(problem.place), "", problem.message);
+        }
+        self.found.names = names;
     }
 
     fn unknown(&mut self, path: &str, place: yaml::Place) {
@@ -370,6 +383,7 @@ spec:
                 "c.yaml:8:3: spec.accessControl: this version does not enforce it, and calls would \
                  go unchecked; remove it to serve without"
                     .to_owned(),
+                "c.yaml:11:16: etcd: endpoints is missing".to_owned(),
                 "c.yaml:12:9: spec.mtls: must be a mapping, not a single value".to_owned(),
                 "c.yaml:14:18: spec.ringcar.maxBodySize: \"4MB\" is not a quantity; write a number \
                  with an optional unit, such as 4Mi, 500k or 1048576"

@@ -17,7 +17,10 @@ mod schema;
 
 pub(crate) use app_place::{AppPlace, AppPlaceError};
 
-use crate::log::{Format, Level};
+use crate::{
+    log::{Format, Level},
+    registry::Settings,
+};
 use flags::Values;
 use snapshot::{AppId, IdError, Namespace};
 use std::{path::PathBuf, time::Duration};
@@ -49,7 +52,8 @@ pub(crate) struct Config {
     /// Where sidecars of other machines call, when a registry tells them; port 0 is one of our own
     /// choice.
     pub(crate) peer: HostPort,
-    pub(crate) configuration_files: Vec<PathBuf>,
+    /// Beside the local one. Files alone name them.
+    pub(crate) registries: Settings,
     /// For the log: what was asked for and is not done.
     pub(crate) warnings: Vec<String>,
 }
@@ -162,7 +166,7 @@ impl Config {
                 host: values.text("dapr-internal-grpc-listen-address").to_owned(),
                 port: port(values, "dapr-internal-grpc-port")?,
             },
-            configuration_files: configuration_files(values),
+            registries: Settings::default(),
             host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
             warnings: warnings(values, &protocol, env)?,
             protocol,
@@ -220,14 +224,6 @@ fn listener(
 
 fn hosts(list: &str) -> Vec<String> {
     list.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect()
-}
-
-/// In kubernetes mode the flag names a resource of the cluster, which only the operator could read.
-fn configuration_files(values: &Values) -> Vec<PathBuf> {
-    match values.text("mode") {
-        "kubernetes" => Vec::new(),
-        _ => values.list("config").into_iter().map(PathBuf::from).collect(),
-    }
 }
 
 fn body_bytes_max(values: &Values) -> Result<Option<u64>, ConfigError> {

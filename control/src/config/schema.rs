@@ -19,6 +19,8 @@ pub(super) enum Use {
     Later,
     /// `spec.mtls.enabled`, which daprd's command line reads and daprd does not.
     Mtls,
+    /// `spec.nameResolution`, which has a reader of its own.
+    Names,
     Unknown,
     /// The value of a key of the table.
     Value(&'static Key),
@@ -45,7 +47,7 @@ const SCHEMA: &[(&str, Use)] = &[
     ("spec.mtls.enabled", Use::Mtls),
     ("spec.mtls.tokenValidators", Use::Later),
     ("spec.mtls.workloadCertTTL", Use::Later),
-    ("spec.nameResolution", Use::Free),
+    ("spec.nameResolution", Use::Names),
     ("spec.secrets", Use::Later),
     ("spec.tracing", Use::Later),
     ("spec.wasm", Use::Later),

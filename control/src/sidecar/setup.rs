@@ -12,7 +12,7 @@ use crate::{
         page,
     },
     app_channel::AppChannel,
-    config::{AppPlace, Config, name_resolution},
+    config::{AppPlace, Config},
     host, instance,
     listen::{self, Bound, ListenError},
     log::Log,
@@ -39,9 +39,6 @@ use tokio::time::Instant;
 pub(crate) enum StartError {
     #[error("cannot resolve app-channel-address {host:?}: {reason}")]
     AppHost { host: String, reason: io::Error },
-    /// In daprd's words, and with every problem there is.
-    #[error("{0}")]
-    Configuration(#[from] name_resolution::Problems),
     #[error("{0}")]
     Listen(#[from] ListenError),
     /// daprd's words; the reasons are logged before.
@@ -70,8 +67,6 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
     ));
     log.info(format_args!("Log level set to: {}", config.log.threshold.name()));
     config.warnings.iter().for_each(|warning| log.warning(warning));
-    let names = name_resolution::load(&config.configuration_files)?;
-    names.warnings.iter().for_each(|warning| log.warning(warning));
     let dir = RuntimeDir::locate()?;
     dir.create()?;
     let instance = instance::draw();
@@ -88,11 +83,11 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
     let metrics = config.metrics.as_ref();
     let metrics = metrics.map(|place| bind_tcp(&place.host, place.port, log)).transpose()?;
     let mut entry = entry(config, instance.clone(), Address::Unix(peer), api, metrics.as_ref());
-    entry.remote_peer = remote_peer(config, &names.settings, log, &mut sockets)?;
+    entry.remote_peer = remote_peer(config, &config.registries, log, &mut sockets)?;
     let scrapes =
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
 
-    let registries = Registries::start(&names.settings, &dir, &entry, log)?;
+    let registries = Registries::start(&config.registries, &dir, &entry, log)?;
     let routes = registries.routes();
     let mut publisher =
         Publisher::new(app(config, app_address.clone()), metadata(config), sockets.listeners);
