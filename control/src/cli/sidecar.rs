@@ -11,7 +11,7 @@ use crate::{
     },
     host, http_client,
     log::{Format, Level, Log, Settings},
-    sidecar::{self, StartError},
+    sidecar::{self, Configure, StartError},
     signals::Signals,
     version,
 };
@@ -70,8 +70,9 @@ fn execute(values: Values) -> ExitCode {
     serve(values)
 }
 
-fn serve(mut values: Values) -> ExitCode {
-    let app_id = values.text("app-id").to_owned();
+fn serve(given: Values) -> ExitCode {
+    let app_id = given.text("app-id").to_owned();
+    let mut values = given.clone();
     let config = match configure(&mut values) {
         Ok(config) => config,
         Err(e) => return refuse(&plain_log(app_id), e),
@@ -82,9 +83,21 @@ fn serve(mut values: Values) -> ExitCode {
     };
     block_on(async {
         match start(&config, &log) {
-            Ok((sidecar, signals)) => sidecar.run(signals).await,
+            Ok((mut sidecar, signals)) => {
+                sidecar.watch_files(again(given), values, &config);
+                sidecar.run(signals).await
+            }
             Err(e) => refuse(&log, e),
         }
+    })
+}
+
+/// The same once more, with what the files say then.
+fn again(given: Values) -> Configure {
+    Box::new(move || {
+        let mut values = given.clone();
+        let config = configure(&mut values).map_err(|e| e.to_string())?;
+        Ok((values, config))
     })
 }
 

@@ -173,6 +173,11 @@ impl Config {
         })
     }
 
+    /// Of a request, with what Go's server adds to `MaxHeaderBytes`.
+    pub(crate) const fn head_bytes_max(&self) -> u32 {
+        self.read_buffer_bytes.saturating_add(HEAD_BYTES_SLOP)
+    }
+
     /// Whether calls to the app can be carried in this version.
     pub(crate) fn carries_protocol(&self) -> bool {
         self.protocol == "http"
@@ -332,6 +337,8 @@ const BODY_BYTES_MAX_DEFAULT: u64 = 4 * 1024 * 1024;
 
 /// What a `--read-buffer-size` of zero or less means.
 const READ_BUFFER_BYTES_DEFAULT: u32 = 4096;
+
+const HEAD_BYTES_SLOP: u32 = 4096;
 
 /// What a negative `--dapr-graceful-shutdown-seconds` means.
 const GRACEFUL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);

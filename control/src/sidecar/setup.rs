@@ -106,6 +106,7 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
         app_ready: None,
         ready_version: None,
         scrapes: Scrapes::new(scrapes),
+        reload: None,
         replies: VecDeque::new(),
         stage: Stage::Serving,
         block_duration: config.block_duration,
@@ -238,7 +239,7 @@ fn app(config: &Config, address: Option<Address>) -> App {
         channel,
         origin: Origin { host_ip, host_name: host::name() },
         body_bytes_max: config.body_bytes_max,
-        head_bytes_max: config.read_buffer_bytes.saturating_add(HEAD_BYTES_SLOP),
+        head_bytes_max: config.head_bytes_max(),
         health: AppHealth { unready, outbound_ready: true },
         metadata_json: String::new(),
     }
@@ -289,6 +290,3 @@ fn program(dir: &RuntimeDir, instance: &InstanceId) -> Program {
         link_socket: dir.link_socket(instance),
     }
 }
-
-/// What Go's server adds to `MaxHeaderBytes`.
-const HEAD_BYTES_SLOP: u32 = 4096;

@@ -2,7 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{Place, Process};
+use crate::support::{App, Place, Process, call, eventually};
+use rustix::process::Signal;
 use std::fs;
 
 #[test]
@@ -89,4 +90,37 @@ fn a_sidecar_says_what_it_ignores() {
     process.wait_for("c.yaml:3:3: spec.sepc: there is no such key");
     process.wait_for("c.yaml:2:3: spec.tracing has no effect in this version");
     process.wait_for("dapr initialized");
+}
+
+#[test]
+fn a_changed_file_is_in_force_without_a_restart() {
+    let place = Place::new();
+    let app = App::start();
+    let path = place.path().join("c.yaml");
+    let write = |text: &str| {
+        let other = place.path().join("new");
+        fs::write(&other, text).unwrap();
+        fs::rename(&other, &path).unwrap();
+    };
+    write("spec: {ringcar: {maxBodySize: 1Ki}}\n");
+    let (mut process, port) = place.sidecar("orders", Some(app.port), &["--config=c.yaml"]);
+    let body = "x".repeat(1500);
+    let status = || call(port, "POST /v1.0/invoke/orders/method/x", &[], &body).status;
+    assert_ne!(status(), 200);
+    write("spec: {ringcar: {maxBodySize: 2Ki, metricsPort: 7}}\n");
+    let line = process.wait_for("wait for the next start");
+    assert!(line.contains("Changes of metrics-port wait"), "{line}");
+    process.wait_for("Configuration reloaded");
+    eventually("the new limit is in force", || status() == 200);
+    write("spec: {ringcar: {maxBodySize: 2KB}}\n");
+    let line = process.wait_for("Configuration is not reloaded");
+    assert!(line.contains("spec.ringcar.maxBodySize"), "{line}");
+    assert_eq!(status(), 200);
+    // Read again, and refused again without a word.
+    process.signal(Signal::HUP);
+    process.wait_for("reading configuration anew");
+    write("spec: {ringcar: {maxBodySize: 1Ki, metricsPort: 7}}\n");
+    let line = process.wait_for("Configuration");
+    assert!(line.contains("Configuration reloaded"), "{line}");
+    eventually("the new limit is in force", || status() != 200);
 }
