@@ -1,5 +1,5 @@
-//! Waits for the app: until its port takes connections, then the calls daprd makes to it at
-//! start-up.
+//! Waits for the app: until its port or socket takes connections, then the calls daprd makes to it
+//! at start-up.
 //!
 //! Calls are not held back meanwhile; `/v1.0/healthz` is what changes when this is done.
 
@@ -8,11 +8,11 @@
 use crate::{http_client, log::Log};
 use hyper::{Method, body::Bytes, header};
 use snapshot::Address;
-use std::{net::SocketAddr, time::Duration};
-use tokio::net::TcpStream;
+use std::time::Duration;
+use tokio::net::{TcpStream, UnixStream};
 
 pub(crate) struct AppChannel {
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     pub(crate) protocol: String,
     pub(crate) app_id: String,
     /// Ask for `/dapr/config`.
@@ -23,27 +23,37 @@ pub(crate) struct AppChannel {
 impl AppChannel {
     /// Ready when the app is. Without an upper bound, as daprd: an app may take its time.
     pub(crate) async fn discover(self) {
-        let (protocol, port) = (&self.protocol, self.address.port());
+        let protocol = &self.protocol;
+        let (kind, place) = match &self.address {
+            Address::Tcp(address) => ("port", address.port().to_string()),
+            Address::Unix(path) => ("socket", path.display().to_string()),
+        };
         self.log.info(format_args!(
-            "application protocol: {protocol}. waiting on port {port}.  This will block \
-             until the app is listening on that port."
+            "application protocol: {protocol}. waiting on {kind} {place}.  This will block \
+             until the app is listening on that {kind}."
         ));
-        self.wait_for_port().await;
-        self.log.info(format_args!("application discovered on port {port}"));
+        self.wait_until_it_listens().await;
+        self.log.info(format_args!("application discovered on {kind} {place}"));
         if self.asks_config {
             self.ask_config().await;
         }
     }
 
-    async fn wait_for_port(&self) {
+    async fn wait_until_it_listens(&self) {
         let mut pause = POLL_PAUSE_MIN;
         loop {
-            let connect = TcpStream::connect(self.address);
-            if let Ok(Ok(_)) = tokio::time::timeout(DIAL_TIMEOUT, connect).await {
+            if let Ok(true) = tokio::time::timeout(DIAL_TIMEOUT, self.is_listening()).await {
                 return;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(POLL_PAUSE_MAX);
+        }
+    }
+
+    async fn is_listening(&self) -> bool {
+        match &self.address {
+            Address::Tcp(address) => TcpStream::connect(address).await.is_ok(),
+            Address::Unix(path) => UnixStream::connect(path).await.is_ok(),
         }
     }
 
@@ -58,8 +68,7 @@ impl AppChannel {
         if let Ok(id) = header::HeaderValue::from_str(&self.app_id) {
             headers.insert("dapr-app-id", id);
         }
-        let address = Address::Tcp(self.address);
-        match http_client::call(&address, request, CONFIG_TIMEOUT).await {
+        match http_client::call(&self.address, request, CONFIG_TIMEOUT).await {
             Ok(response) => {
                 self.log
                     .debug(format_args!("app answered /dapr/config with {}", response.status()));
@@ -81,12 +90,14 @@ const CONFIG_TIMEOUT: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_dir::TestDir;
     use std::{
         io::{Read, Write},
         net::TcpListener,
+        os::unix::net::UnixListener,
     };
 
-    fn channel(address: SocketAddr, asks_config: bool) -> AppChannel {
+    fn channel(address: Address, asks_config: bool) -> AppChannel {
         AppChannel {
             address,
             protocol: "http".to_owned(),
@@ -119,7 +130,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
             String::from_utf8(head).unwrap()
         });
-        run(channel(address, true).discover());
+        run(channel(Address::Tcp(address), true).discover());
         let head = app.join().unwrap();
         assert!(head.starts_with("GET /dapr/config HTTP/1.1\r\n"), "{head}");
         for line in ["dapr-app-id: orders", "content-type: application/json"] {
@@ -133,13 +144,30 @@ mod tests {
         let probe = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = probe.local_addr().unwrap();
         drop(probe);
+        discovers_only_after(Address::Tcp(address), || TcpListener::bind(address).unwrap());
+    }
+
+    #[test]
+    fn waits_for_the_socket_to_take_connections() {
+        let temp = TestDir::new();
+        let path = temp.path().join("app");
+        let address = Address::Unix(path.clone());
+        discovers_only_after(address.clone(), || UnixListener::bind(&path).unwrap());
+        // The file is still there, but nobody listens.
+        discovers_only_after(address, || {
+            std::fs::remove_file(&path).unwrap();
+            UnixListener::bind(&path).unwrap()
+        });
+    }
+
+    fn discovers_only_after<T>(address: Address, listen: impl FnOnce() -> T) {
         run(async {
             let discover = tokio::spawn(channel(address, false).discover());
             for _ in 0..20 {
                 tokio::task::yield_now().await;
             }
             assert!(!discover.is_finished());
-            let _listener = TcpListener::bind(address).unwrap();
+            let _listener = listen();
             discover.await.unwrap();
         });
     }

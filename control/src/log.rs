@@ -10,7 +10,10 @@ use std::{
     fmt::{Display, Write as _},
     fs::File,
     io::{self, Write as _},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 /// A cheap handle; `scope` says which part speaks.
@@ -23,7 +26,8 @@ pub(crate) struct Log {
 struct Shared {
     output: Output,
     format: Format,
-    threshold: Level,
+    /// A [`Level`], which a reload may change.
+    threshold: AtomicU8,
     app_id: String,
     instance: String,
 }
@@ -93,12 +97,18 @@ impl Log {
             None => Output::Stdout,
         };
         let Settings { format, threshold, app_id, instance, file: _ } = settings;
+        let threshold = AtomicU8::new(threshold as u8);
         let shared = Shared { output, format, threshold, app_id, instance };
         Ok(Self { shared: Arc::new(shared), scope: "dapr.runtime" })
     }
 
     pub(crate) fn scoped(&self, scope: &'static str) -> Self {
         Self { shared: Arc::clone(&self.shared), scope }
+    }
+
+    /// Of this handle and all others of the same log.
+    pub(crate) fn set_threshold(&self, threshold: Level) {
+        self.shared.threshold.store(threshold as u8, Ordering::Relaxed);
     }
 
     pub(crate) fn debug(&self, message: impl Display) {
@@ -122,7 +132,7 @@ impl Log {
     }
 
     pub(crate) fn write(&self, level: Level, message: &dyn Display) {
-        if level < self.shared.threshold {
+        if (level as u8) < self.shared.threshold.load(Ordering::Relaxed) {
             return;
         }
         let line = self.line(Timestamp::now(), level, &message.to_string());

@@ -18,6 +18,7 @@ mod listen;
 mod log;
 mod peer_port;
 mod port_owner;
+mod preflight;
 mod publish;
 mod registry;
 mod resident;

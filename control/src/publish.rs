@@ -34,6 +34,11 @@ impl Publisher {
         self.routes = routes;
     }
 
+    pub(crate) fn set_limits(&mut self, body_bytes_max: Option<u64>, head_bytes_max: u32) {
+        self.app.body_bytes_max = body_bytes_max;
+        self.app.head_bytes_max = head_bytes_max;
+    }
+
     pub(crate) fn set_health(&mut self, health: AppHealth) {
         self.app.health = health;
     }

@@ -70,7 +70,11 @@ impl RuntimeDir {
         self.check()
     }
 
-    fn check(&self) -> Result<(), RuntimeDirError> {
+    /// Who can write there.
+    ///
+    /// # Errors
+    /// When it does not exist, or is not ours alone.
+    pub(crate) fn check(&self) -> Result<(), RuntimeDirError> {
         let path = self.path.clone();
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
@@ -83,6 +87,10 @@ impl RuntimeDir {
             mode if mode & 0o022 != 0 => Err(RuntimeDirError::Mode { path, mode }),
             _ => Ok(()),
         }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn apps(&self) -> PathBuf {

@@ -31,7 +31,7 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum DataPlaneError {
+pub(super) enum DataPlaneError {
     #[error("RINGCAR_ENGINE={0:?} names no engine; use auto, uring or epoll")]
     Engine(String),
     #[error("{0}")]
@@ -68,7 +68,7 @@ fn leave_signals_to_control() {
     }
 }
 
-fn engine(name: Option<String>) -> Result<Choice, DataPlaneError> {
+pub(super) fn engine(name: Option<String>) -> Result<Choice, DataPlaneError> {
     match name.as_deref() {
         None | Some("" | "auto") => Ok(Choice::Auto),
         Some("epoll") => Ok(Choice::Epoll),

@@ -2,18 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use super::fail;
+use super::{fail, output, print};
 use crate::{
     registry::{Entry, RegistryError, local::LocalRegistry},
     runtime_dir::{RuntimeDir, RuntimeDirError},
     timestamp::Timestamp,
 };
 use serde::Serialize;
-use std::{
-    fmt::Write as _,
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -53,19 +49,23 @@ struct Row {
     app_pid: u32,
     max_request_body_size: u64,
     http_read_buffer_size: u32,
+    /// Of apps that a run file started, which this version does not read.
+    run_template_path: &'static str,
+    app_log_path: &'static str,
+    daprd_log_path: &'static str,
+    run_template_name: &'static str,
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let text = match rows(Timestamp::now()) {
         Ok(rows) => match arguments.output {
-            Output::Json => json(&rows),
+            Output::Json => output::json(&rows),
             Output::Table => table(&rows),
-            Output::Yaml => yaml(&rows),
+            Output::Yaml => output::yaml(&rows),
         },
         Err(e) => return fail(e),
     };
-    // A reader that left early has seen what it wanted.
-    let _ = io::stdout().write_all(text.as_bytes());
+    print(text);
     ExitCode::SUCCESS
 }
 
@@ -89,6 +89,10 @@ fn row(entry: Entry, now: Timestamp) -> Row {
         app_pid: entry.app_pid.unwrap_or(0),
         max_request_body_size: entry.body_bytes_max.unwrap_or(0),
         http_read_buffer_size: entry.read_buffer_bytes,
+        run_template_path: "",
+        app_log_path: "",
+        daprd_log_path: "",
+        run_template_name: "",
     }
 }
 
@@ -101,37 +105,13 @@ fn shorten(command: &str) -> String {
 }
 
 /// The largest unit only, as Kubernetes' tools print ages.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m", seconds / 60),
         3600..86_400 => format!("{}h", seconds / 3600),
         _ => format!("{}d", seconds / 86_400),
     }
-}
-
-fn json(rows: &[Row]) -> String {
-    let mut text =
-        serde_json::to_string_pretty(rows).expect("strings and numbers have a JSON form");
-    text.push('\n');
-    text
-}
-
-/// JSON's scalars are YAML's too, so each row is written field by field in flow scalars.
-fn yaml(rows: &[Row]) -> String {
-    if rows.is_empty() {
-        return "[]\n".to_owned();
-    }
-    let mut text = String::new();
-    for row in rows {
-        let value = serde_json::to_value(row).expect("strings and numbers have a JSON form");
-        let fields = value.as_object().into_iter().flatten();
-        for (index, (key, value)) in fields.enumerate() {
-            let lead = if index == 0 { "- " } else { "  " };
-            let _ = writeln!(text, "{lead}{key}: {value}");
-        }
-    }
-    text
 }
 
 fn table(rows: &[Row]) -> String {
@@ -150,9 +130,8 @@ fn table(rows: &[Row]) -> String {
         "CLI PID",
         "APP PID",
     ];
-    let mut lines = vec![head.map(str::to_owned)];
-    lines.extend(rows.iter().map(|row| {
-        [
+    let cells = rows.iter().map(|row| {
+        vec![
             row.app_id.clone(),
             row.http_port.to_string(),
             row.grpc_port.to_string(),
@@ -164,18 +143,8 @@ fn table(rows: &[Row]) -> String {
             row.cli_pid.to_string(),
             row.app_pid.to_string(),
         ]
-    }));
-    let width = |column: usize| {
-        lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<String> =
-            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
-    text
+    });
+    output::table(&head, cells)
 }
 
 /// Characters of a command line that are shown; `dapr list` shows as many.
@@ -207,8 +176,8 @@ mod tests {
     #[test]
     fn nothing_to_list_is_said() {
         assert_eq!(table(&[]), "No Dapr instances found.\n");
-        assert_eq!(json(&[]), "[]\n");
-        assert_eq!(yaml(&[]), "[]\n");
+        assert_eq!(output::json::<Row>(&[]), "[]\n");
+        assert_eq!(output::yaml::<Row>(&[]), "[]\n");
     }
 
     #[test]
@@ -224,7 +193,7 @@ mod tests {
 
     #[test]
     fn every_format_has_the_fields_of_dapr() {
-        let value: serde_json::Value = serde_json::from_str(&json(&sample())).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&output::json(&sample())).unwrap();
         for (field, want) in [
             ("appId", serde_json::json!("orders")),
             ("httpPort", 3500.into()),
@@ -233,10 +202,11 @@ mod tests {
             ("daprdPid", 8.into()),
             ("cliPid", 7.into()),
             ("appPid", 0.into()),
+            ("runTemplateName", "".into()),
         ] {
             assert_eq!(value[0][field], want, "{field}");
         }
-        let yaml = yaml(&sample());
+        let yaml = output::yaml(&sample());
         assert!(yaml.starts_with("- "), "{yaml}");
         assert!(yaml.contains("  command: \"python3 \\\"a long n...\"\n"), "{yaml}");
     }

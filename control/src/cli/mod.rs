@@ -4,9 +4,13 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
+mod config;
 mod dataplane;
+mod explain;
 mod invoke;
 mod list;
+mod output;
 mod run;
 mod sidecar;
 mod stop;
@@ -41,6 +45,8 @@ enum Command {
     Run(Box<run::Arguments>),
     /// Call a method of a running app
     Invoke(invoke::Arguments),
+    /// Tell what would become of a call, without making it
+    Explain(explain::Arguments),
     /// List the running apps of this machine
     List(list::Arguments),
     /// Stop running apps and their sidecars
@@ -52,9 +58,11 @@ enum Command {
 
 pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments = resolve_name(arguments.collect());
-    let matches = Cli::command().subcommand(flags::command()).try_get_matches_from(arguments);
+    let matches = command().try_get_matches_from(arguments);
     let parsed = matches.and_then(|matches| match matches.subcommand() {
-        Some((SIDECAR, values)) => Ok(sidecar::main(&flags::Values(values))),
+        Some((check::NAME, values)) => Ok(check::main(values)),
+        Some((config::NAME, values)) => Ok(config::main(values)),
+        Some((SIDECAR, values)) => Ok(sidecar::main(values)),
         _ => Cli::from_arg_matches(&matches).map(|cli| cli.command.execute()),
     });
     parsed.unwrap_or_else(|e| {
@@ -64,10 +72,19 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     })
 }
 
+/// The commands that are made from the table of keys stand beside the others.
+fn command() -> clap::Command {
+    Cli::command()
+        .subcommand(flags::command())
+        .subcommand(check::command())
+        .subcommand(config::command())
+}
+
 impl Command {
     fn execute(self) -> ExitCode {
         match self {
             Self::Dataplane(arguments) => dataplane::main(&arguments),
+            Self::Explain(arguments) => explain::main(&arguments),
             Self::Invoke(arguments) => block_on(invoke::main(arguments)),
             Self::List(arguments) => list::main(&arguments),
             Self::Run(arguments) => block_on(run::main(*arguments)),
@@ -86,7 +103,7 @@ fn resolve_name(arguments: Vec<OsString>) -> Vec<OsString> {
     if is_daprd {
         rest.insert(0, SIDECAR.into());
     }
-    if rest.first().is_some_and(|first| first == SIDECAR) {
+    if rest.first().is_some_and(|first| WITH_FLAGS.iter().any(|name| first == name)) {
         rest = flags::normalise(rest.into_iter());
     }
     rest.insert(0, "ringcar".into());
@@ -118,6 +135,11 @@ fn say(line: impl Display) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
+/// A whole text on standard output, with the same care.
+fn print(text: impl Display) {
+    let _ = write!(io::stdout().lock(), "{text}");
+}
+
 /// A line on standard error, with the same care.
 fn complain(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
@@ -125,13 +147,16 @@ fn complain(line: impl Display) {
 
 const SIDECAR: &str = "sidecar";
 
+/// The commands that take the sidecar's flags, in its spellings.
+const WITH_FLAGS: [&str; 3] = [check::NAME, config::NAME, SIDECAR];
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().subcommand(flags::command()).debug_assert();
+        command().debug_assert();
     }
 
     #[test]

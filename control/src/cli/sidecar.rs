@@ -5,13 +5,17 @@
 
 use super::{block_on, say};
 use crate::{
-    config::{Config, ConfigError, LogChoice, flags::Values},
+    config::{
+        Config, ConfigError, LogChoice,
+        flags::{self, Values},
+    },
     host, http_client,
     log::{Format, Level, Log, Settings},
-    sidecar::{self, StartError},
+    sidecar::{self, Configure, StartError},
     signals::Signals,
     version,
 };
+use clap::ArgMatches;
 use hyper::{Method, body::Bytes};
 use snapshot::Address;
 use std::{
@@ -22,9 +26,11 @@ use std::{
 };
 
 #[derive(Debug, thiserror::Error)]
-enum SidecarError {
+pub(super) enum SidecarError {
     #[error("{0}")]
     Config(#[from] ConfigError),
+    #[error("{error} (from {origin})")]
+    ConfigFrom { error: ConfigError, origin: String },
     #[error("cannot open the log file: {0}")]
     LogFile(io::Error),
     #[error("cannot listen for signals: {0}")]
@@ -33,7 +39,18 @@ enum SidecarError {
     Start(#[from] StartError),
 }
 
-pub(super) fn main(values: &Values<'_>) -> ExitCode {
+pub(super) fn main(matches: &ArgMatches) -> ExitCode {
+    match Values::new(matches, &environment) {
+        Ok(values) => execute(values),
+        Err(e) => refuse(&plain_log(String::new()), e.into()),
+    }
+}
+
+pub(super) fn environment(name: &str) -> Option<String> {
+    env::var(name).ok()
+}
+
+fn execute(values: Values) -> ExitCode {
     if values.is_set("version") {
         say(version::DAPR);
         return ExitCode::SUCCESS;
@@ -53,26 +70,56 @@ pub(super) fn main(values: &Values<'_>) -> ExitCode {
     serve(values)
 }
 
-fn serve(values: &Values<'_>) -> ExitCode {
-    let app_id = values.text("app-id").to_owned();
-    let fatal = |log: &Log, error: SidecarError| {
-        log.fatal(error);
-        ExitCode::FAILURE
-    };
-    let config = match Config::from_flags(values, &|name| env::var(name).ok()) {
+fn serve(given: Values) -> ExitCode {
+    let app_id = given.text("app-id").to_owned();
+    let mut values = given.clone();
+    let config = match configure(&mut values) {
         Ok(config) => config,
-        Err(e) => return fatal(&plain_log(app_id), e.into()),
+        Err(e) => return refuse(&plain_log(app_id), e),
     };
     let log = match open_log(app_id.clone(), &config.log) {
         Ok(log) => log,
-        Err(e) => return fatal(&plain_log(app_id), SidecarError::LogFile(e)),
+        Err(e) => return refuse(&plain_log(app_id), SidecarError::LogFile(e)),
     };
     block_on(async {
         match start(&config, &log).await {
-            Ok((sidecar, signals)) => sidecar.run(signals).await,
-            Err(e) => fatal(&log, e),
+            Ok((mut sidecar, signals)) => {
+                sidecar.watch_files(again(given), values, &config);
+                sidecar.run(signals).await
+            }
+            Err(e) => refuse(&log, e),
         }
     })
+}
+
+/// The same once more, with what the files say then.
+fn again(given: Values) -> Configure {
+    Box::new(move || {
+        let mut values = given.clone();
+        let config = configure(&mut values).map_err(|e| e.to_string())?;
+        Ok((values, config))
+    })
+}
+
+/// From all that flags, variables and files say.
+pub(super) fn configure(values: &mut Values) -> Result<Config, SidecarError> {
+    let configuration = flags::read_files(values, &environment)?;
+    let mut config = Config::from_flags(values, &environment).map_err(|error| {
+        match error.flag().and_then(|flag| values.origin(flag)) {
+            Some(origin) => SidecarError::ConfigFrom { error, origin },
+            None => error.into(),
+        }
+    })?;
+    config.warnings.extend(configuration.problems.iter().map(ToString::to_string));
+    config.warnings.extend(configuration.notes);
+    config.warnings.extend(configuration.names.warnings);
+    config.registries = configuration.names.settings;
+    Ok(config)
+}
+
+fn refuse(log: &Log, error: SidecarError) -> ExitCode {
+    log.fatal(error);
+    ExitCode::FAILURE
 }
 
 async fn start(config: &Config, log: &Log) -> Result<(sidecar::Sidecar, Signals), SidecarError> {

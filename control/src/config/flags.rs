@@ -1,128 +1,34 @@
-//! daprd's command line as one table: names, kinds, defaults, and whether this version acts on
-//! them.
+//! daprd's command line, made from the table of [`keys`], and the values it leads to together with
+//! environment and files.
 //!
-//! Every flag of daprd 1.18 has a row, so that a command line written for daprd starts; a flag
-//! whose work comes later is accepted and named in the log when it is given a value of its own.
+//! A flag beats a variable, a variable a file, a file the default; every value remembers which it
+//! was.
 
 #![forbid(unsafe_code)]
 
+use super::{
+    ConfigError, Environment,
+    file::{Configuration, FilePlace},
+    keys::{Effect, KEYS, Key, Kind, parse_bool},
+};
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
-use std::ffi::OsString;
-
-pub(crate) struct Flag {
-    name: &'static str,
-    kind: Kind,
-    default: &'static str,
-    effect: Effect,
-    help: &'static str,
-}
-
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Kind {
-    Bool,
-    /// Repeatable, and each value may be a comma-separated list.
-    List,
-    Number,
-    Text,
-}
-
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Effect {
-    /// Accepted, without effect in this version; a value of its own is worth a warning.
-    Later,
-    /// daprd itself takes it without effect.
-    Never,
-    Now,
-}
-
-const fn flag(
-    name: &'static str,
-    kind: Kind,
-    default: &'static str,
-    effect: Effect,
-    help: &'static str,
-) -> Flag {
-    Flag { name, kind, default, effect, help }
-}
-
-use Effect::{Later, Never, Now};
-use Kind::{Bool, List, Number, Text};
-
-#[rustfmt::skip]
-const FLAGS: &[Flag] = &[
-    flag("app-id", Text, "", Now, "Name under which other apps call this one"),
-    flag("app-port", Text, "", Now, "Port the app listens on; empty or 0: it takes no calls"),
-    flag("app-protocol", Text, "http", Now, "Protocol the app speaks: http, https, h2c, grpc, grpcs"),
-    flag("app-channel-address", Text, "127.0.0.1", Now, "Host the app listens on"),
-    flag("app-max-concurrency", Number, "-1", Later, "Calls the app takes at once; -1 is unlimited"),
-    flag("app-ssl", Bool, "false", Later, "The app speaks TLS"),
-    flag("dapr-http-port", Text, "3500", Now, "Port of the HTTP API"),
-    flag("dapr-grpc-port", Text, "50001", Now, "Port of the gRPC API"),
-    flag("dapr-internal-grpc-port", Text, "", Now, "Port that sidecars of other machines call"),
-    flag("dapr-internal-grpc-listen-address", Text, "", Now, "Address of that port; empty: all"),
-    flag("dapr-listen-addresses", Text, "", Now, "Addresses of the APIs, comma-separated; empty: all"),
-    flag("dapr-public-port", Text, "", Now, "Port for health and metadata only"),
-    flag("dapr-public-listen-address", Text, "", Now, "Address of that port; empty: all"),
-    flag("profile-port", Text, "7777", Never, "Port of the profiling API"),
-    flag("enable-profiling", Bool, "false", Later, "Serve the profiling API"),
-    flag("metrics-port", Text, "9090", Now, "Port of the metrics page"),
-    flag("metrics-listen-address", Text, "0.0.0.0", Now, "Address of the metrics page"),
-    flag("enable-metrics", Bool, "true", Now, "Serve the metrics page"),
-    flag("mode", Text, "standalone", Now, "standalone or kubernetes"),
-    flag("config", List, "", Now, "Configuration file; of its spec, nameResolution has an effect"),
-    flag("resources-path", List, "", Later, "Directory of components and policies"),
-    flag("components-path", Text, "", Later, "Old name of --resources-path"),
-    flag("allowed-origins", Text, "", Later, "Origins that browsers may call from"),
-    flag("max-body-size", Text, "4Mi", Now, "Largest request body, such as 4Mi; 0 is unlimited"),
-    flag("dapr-http-max-request-size", Number, "4", Now, "Old form of --max-body-size, in MB"),
-    flag("read-buffer-size", Text, "4Ki", Now, "Largest request head, such as 4Ki"),
-    flag("dapr-http-read-buffer-size", Number, "4", Now, "Old form of --read-buffer-size, in KB"),
-    flag("unix-domain-socket", Text, "", Now, "Directory for API sockets, instead of ports"),
-    flag("dapr-graceful-shutdown-seconds", Number, "5", Now, "Time for calls in flight at shutdown"),
-    flag("dapr-block-shutdown-duration", Text, "", Now, "Time to serve on after the signal, such as 10s"),
-    flag("keep-data-plane", Text, "8s", Now, "Time for which calls are served when this process was killed, such as 8s; 0s: not at all"),
-    flag("enable-api-logging", Bool, "false", Later, "Log every API call"),
-    flag("enable-app-health-check", Bool, "false", Later, "Probe the app's health"),
-    flag("app-health-check-path", Text, "/healthz", Never, "Path of the probe"),
-    flag("app-health-probe-interval", Number, "5", Never, "Seconds between probes"),
-    flag("app-health-probe-timeout", Number, "500", Never, "Milliseconds a probe may take"),
-    flag("app-health-threshold", Number, "3", Never, "Failures until the app counts as unhealthy"),
-    flag("disable-init-endpoints", List, "", Now, "Start-up calls to the app to leave out: config, subscribe"),
-    flag("enable-mtls", Bool, "false", Later, "Encrypt calls between sidecars"),
-    flag("sentry-address", Text, "", Later, "Address of the certificate authority"),
-    flag("control-plane-address", Text, "", Later, "Address of the operator"),
-    flag("control-plane-trust-domain", Text, "localhost", Later, "Trust domain of the control plane"),
-    flag("control-plane-namespace", Text, "default", Later, "Namespace of the control plane"),
-    flag("sentry-request-jwt-audiences", List, "", Later, "Audiences of the identity token"),
-    flag("placement-host-address", Text, "", Later, "Addresses of the placement service"),
-    flag("scheduler-host-address", List, "", Later, "Addresses of the scheduler"),
-    flag("scheduler-job-streams", Number, "3", Later, "Streams to the scheduler"),
-    flag("actors-disseminate-timeout", Text, "30s", Later, "Time for actor placement"),
-    flag("hot-reload-reconcile-interval", Text, "0", Later, "Time between reconciliations"),
-    flag("app-binding-options-timeout", Text, "3s", Later, "Time for binding probes"),
-    flag("actors-service", Text, "", Never, ""),
-    flag("reminders-service", Text, "", Never, ""),
-    flag("disable-builtin-k8s-secret-store", Bool, "false", Later, "Do without the Kubernetes secret store"),
-    flag("log-level", Text, "info", Now, "debug, info, warn, error or fatal"),
-    flag("log-as-json", Bool, "false", Now, "Log lines as JSON"),
-    flag("log-file", Text, "", Now, "File for the log instead of standard output"),
-    flag("version", Bool, "false", Now, "Print the Dapr version this matches"),
-    flag("build-info", Bool, "false", Now, "Print what this was built from"),
-    flag("wait", Bool, "false", Now, "Wait until the sidecar on --dapr-http-port can call out, then exit"),
-];
+use std::{ffi::OsString, fmt};
 
 /// The `sidecar` subcommand.
 pub(crate) fn command() -> Command {
-    let arguments = FLAGS.iter().map(argument);
-    Command::new("sidecar")
-        .about("Run the sidecar of one app, with daprd's flags")
-        .disable_version_flag(true)
-        .args_override_self(true)
-        .args(arguments)
+    with_flags(Command::new("sidecar").about("Run the sidecar of one app, with daprd's flags"))
         .arg(Arg::new(STRAY).num_args(0..).hide(true))
 }
 
-fn argument(flag: &'static Flag) -> Arg {
+/// A command that takes every flag of the sidecar.
+pub(crate) fn with_flags(command: Command) -> Command {
+    command
+        .disable_version_flag(true)
+        .args_override_self(true)
+        .args(KEYS.iter().filter(|key| key.is_flag()).map(argument))
+}
+
+fn argument(flag: &'static Key) -> Arg {
     let argument = Arg::new(flag.name).long(flag.name).help(flag.help).hide(flag.help.is_empty());
     let one_value = |argument: Arg| argument.num_args(1).allow_hyphen_values(true);
     match flag.kind {
@@ -138,16 +44,9 @@ fn argument(flag: &'static Flag) -> Arg {
             .default_value(flag.default)
             .value_parser(clap::value_parser!(i64))
             .action(ArgAction::Set),
-        Kind::Text => one_value(argument).default_value(flag.default).action(ArgAction::Set),
-    }
-}
-
-/// The spellings Go's `strconv.ParseBool` takes.
-fn parse_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("write true or false".to_owned()),
+        Kind::Duration | Kind::Level | Kind::Port | Kind::Quantity | Kind::Text => {
+            one_value(argument).default_value(flag.default).action(ArgAction::Set)
+        }
     }
 }
 
@@ -172,56 +71,208 @@ fn double_dash(argument: OsString) -> OsString {
     }
 }
 
-/// The values of a parsed command line, by flag name.
-pub(crate) struct Values<'a>(pub(crate) &'a ArgMatches);
+/// The value of every key, and where it came from.
+#[derive(Clone, Debug)]
+pub(crate) struct Values {
+    /// One for each of [`KEYS`].
+    values: Vec<Value>,
+    stray_words: Vec<String>,
+}
 
-impl Values<'_> {
+#[derive(Clone, Debug)]
+pub(crate) struct Value {
+    /// One, except of lists.
+    texts: Vec<String>,
+    pub(crate) source: Source,
+}
+
+/// In order of precedence.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Source {
+    Default,
+    File(FilePlace),
+    Variable(String),
+    Flag,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(place) => place.fmt(f),
+            Self::Variable(name) => write!(f, "${name}"),
+            Self::Flag => f.write_str("flag"),
+        }
+    }
+}
+
+impl Value {
+    pub(crate) fn text(&self) -> String {
+        self.texts.join(",")
+    }
+}
+
+impl Values {
+    /// What command line and environment say.
+    ///
+    /// # Errors
+    /// When a variable has a value its key cannot have; what clap let through is checked later, in
+    /// daprd's words.
+    pub(crate) fn new(matches: &ArgMatches, env: Environment<'_>) -> Result<Self, ConfigError> {
+        let values: Result<_, _> = KEYS.iter().map(|key| first_value(key, matches, env)).collect();
+        let words = matches.try_get_many::<String>(STRAY).ok().flatten();
+        let stray_words = words.into_iter().flatten().cloned().collect();
+        Ok(Self { values: values?, stray_words })
+    }
+
+    /// Takes what files say about keys that nothing before them says anything about.
+    pub(crate) fn apply(&mut self, configuration: &Configuration) {
+        for found in &configuration.values {
+            let value = self.values.iter_mut().zip(KEYS).find(|(_, key)| key.name == found.key);
+            if let Some((value, _)) = value
+                && matches!(value.source, Source::Default | Source::File(_))
+            {
+                *value =
+                    Value { texts: found.texts.clone(), source: Source::File(found.place.clone()) };
+            }
+        }
+    }
+
+    /// What stands where nobody said anything.
+    pub(crate) fn default_to(&mut self, name: &str, text: &str) {
+        let value = self.values.iter_mut().zip(KEYS).find(|(_, key)| key.name == name);
+        if let Some((value, _)) = value
+            && value.source == Source::Default
+        {
+            value.texts = vec![text.to_owned()];
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static Key, &Value)> {
+        KEYS.iter().zip(&self.values)
+    }
+
+    fn value(&self, name: &str) -> Option<&Value> {
+        self.iter().find(|(key, _)| key.name == name).map(|(_, value)| value)
+    }
+
     pub(crate) fn text(&self, name: &str) -> &str {
-        self.0.get_one::<String>(name).map_or("", String::as_str)
+        self.value(name).and_then(|value| value.texts.first()).map_or("", String::as_str)
     }
 
     pub(crate) fn number(&self, name: &str) -> i64 {
-        self.0.get_one::<i64>(name).copied().unwrap_or_default()
+        self.text(name).parse().unwrap_or_default()
     }
 
     pub(crate) fn is_set(&self, name: &str) -> bool {
-        self.0.get_one::<bool>(name).copied().unwrap_or_default()
+        parse_bool(self.text(name)).unwrap_or_default()
     }
 
     pub(crate) fn list(&self, name: &str) -> Vec<&str> {
-        let values = self.0.get_many::<String>(name).into_iter().flatten();
-        values.map(String::as_str).filter(|value| !value.is_empty()).collect()
+        let texts = self.value(name).into_iter().flat_map(|value| &value.texts);
+        texts.map(String::as_str).filter(|text| !text.is_empty()).collect()
     }
 
     pub(crate) fn is_given(&self, name: &str) -> bool {
-        self.0.value_source(name) == Some(ValueSource::CommandLine)
+        self.value(name).is_some_and(|value| value.source != Source::Default)
     }
 
-    pub(crate) fn stray_words(&self) -> Vec<&str> {
-        self.list(STRAY)
+    /// Where a value came from, if that is not the command line, for those who ask what is wrong
+    /// with it.
+    pub(crate) fn origin(&self, name: &str) -> Option<String> {
+        match &self.value(name)?.source {
+            Source::Default | Source::Flag => None,
+            source => Some(source.to_string()),
+        }
+    }
+
+    pub(crate) fn stray_words(&self) -> &[String] {
+        &self.stray_words
     }
 
     /// The flags without effect that were given another value than their default.
     pub(crate) fn without_effect(&self) -> Vec<&'static str> {
-        let later = FLAGS.iter().filter(|flag| flag.effect == Effect::Later);
-        let changed = later.filter(|flag| self.is_given(flag.name) && !self.is_default(flag));
-        changed.map(|flag| flag.name).collect()
+        let later = self.iter().filter(|(key, _)| key.effect == Effect::Later && key.is_flag());
+        let changed = later.filter(|(key, value)| {
+            matches!(value.source, Source::Flag | Source::Variable(_)) && !self.is_default(key)
+        });
+        changed.map(|(key, _)| key.name).collect()
     }
 
-    fn is_default(&self, flag: &Flag) -> bool {
-        match flag.kind {
-            Kind::Bool => self.is_set(flag.name) == (flag.default == "true"),
-            Kind::List => self.list(flag.name).is_empty(),
-            Kind::Number => self.number(flag.name).to_string() == flag.default,
-            Kind::Text => self.text(flag.name) == flag.default,
+    fn is_default(&self, key: &Key) -> bool {
+        match key.kind {
+            Kind::Bool => self.is_set(key.name) == (key.default == "true"),
+            Kind::List => self.list(key.name).is_empty(),
+            _ => self.text(key.name) == key.default,
         }
     }
+}
+
+fn first_value(
+    key: &'static Key,
+    matches: &ArgMatches,
+    env: Environment<'_>,
+) -> Result<Value, ConfigError> {
+    if let Some(texts) = texts_of_flag(key, matches) {
+        return Ok(Value { texts, source: Source::Flag });
+    }
+    if let Some(name) = key.variable()
+        && let Some(text) = env(&name).filter(|text| !text.is_empty())
+    {
+        if let Err(reason) = key.check(&text) {
+            return Err(ConfigError::Variable { name, reason });
+        }
+        let texts = match key.kind {
+            Kind::List => text.split(',').map(str::to_owned).collect(),
+            _ => vec![text],
+        };
+        return Ok(Value { texts, source: Source::Variable(name) });
+    }
+    Ok(Value { texts: vec![key.default.to_owned()], source: Source::Default })
+}
+
+/// What the command line says about a key; `None` where it says nothing.
+fn texts_of_flag(key: &Key, matches: &ArgMatches) -> Option<Vec<String>> {
+    if !key.is_flag() || matches.value_source(key.name) != Some(ValueSource::CommandLine) {
+        return None;
+    }
+    Some(match key.kind {
+        Kind::Bool => vec![matches.get_one::<bool>(key.name)?.to_string()],
+        Kind::Number => vec![matches.get_one::<i64>(key.name)?.to_string()],
+        _ => matches.get_many::<String>(key.name)?.cloned().collect(),
+    })
+}
+
+/// Reads the files that flag or variable name into `values`.
+///
+/// # Errors
+/// All that is wrong with them, when any of it leaves no choice but to refuse them.
+pub(crate) fn read_files(
+    values: &mut Values,
+    env: Environment<'_>,
+) -> Result<Configuration, ConfigError> {
+    // There it names a resource of the cluster, not a file.
+    if values.text("mode") == "kubernetes" {
+        return Ok(Configuration::default());
+    }
+    let configuration = Configuration::load(&values.list("config"), env);
+    if configuration.is_refused() {
+        return Err(ConfigError::Files(configuration.problems));
+    }
+    values.apply(&configuration);
+    Ok(configuration)
 }
 
 #[cfg(test)]
 pub(crate) fn matches(arguments: &[&str]) -> Result<ArgMatches, clap::Error> {
     let arguments = normalise(arguments.iter().map(OsString::from));
     command().no_binary_name(true).try_get_matches_from(arguments)
+}
+
+/// The values of a command line in an empty environment.
+#[cfg(test)]
+pub(crate) fn values(arguments: &[&str]) -> Values {
+    Values::new(&matches(arguments).unwrap(), &|_| None).unwrap()
 }
 
 #[cfg(test)]
@@ -259,8 +310,7 @@ mod tests {
             ("single dash, equals", &["-app-id=x", "-app-max-concurrency=-1"]),
             ("the last one wins", &["--app-id=y", "--app-id=x"]),
         ] {
-            let matches = matches(arguments).unwrap();
-            let values = Values(&matches);
+            let values = values(arguments);
             assert_eq!(values.text("app-id"), "x", "{case}");
             assert_eq!(values.number("app-max-concurrency"), -1, "{case}");
             assert!(values.stray_words().is_empty(), "{case}");
@@ -269,9 +319,9 @@ mod tests {
 
     #[test]
     fn a_value_may_look_like_a_flag() {
-        let matches = matches(&["--app-id", "--app-port", "--app-port", ""]).unwrap();
-        assert_eq!(Values(&matches).text("app-id"), "--app-port");
-        assert_eq!(Values(&matches).text("app-port"), "");
+        let values = values(&["--app-id", "--app-port", "--app-port", ""]);
+        assert_eq!(values.text("app-id"), "--app-port");
+        assert_eq!(values.text("app-port"), "");
     }
 
     #[test]
@@ -283,17 +333,17 @@ mod tests {
             ("Go's F", &["-enable-metrics=F"], false, &[]),
             ("as two words", &["--enable-metrics", "false"], true, &["false"]),
         ] {
-            let matches = matches(arguments).unwrap();
-            assert_eq!(Values(&matches).is_set("enable-metrics"), want, "{case}");
-            assert_eq!(Values(&matches).stray_words(), stray, "{case}");
+            let values = values(arguments);
+            assert_eq!(values.is_set("enable-metrics"), want, "{case}");
+            assert_eq!(values.stray_words(), stray, "{case}");
         }
     }
 
     #[test]
     fn lists_repeat_and_split() {
-        let matches = matches(&["--config", "a,b", "--config=c"]).unwrap();
-        assert_eq!(Values(&matches).list("config"), ["a", "b", "c"]);
-        assert!(Values(&matches).list("resources-path").is_empty());
+        let values = values(&["--config", "a,b", "--config=c"]);
+        assert_eq!(values.list("config"), ["a", "b", "c"]);
+        assert!(values.list("resources-path").is_empty());
     }
 
     #[test]
@@ -309,8 +359,30 @@ mod tests {
             ),
             ("no effect in daprd either", &["--actors-service", "x"], &[]),
         ] {
-            let matches = matches(arguments).unwrap();
-            assert_eq!(Values(&matches).without_effect(), want, "{case}");
+            assert_eq!(values(arguments).without_effect(), want, "{case}");
         }
+    }
+    #[test]
+    fn a_flag_beats_a_variable_and_a_variable_a_file() {
+        let env = |name: &str| (name == "RINGCAR_LOG_LEVEL").then(|| "warn".to_owned());
+        let file =
+            Configuration::parse("c.yaml", "spec: {ringcar: {logLevel: error, metricsPort: 7}}");
+        for (case, arguments, want) in [
+            ("flag", &["--log-level=debug"][..], ("debug", "flag")),
+            ("variable", &[], ("warn", "$RINGCAR_LOG_LEVEL")),
+        ] {
+            let mut values = Values::new(&matches(arguments).unwrap(), &env).unwrap();
+            values.apply(&file);
+            let value = values.value("log-level").unwrap();
+            assert_eq!((&*value.text(), &*value.source.to_string()), want, "{case}");
+            let port = values.value("metrics-port").unwrap();
+            assert_eq!((&*port.text(), &*port.source.to_string()), ("7", "c.yaml:1:48"), "{case}");
+            assert_eq!(values.value("mode").unwrap().source, Source::Default, "{case}");
+        }
+        let error = Values::new(&matches(&[]).unwrap(), &|name| {
+            (name == "RINGCAR_METRICS_PORT").then(|| "many".to_owned())
+        });
+        let error = error.unwrap_err().to_string();
+        assert_eq!(error, "RINGCAR_METRICS_PORT: \"many\" is not a port");
     }
 }

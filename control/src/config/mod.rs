@@ -1,17 +1,26 @@
 //! From daprd's flags and environment to what the sidecar does: every value checked, every problem
 //! named.
 //!
-//! Nothing here opens a socket or a file; what comes out is valid, or is an error with daprd's
-//! words.
+//! Nothing in this file opens a socket or a file; what comes out is valid, or is an error with
+//! daprd's words.
 
 #![forbid(unsafe_code)]
 
+mod app_place;
 pub(crate) mod duration;
+pub(crate) mod file;
 pub(crate) mod flags;
+pub(crate) mod keys;
 pub(crate) mod name_resolution;
 pub(crate) mod quantity;
+mod schema;
 
-use crate::log::{Format, Level};
+pub(crate) use app_place::{AppPlace, AppPlaceError};
+
+use crate::{
+    log::{Format, Level},
+    registry::Settings,
+};
 use flags::Values;
 use snapshot::{AppId, IdError, Namespace};
 use std::{path::PathBuf, time::Duration};
@@ -22,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) app_id: AppId,
     pub(crate) namespace: Namespace,
     pub(crate) app: Option<AppPlace>,
+    /// As it was given; an app on a Unix socket needs none.
+    pub(crate) app_port: u16,
     pub(crate) protocol: String,
     pub(crate) http_port: u16,
     pub(crate) grpc_port: u16,
@@ -43,16 +54,10 @@ pub(crate) struct Config {
     /// Where sidecars of other machines call, when a registry tells them; port 0 is one of our own
     /// choice.
     pub(crate) peer: HostPort,
-    pub(crate) configuration_files: Vec<PathBuf>,
+    /// Beside the local one. Files alone name them.
+    pub(crate) registries: Settings,
     /// For the log: what was asked for and is not done.
     pub(crate) warnings: Vec<String>,
-}
-
-/// Where the app listens.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct AppPlace {
-    pub(crate) host: String,
-    pub(crate) port: u16,
 }
 
 /// A place to listen; an empty host is every interface.
@@ -84,6 +89,12 @@ pub(crate) enum ConfigError {
     Quantity { flag: &'static str, reason: quantity::QuantityError },
     #[error("invalid value for '{flag}': {reason}")]
     Duration { flag: &'static str, reason: duration::DurationError },
+    #[error("invalid value for 'app-channel-address': {0}")]
+    AppPlace(#[from] AppPlaceError),
+    #[error("{name}: {reason}")]
+    Variable { name: String, reason: String },
+    #[error("error loading configuration: {}", list(.0))]
+    Files(Vec<file::Problem>),
     #[error("the '{flag}' argument value {port} conflicts with 'app-port'")]
     PortConflict { flag: &'static str, port: u16 },
     /// Serving without the check would open what its owner meant to lock.
@@ -93,13 +104,30 @@ pub(crate) enum ConfigError {
     ApiToken,
 }
 
+fn list(problems: &[file::Problem]) -> String {
+    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+impl ConfigError {
+    /// The flag whose value is wrong, wherever it came from.
+    pub(crate) const fn flag(&self) -> Option<&'static str> {
+        match self {
+            Self::Value { flag, .. }
+            | Self::Quantity { flag, .. }
+            | Self::Duration { flag, .. }
+            | Self::PortConflict { flag, .. } => Some(*flag),
+            Self::AppId(_) => Some("app-id"),
+            Self::AppPlace(_) => Some("app-channel-address"),
+            Self::ApiToken | Self::Files(_) | Self::Namespace(..) | Self::Variable { .. } => None,
+        }
+    }
+}
+
 impl Config {
     /// # Errors
     /// The first problem, in daprd's words where daprd has any.
-    pub(crate) fn from_flags(
-        values: &Values<'_>,
-        env: Environment<'_>,
-    ) -> Result<Self, ConfigError> {
+    pub(crate) fn from_flags(values: &Values, env: Environment<'_>) -> Result<Self, ConfigError> {
         let app_id = AppId::new(values.text("app-id"))?;
         let namespace = namespace(env)?;
         let log = log_choice(values)?;
@@ -115,11 +143,11 @@ impl Config {
         if env("DAPR_API_TOKEN").is_some_and(|token| !token.is_empty()) {
             return Err(ConfigError::ApiToken);
         }
-        let host = values.text("app-channel-address").to_owned();
         Ok(Self {
             app_id,
             namespace,
-            app: (app_port != 0).then_some(AppPlace { host, port: app_port }),
+            app: AppPlace::parse(values.text("app-channel-address"), app_port)?,
+            app_port,
             http_port,
             grpc_port,
             listen_hosts: hosts(values.text("dapr-listen-addresses")),
@@ -134,18 +162,23 @@ impl Config {
             read_buffer_bytes: read_buffer_bytes(values)?,
             graceful_timeout: graceful_timeout(values),
             block_duration: block_duration(values)?,
-            keep_data_plane: keep_data_plane(values, env)?,
+            keep_data_plane: keep_data_plane(values)?,
             asks_app_config: asks_app_config(values)?,
             log,
             peer: HostPort {
                 host: values.text("dapr-internal-grpc-listen-address").to_owned(),
                 port: port(values, "dapr-internal-grpc-port")?,
             },
-            configuration_files: configuration_files(values),
+            registries: Settings::default(),
             host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
             warnings: warnings(values, &protocol, env)?,
             protocol,
         })
+    }
+
+    /// Of a request, with what Go's server adds to `MaxHeaderBytes`.
+    pub(crate) const fn head_bytes_max(&self) -> u32 {
+        self.read_buffer_bytes.saturating_add(HEAD_BYTES_SLOP)
     }
 
     /// Whether calls to the app can be carried in this version.
@@ -161,7 +194,7 @@ fn namespace(env: Environment<'_>) -> Result<Namespace, ConfigError> {
     }
 }
 
-fn log_choice(values: &Values<'_>) -> Result<LogChoice, ConfigError> {
+fn log_choice(values: &Values) -> Result<LogChoice, ConfigError> {
     let format = if values.is_set("log-as-json") { Format::Json } else { Format::Text };
     let threshold =
         Level::parse(values.text("log-level")).ok_or_else(|| refused(values, "log-level"))?;
@@ -169,7 +202,7 @@ fn log_choice(values: &Values<'_>) -> Result<LogChoice, ConfigError> {
     Ok(LogChoice { format, threshold, file })
 }
 
-fn protocol(values: &Values<'_>) -> Result<String, ConfigError> {
+fn protocol(values: &Values) -> Result<String, ConfigError> {
     let protocol = values.text("app-protocol").to_ascii_lowercase();
     match protocol.as_str() {
         "grpc" | "grpcs" | "h2c" | "http" | "https" => Ok(protocol),
@@ -179,7 +212,7 @@ fn protocol(values: &Values<'_>) -> Result<String, ConfigError> {
 }
 
 /// A port flag; empty is 0.
-fn port(values: &Values<'_>, flag: &'static str) -> Result<u16, ConfigError> {
+fn port(values: &Values, flag: &'static str) -> Result<u16, ConfigError> {
     match values.text(flag) {
         "" => Ok(0),
         text => text.parse().map_err(|_| refused(values, flag)),
@@ -187,7 +220,7 @@ fn port(values: &Values<'_>, flag: &'static str) -> Result<u16, ConfigError> {
 }
 
 fn listener(
-    values: &Values<'_>,
+    values: &Values,
     host_flag: &'static str,
     port_flag: &'static str,
 ) -> Result<Option<HostPort>, ConfigError> {
@@ -201,15 +234,7 @@ fn hosts(list: &str) -> Vec<String> {
     list.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect()
 }
 
-/// In kubernetes mode the flag names a resource of the cluster, which only the operator could read.
-fn configuration_files(values: &Values<'_>) -> Vec<PathBuf> {
-    match values.text("mode") {
-        "kubernetes" => Vec::new(),
-        _ => values.list("config").into_iter().map(PathBuf::from).collect(),
-    }
-}
-
-fn body_bytes_max(values: &Values<'_>) -> Result<Option<u64>, ConfigError> {
+fn body_bytes_max(values: &Values) -> Result<Option<u64>, ConfigError> {
     let bytes =
         quantity_or_old_form(values, "max-body-size", ("dapr-http-max-request-size", 1024 * 1024))?;
     Ok(match u64::try_from(bytes) {
@@ -219,7 +244,7 @@ fn body_bytes_max(values: &Values<'_>) -> Result<Option<u64>, ConfigError> {
     })
 }
 
-fn read_buffer_bytes(values: &Values<'_>) -> Result<u32, ConfigError> {
+fn read_buffer_bytes(values: &Values) -> Result<u32, ConfigError> {
     const FLAG: &str = "read-buffer-size";
     match quantity_or_old_form(values, FLAG, ("dapr-http-read-buffer-size", 1024))? {
         bytes if bytes > 0 => u32::try_from(bytes).map_err(|_| refused(values, FLAG)),
@@ -229,7 +254,7 @@ fn read_buffer_bytes(values: &Values<'_>) -> Result<u32, ConfigError> {
 
 /// A quantity flag, unless only its old form with a fixed unit was given.
 fn quantity_or_old_form(
-    values: &Values<'_>,
+    values: &Values,
     flag: &'static str,
     (old_flag, unit): (&'static str, i64),
 ) -> Result<i64, ConfigError> {
@@ -242,30 +267,25 @@ fn quantity_or_old_form(
     quantity::parse(values.text(flag)).map_err(|reason| ConfigError::Quantity { flag, reason })
 }
 
-fn graceful_timeout(values: &Values<'_>) -> Duration {
+fn graceful_timeout(values: &Values) -> Duration {
     let seconds = values.number("dapr-graceful-shutdown-seconds");
     u64::try_from(seconds).map_or(GRACEFUL_TIMEOUT_DEFAULT, Duration::from_secs)
 }
 
-fn block_duration(values: &Values<'_>) -> Result<Option<Duration>, ConfigError> {
+fn block_duration(values: &Values) -> Result<Option<Duration>, ConfigError> {
     const FLAG: &str = "dapr-block-shutdown-duration";
     let parse =
         |text| duration::parse(text).map_err(|reason| ConfigError::Duration { flag: FLAG, reason });
     non_empty(values.text(FLAG)).map(parse).transpose()
 }
 
-fn keep_data_plane(values: &Values<'_>, env: Environment<'_>) -> Result<Duration, ConfigError> {
+fn keep_data_plane(values: &Values) -> Result<Duration, ConfigError> {
     const FLAG: &str = "keep-data-plane";
-    const VARIABLE: &str = "RINGCAR_KEEP_DATA_PLANE";
-    let set = env(VARIABLE).filter(|text| !text.is_empty() && !values.is_given(FLAG));
-    let (flag, text) = match &set {
-        Some(text) => (VARIABLE, text.as_str()),
-        None => (FLAG, values.text(FLAG)),
-    };
-    duration::parse(text).map_err(|reason| ConfigError::Duration { flag, reason })
+    duration::parse(values.text(FLAG))
+        .map_err(|reason| ConfigError::Duration { flag: FLAG, reason })
 }
 
-fn asks_app_config(values: &Values<'_>) -> Result<bool, ConfigError> {
+fn asks_app_config(values: &Values) -> Result<bool, ConfigError> {
     let mut asks = true;
     for endpoint in values.list("disable-init-endpoints") {
         match endpoint {
@@ -281,7 +301,7 @@ fn asks_app_config(values: &Values<'_>) -> Result<bool, ConfigError> {
 }
 
 fn warnings(
-    values: &Values<'_>,
+    values: &Values,
     protocol: &str,
     env: Environment<'_>,
 ) -> Result<Vec<String>, ConfigError> {
@@ -289,14 +309,15 @@ fn warnings(
     let mut warnings: Vec<String> = without_effect
         .map(|flag| format!("--{flag} is accepted, but has no effect in this version"))
         .collect();
-    let stray = values.stray_words().into_iter();
+    let stray = values.stray_words().iter();
     warnings.extend(stray.map(|word| {
         format!("argument {word:?} belongs to no flag and is ignored; write --flag=value for bools")
     }));
     match values.text("mode") {
         "standalone" => {}
         "kubernetes" => warnings.push(
-            "--mode kubernetes: this version finds other apps through the local registry only"
+            "--mode kubernetes: this version finds other apps through the local registry only, and \
+             does not read the resource that --config names"
                 .into(),
         ),
         _ => return Err(refused(values, "mode")),
@@ -312,7 +333,7 @@ fn warnings(
     Ok(warnings)
 }
 
-fn refused(values: &Values<'_>, flag: &'static str) -> ConfigError {
+fn refused(values: &Values, flag: &'static str) -> ConfigError {
     ConfigError::Value { flag, value: values.text(flag).to_owned() }
 }
 
@@ -326,6 +347,8 @@ const BODY_BYTES_MAX_DEFAULT: u64 = 4 * 1024 * 1024;
 /// What a `--read-buffer-size` of zero or less means.
 const READ_BUFFER_BYTES_DEFAULT: u32 = 4096;
 
+const HEAD_BYTES_SLOP: u32 = 4096;
+
 /// What a negative `--dapr-graceful-shutdown-seconds` means.
 const GRACEFUL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
@@ -335,7 +358,7 @@ mod tests {
 
     fn config_with(env: Environment<'_>, arguments: &[&str]) -> Result<Config, ConfigError> {
         let matches = flags::matches(arguments).unwrap();
-        Config::from_flags(&Values(&matches), env)
+        Config::from_flags(&Values::new(&matches, env)?, env)
     }
 
     fn config(arguments: &[&str]) -> Result<Config, ConfigError> {
@@ -361,6 +384,11 @@ mod tests {
             ),
             (&["--app-id=a", "--app-protocol=ftp"], "invalid value for 'app-protocol': ftp"),
             (&["--app-id=a", "--app-port=70000"], "invalid value for 'app-port': 70000"),
+            (
+                &["--app-id=a", "--app-channel-address=unix:app.sock"],
+                "invalid value for 'app-channel-address': \"app.sock\" is not an absolute path; write \
+                 unix:///path/to/socket",
+            ),
             (&["--app-id=a", "--log-level=loud"], "invalid value for 'log-level': loud"),
             (&["--app-id=a", "--mode=node"], "invalid value for 'mode': node"),
             (
@@ -439,7 +467,8 @@ mod tests {
             "--disable-init-endpoints=config",
         ])
         .unwrap();
-        assert_eq!(config.app, Some(AppPlace { host: "127.0.0.1".into(), port: 8080 }));
+        assert_eq!(config.app, Some(AppPlace::Tcp { host: "127.0.0.1".into(), port: 8080 }));
+        assert_eq!(config.app_port, 8080);
         assert_eq!(config.listen_hosts, ["[::1]", "127.0.0.1"]);
         assert_eq!(config.public, Some(HostPort { host: String::new(), port: 3501 }));
         assert_eq!(config.metrics, None);

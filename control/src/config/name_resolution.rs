@@ -15,7 +15,7 @@ use crate::{
         etcd::{self, Password, Tls},
         file, sqlite,
     },
-    yaml::{self, Key, Node, Place, Value},
+    yaml::{Key, Node, Place, Problem, Value},
 };
 use snapshot::{AppId, Namespace};
 use std::{
@@ -26,40 +26,18 @@ use std::{
 };
 
 /// What the files say.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct NameResolution {
     pub(crate) settings: Settings,
     /// For the log: what is understood and not done.
     pub(crate) warnings: Vec<String>,
 }
 
-/// Everything that is wrong.
-#[derive(Debug)]
-pub(crate) struct Problems(Vec<String>);
-
-impl std::error::Error for Problems {}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error loading configuration: {}", self.0.join("; "))
-    }
-}
-
-/// Reads the files in order. As with daprd, a later one replaces what an earlier one says.
-///
-/// # Errors
-/// When a file cannot be read, or says something that cannot be done.
-pub(crate) fn load(paths: &[PathBuf]) -> Result<NameResolution, Problems> {
-    let mut reader = Reader::default();
-    for path in paths {
-        reader.path.clone_from(path);
-        match fs::read_to_string(path) {
-            Ok(text) => reader.file(&text),
-            Err(e) => reader.problems.push(format!("{}: {}", path.display(), read_error(&e))),
-        }
-    }
-    let Reader { problems, found, .. } = reader;
-    if problems.is_empty() { Ok(found) } else { Err(Problems(problems)) }
+/// What `spec.nameResolution` of the file at `path` says, and all that is wrong with it.
+pub(crate) fn read(path: &str, node: &Node) -> (NameResolution, Vec<Problem>) {
+    let mut reader = Reader { path: path.to_owned(), ..Reader::default() };
+    reader.name_resolution(node);
+    (reader.found, reader.problems)
 }
 
 fn read_error(error: &io::Error) -> String {
@@ -72,8 +50,8 @@ fn read_error(error: &io::Error) -> String {
 
 #[derive(Default)]
 struct Reader {
-    path: PathBuf,
-    problems: Vec<String>,
+    path: String,
+    problems: Vec<Problem>,
     found: NameResolution,
 }
 
@@ -95,35 +73,15 @@ impl<'a> Options<'a> {
 
 impl Reader {
     fn problem(&mut self, place: Place, message: impl fmt::Display) {
-        let Place { line, column } = place;
-        self.problems.push(format!("{}:{line}:{column}: {message}", self.path.display()));
+        self.problems.push(Problem::new(place, message.to_string()));
     }
 
     fn warning(&mut self, place: Place, message: impl fmt::Display) {
         let Place { line, column } = place;
-        self.found.warnings.push(format!("{}:{line}:{column}: {message}", self.path.display()));
-    }
-
-    fn file(&mut self, text: &str) {
-        let documents = match yaml::parse(text) {
-            Ok(documents) => documents,
-            Err(e) => return self.problem(e.place, e.message),
-        };
-        for document in &documents {
-            let is_other_kind = find(document, "kind")
-                .and_then(Node::text)
-                .is_some_and(|kind| kind != "Configuration");
-            if let Some(node) = find(document, "spec").and_then(|spec| find(spec, "nameResolution"))
-                && !is_other_kind
-                && !node.is_null()
-            {
-                self.name_resolution(node);
-            }
-        }
+        self.found.warnings.push(format!("{}:{line}:{column}: {message}", self.path));
     }
 
     fn name_resolution(&mut self, node: &Node) {
-        self.found.settings = Settings::default();
         match &node.value {
             Value::Sequence(components) => {
                 components.iter().for_each(|component| self.component(component));
@@ -611,9 +569,21 @@ const DNS_PORT: u16 = 53;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_dir::TestDir;
+    use crate::{
+        config::{ConfigError, file::Configuration},
+        test_dir::TestDir,
+    };
 
-    fn load_text(text: &str) -> Result<NameResolution, Problems> {
+    fn load(paths: &[PathBuf]) -> Result<NameResolution, ConfigError> {
+        let paths: Vec<&str> = paths.iter().map(|path| path.to_str().unwrap()).collect();
+        let configuration = Configuration::load(&paths, &|_| None);
+        if configuration.is_refused() {
+            return Err(ConfigError::Files(configuration.problems));
+        }
+        Ok(configuration.names)
+    }
+
+    fn load_text(text: &str) -> Result<NameResolution, ConfigError> {
         let temp = TestDir::new();
         let path = temp.path().join("config.yaml");
         fs::write(&path, text).unwrap();
@@ -715,7 +685,10 @@ mod tests {
             }
         }
         let text = load(&["/no/such.yaml".into()]).unwrap_err().to_string();
-        assert_eq!(text, "error loading configuration: /no/such.yaml: there is no such file");
+        assert_eq!(
+            text,
+            "error loading configuration: /no/such.yaml: stat /no/such.yaml: no such file or directory"
+        );
         let text = load_text("a: [\n").unwrap_err().to_string();
         assert!(text.contains("config.yaml:2:"), "{text}");
     }

@@ -18,13 +18,13 @@ use std::{
 };
 use tokio::io::unix::AsyncFd;
 
-pub(super) struct DirectoryWatch {
+pub(crate) struct DirectoryWatch {
     events: AsyncFd<OwnedFd>,
 }
 
 /// When a file that is written in place counts as changed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Wake {
+pub(crate) enum Wake {
     /// When its writer is done with it.
     OnClose,
     /// At each write, for files that are never closed.
@@ -34,7 +34,7 @@ pub(super) enum Wake {
 impl DirectoryWatch {
     /// # Errors
     /// When the directory does not exist, or the user has no inotify instance left.
-    pub(super) fn start(path: &Path, wake: Wake) -> Result<Self, RegistryError> {
+    pub(crate) fn start(path: &Path, wake: Wake) -> Result<Self, RegistryError> {
         let failed = |e: Errno| RegistryError::WatchDirectory {
             path: path.to_owned(),
             reason: io::Error::from(e),
@@ -60,7 +60,7 @@ impl DirectoryWatch {
     }
 
     /// Ready once for all that happened since the last call. Dropping the future loses nothing.
-    pub(super) async fn changed(&mut self) -> io::Result<()> {
+    pub(crate) async fn changed(&mut self) -> io::Result<()> {
         loop {
             let mut ready = self.events.readable_mut().await?;
             // Cleared before the read: what comes after it sets it again.
@@ -88,7 +88,7 @@ fn drain(events: &OwnedFd) -> io::Result<bool> {
 }
 
 /// The directory a file stands in.
-pub(super) fn directory_of(path: &Path) -> PathBuf {
+pub(crate) fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),

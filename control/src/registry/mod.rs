@@ -12,7 +12,7 @@ pub(crate) mod dns;
 mod entry;
 pub(crate) mod etcd;
 pub(crate) mod file;
-mod inotify;
+pub(crate) mod inotify;
 pub(crate) mod local;
 mod merge;
 pub(crate) mod sqlite;

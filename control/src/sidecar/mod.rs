@@ -12,10 +12,12 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod reload;
 mod scrapes;
 mod setup;
 mod sockets;
 
+pub(crate) use reload::Configure;
 pub(crate) use setup::{StartError, prepare};
 
 use crate::{
@@ -31,6 +33,7 @@ use crate::{
     supervisor::{Event, Supervisor},
 };
 use admin::Reply;
+use reload::Reload;
 use scrapes::Scrapes;
 use snapshot::{
     AppHealth, Route, State, Version,
@@ -54,6 +57,8 @@ pub(crate) struct Sidecar {
     /// The state that says that all is ready, until it is in force and the log says so too.
     ready_version: Option<Version>,
     scrapes: Scrapes,
+    /// `None` without Configuration files.
+    reload: Option<Reload>,
     replies: VecDeque<Reply>,
     stage: Stage,
     block_duration: Option<Duration>,
@@ -81,6 +86,7 @@ enum Wake {
     App,
     DataPlane(Event),
     Deadline,
+    Files,
     Registry(Change),
     Scrape(Scrape),
     Signal(Signal),
@@ -117,6 +123,7 @@ impl Sidecar {
             () = joined(&mut self.app_ready) => Wake::App,
             scrape = self.scrapes.next() => Wake::Scrape(scrape),
             () = until(deadline) => Wake::Deadline,
+            () = reload::changed(&self.reload) => Wake::Files,
         }
     }
 
@@ -125,6 +132,7 @@ impl Sidecar {
             Wake::App => self.on_app_ready(),
             Wake::DataPlane(event) => return self.on_data_plane(event),
             Wake::Deadline => return self.on_deadline(),
+            Wake::Files => self.reload(),
             Wake::Registry(change) => self.on_registry(change),
             Wake::Scrape(scrape) => {
                 if let Some(query) = self.scrapes.ask(scrape, self.registries.counters()) {
@@ -138,6 +146,11 @@ impl Sidecar {
 
     fn on_signal(&mut self, signal: Signal) -> Option<End> {
         let name = signal.name();
+        if signal == Signal::Hangup && self.reload.is_some() {
+            self.log.info(format_args!("Received signal '{name}'; reading configuration anew"));
+            self.reload();
+            return None;
+        }
         if !signal.is_end() {
             self.log.info(format_args!("Received signal '{name}'; there is nothing to reload"));
             return None;

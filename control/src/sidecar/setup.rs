@@ -15,7 +15,7 @@ use crate::{
     adopt::{self, AdoptError, Adopted},
     app_channel::AppChannel,
     claim::{Claim, ClaimError, PlaneName},
-    config::{Config, name_resolution},
+    config::{AppPlace, Config},
     host, instance,
     listen::{self, Bound, ListenError},
     log::Log,
@@ -46,9 +46,6 @@ pub(crate) enum StartError {
     AppHost { host: String, reason: io::Error },
     #[error("{0}")]
     Claim(#[from] ClaimError),
-    /// In daprd's words, and with every problem there is.
-    #[error("{0}")]
-    Configuration(#[from] name_resolution::Problems),
     #[error("{0}")]
     Listen(#[from] ListenError),
     /// daprd's words; the reasons are logged before.
@@ -77,8 +74,6 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
     ));
     log.info(format_args!("Log level set to: {}", config.log.threshold.name()));
     config.warnings.iter().for_each(|warning| log.warning(warning));
-    let names = name_resolution::load(&config.configuration_files)?;
-    names.warnings.iter().for_each(|warning| log.warning(warning));
     let dir = RuntimeDir::locate()?;
     dir.create()?;
     let app_address = app_address(config)?;
@@ -96,13 +91,13 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
     let metrics = config.metrics.as_ref();
     let metrics = metrics.map(|place| bind_tcp(&place.host, place.port, log)).transpose()?;
     let mut entry = entry(config, instance.clone(), Address::Unix(peer), api, metrics.as_ref());
-    entry.remote_peer = remote_peer(config, &names.settings, log, &mut sockets)?;
+    entry.remote_peer = remote_peer(config, &config.registries, log, &mut sockets)?;
     let scrapes =
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
 
-    let registries = Registries::start(&names.settings, &dir, &entry, log)?;
+    let registries = Registries::start(&config.registries, &dir, &entry, log)?;
     let routes = registries.routes();
-    let mut app = app(config, app_address);
+    let mut app = app(config, app_address.clone());
     let mut metadata = metadata(config);
     let mut app_channel = app_address.map(|address| app_channel(config, address, log));
     if let Some(earlier) = LocalRegistry::new(dir).find(&entry.instance) {
@@ -141,6 +136,7 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
         app_ready: None,
         ready_version: None,
         scrapes: Scrapes::new(scrapes),
+        reload: None,
         replies: VecDeque::new(),
         stage: Stage::Serving,
         block_duration: config.block_duration,
@@ -299,19 +295,24 @@ fn is_ipv6_only() -> bool {
     std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_err()
 }
 
-fn app_address(config: &Config) -> Result<Option<SocketAddr>, StartError> {
-    let Some(place) = &config.app else { return Ok(None) };
-    let host = place.host.trim_start_matches('[').trim_end_matches(']');
+fn app_address(config: &Config) -> Result<Option<Address>, StartError> {
+    let (host, port) = match &config.app {
+        None => return Ok(None),
+        Some(AppPlace::Tcp { host, port }) => (host, *port),
+        Some(AppPlace::Unix(path)) => return Ok(Some(Address::Unix(path.clone()))),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
     let failed = |reason| StartError::AppHost { host: host.to_owned(), reason };
-    let addresses = (host, place.port).to_socket_addrs().map_err(failed)?;
-    let address = listen::prefer_ipv4(addresses);
+    let addresses = (host, port).to_socket_addrs().map_err(failed)?;
+    let address = listen::prefer_ipv4(addresses).map(Address::Tcp);
     address.map(Some).ok_or_else(|| failed(io::Error::other("it has no address")))
 }
 
-fn app(config: &Config, address: Option<SocketAddr>) -> App {
-    let channel = address.filter(|_| config.carries_protocol()).map(|address| {
-        snapshot::AppChannel { address: Address::Tcp(address), protocol: AppProtocol::Http }
-    });
+fn app(config: &Config, address: Option<Address>) -> App {
+    let channel = address
+        .clone()
+        .filter(|_| config.carries_protocol())
+        .map(|address| snapshot::AppChannel { address, protocol: AppProtocol::Http });
     let host_ip =
         config.host_ip.clone().or_else(|| host::address().map(|address| address.to_string()));
     // daprd's name for what waits for the app.
@@ -325,7 +326,7 @@ fn app(config: &Config, address: Option<SocketAddr>) -> App {
         balance: Balance::default(),
         zone: None,
         body_bytes_max: config.body_bytes_max,
-        head_bytes_max: config.read_buffer_bytes.saturating_add(HEAD_BYTES_SLOP),
+        head_bytes_max: config.head_bytes_max(),
         health: AppHealth { unready, outbound_ready: true },
         metadata_json: String::new(),
     }
@@ -333,14 +334,14 @@ fn app(config: &Config, address: Option<SocketAddr>) -> App {
 
 fn metadata(config: &Config) -> Metadata {
     let connection = config.app.as_ref().map(|place| AppConnection {
-        port: place.port,
+        port: config.app_port,
         protocol: config.protocol.clone(),
-        channel_address: place.host.clone(),
+        channel_address: place.channel_address(),
     });
     Metadata::new(config.app_id.as_str(), connection)
 }
 
-fn app_channel(config: &Config, address: SocketAddr, log: &Log) -> AppChannel {
+fn app_channel(config: &Config, address: Address, log: &Log) -> AppChannel {
     AppChannel {
         address,
         protocol: config.protocol.clone(),
@@ -360,7 +361,7 @@ fn entry(
     let (id, namespace) = (config.app_id.clone(), config.namespace.clone());
     let mut entry = Entry::new(Identity { id, namespace, instance, peer, api });
     entry.grpc_port = config.grpc_port;
-    entry.app_port = config.app.as_ref().map_or(0, |place| place.port);
+    entry.app_port = config.app_port;
     entry.metrics_port = metrics.map_or(0, |bound| bound.address.port());
     entry.body_bytes_max = config.body_bytes_max;
     entry.read_buffer_bytes = config.read_buffer_bytes;
@@ -376,6 +377,3 @@ fn program(link_socket: &Path) -> Program {
         link_socket: link_socket.to_owned(),
     }
 }
-
-/// What Go's server adds to `MaxHeaderBytes`.
-const HEAD_BYTES_SLOP: u32 = 4096;

@@ -7,10 +7,14 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests, outside of what clippy takes for tests")]
 
 mod adoption;
+mod check;
 mod command_line;
+mod configuration;
+mod explain;
 mod registries;
 mod run;
 mod shutdown;
 mod sidecar;
 mod support;
 mod survival;
+mod unix_sockets;

@@ -91,7 +91,7 @@ pub(in crate::cli) struct Arguments {
     /// Addresses of the APIs, comma-separated; empty: all
     #[arg(long)]
     dapr_listen_addresses: Option<String>,
-    /// Host the app listens on
+    /// Host the app listens on, or unix:///path of its socket
     #[arg(long, default_value = "127.0.0.1")]
     app_channel_address: String,
     /// The app speaks TLS
@@ -421,7 +421,7 @@ mod tests {
         .unwrap();
         let arguments: Vec<&str> = plan.sidecar_arguments.iter().map(String::as_str).collect();
         let matches = crate::config::flags::matches(&arguments).unwrap();
-        let values = crate::config::flags::Values(&matches);
+        let values = crate::config::flags::Values::new(&matches, &|_| None).unwrap();
         assert!(values.stray_words().is_empty(), "{:?}", values.stray_words());
     }
 }

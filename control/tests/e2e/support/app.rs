@@ -5,13 +5,16 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
+    os::unix::net::UnixListener,
+    path::Path,
     sync::{Arc, Condvar, Mutex, mpsc},
     thread,
 };
 
 /// Listens for as long as the test process lives: the tests end before their apps do.
 pub(crate) struct App {
+    /// 0 on a Unix socket.
     pub(crate) port: u16,
     requests: mpsc::Receiver<String>,
 }
@@ -52,12 +55,30 @@ impl App {
         Self::start_at(port, gate)
     }
 
+    pub(crate) fn start_on_socket(path: &Path) -> Self {
+        let gate = Gate::default();
+        gate.open();
+        let listener = UnixListener::bind(path).unwrap();
+        Self::serve_all(0, gate, move || Some(listener.accept().ok()?.0))
+    }
+
     fn start_at(port: u16, gate: Gate) -> Self {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
         let port = listener.local_addr().unwrap().port();
+        Self::serve_all(port, gate, move || Some(listener.accept().ok()?.0))
+    }
+
+    fn serve_all<S: Send + 'static>(
+        port: u16,
+        gate: Gate,
+        accept: impl Fn() -> Option<S> + Send + 'static,
+    ) -> Self
+    where
+        for<'a> &'a S: Read + Write,
+    {
         let (seen, requests) = mpsc::channel();
         thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
+            while let Some(stream) = accept() {
                 let (gate, seen) = (gate.clone(), seen.clone());
                 thread::spawn(move || serve(&stream, &gate, &seen));
             }
@@ -87,7 +108,10 @@ impl App {
     }
 }
 
-fn serve(stream: &TcpStream, gate: &Gate, seen: &mpsc::Sender<String>) {
+fn serve<S>(mut stream: &S, gate: &Gate, seen: &mpsc::Sender<String>)
+where
+    for<'a> &'a S: Read + Write,
+{
     let mut reader = BufReader::new(stream);
     loop {
         let mut head = String::new();
@@ -112,7 +136,7 @@ fn serve(stream: &TcpStream, gate: &Gate, seen: &mpsc::Sender<String>) {
         let answer = format!("{target} {}", String::from_utf8_lossy(&body));
         let response =
             format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len());
-        if (&*stream).write_all(response.as_bytes()).is_err() {
+        if stream.write_all(response.as_bytes()).is_err() {
             return;
         }
     }

@@ -1,0 +1,126 @@
+//! Configuration files: checked, shown, read at start, read anew.
+
+#![forbid(unsafe_code)]
+
+use crate::support::{App, Place, Process, call, eventually};
+use rustix::process::Signal;
+use std::fs;
+
+#[test]
+fn check_reports_all_problems_with_code_78() {
+    let place = Place::new();
+    fs::write(place.path().join("good.yaml"), "kind: Configuration\nspec: {}\n").unwrap();
+    fs::write(
+        place.path().join("bad.yaml"),
+        "kind: Configuration\nspec:\n  metric:\n    enabeld: false\n  ringcar: {logLevel: loud}\n",
+    )
+    .unwrap();
+    let good = place.finish(&["config", "check", "good.yaml"]);
+    assert_eq!(good.code, 0, "{}", good.output);
+    let bad = place.finish(&["config", "check", "good.yaml", "bad.yaml", "none.yaml"]);
+    assert_eq!(bad.code, 78, "{}", bad.output);
+    for want in [
+        "bad.yaml:4:5: spec.metric.enabeld: there is no such key; it is ignored, as with daprd; is it \"enabled\"?",
+        "bad.yaml:5:23: spec.ringcar.logLevel: \"loud\" is none of debug, info, warn, error and fatal",
+        "none.yaml: stat none.yaml: no such file or directory",
+        "2 problems keep a sidecar from starting, 1 would be ignored",
+    ] {
+        assert!(bad.output.contains(want), "{want} in:\n{}", bad.output);
+    }
+    assert_eq!(place.finish(&["config", "check"]).code, 2);
+}
+
+#[test]
+fn show_tells_where_each_value_comes_from() {
+    let place = Place::new();
+    let file =
+        "spec: {ringcar: {maxBodySize: ${SIZE}, logLevel: error}, metric: {enabled: false}}\n";
+    fs::write(place.path().join("c.yaml"), file).unwrap();
+    let arguments = ["config", "show", "-app-id", "a", "--config=c.yaml", "-o", "json"];
+    let mut command = place.ringcar(&arguments);
+    command.env("SIZE", "1Mi").env("RINGCAR_LOG_LEVEL", "warn").env("APP_API_TOKEN", "secret");
+    let finished = Process::start(&mut command).wait();
+    assert_eq!(finished.code, 0, "{}", finished.output);
+    let rows: serde_json::Value = serde_json::from_str(&finished.output).unwrap();
+    let row = |key: &str| {
+        let row = rows.as_array().unwrap().iter().find(|row| row["key"] == key).unwrap();
+        (row["value"].as_str().unwrap().to_owned(), row["from"].as_str().unwrap().to_owned())
+    };
+    for (key, value, from) in [
+        ("app-id", "a", "flag"),
+        ("log-level", "warn", "$RINGCAR_LOG_LEVEL"),
+        ("max-body-size", "1Mi", "c.yaml:1:31"),
+        ("enable-metrics", "false", "c.yaml:1:72"),
+        ("dapr-http-port", "3500", "default"),
+        ("APP_API_TOKEN", "(hidden)", "$APP_API_TOKEN"),
+    ] {
+        assert_eq!(row(key), (value.to_owned(), from.to_owned()), "{key}");
+    }
+    let yaml = place.finish(&["config", "show", "-o", "yaml", "--log-level=debug"]);
+    assert_eq!(yaml.code, 0, "{}", yaml.output);
+    assert!(yaml.output.contains("- from: \"flag\"\n  key: \"log-level\"\n  value: \"debug\"\n"));
+    let table = place.finish(&["config", "show"]);
+    assert!(table.output.starts_with("KEY "), "{}", table.output);
+    let bad = place.finish(&["config", "show", "--config=none.yaml"]);
+    assert_eq!(bad.code, 78, "{}", bad.output);
+    assert!(bad.output.contains("stat none.yaml: no such file or directory"), "{}", bad.output);
+}
+
+#[test]
+fn a_sidecar_does_not_start_with_a_file_it_must_refuse() {
+    let place = Place::new();
+    fs::write(place.path().join("c.yaml"), "spec: {accessControl: {defaultAction: deny}}").unwrap();
+    for (file, want) in [
+        ("none.yaml", "error loading configuration: none.yaml: stat none.yaml: no such file"),
+        ("c.yaml", "c.yaml:1:8: spec.accessControl: this version does not enforce it"),
+    ] {
+        let finished = place.finish(&["sidecar", "--app-id=a", "--config", file]);
+        assert_eq!(finished.code, 1, "{file}: {}", finished.output);
+        assert!(finished.output.contains("level=fatal"), "{file}: {}", finished.output);
+        assert!(finished.output.contains(want), "{file}: {}", finished.output);
+    }
+}
+
+#[test]
+fn a_sidecar_says_what_it_ignores() {
+    let place = Place::new();
+    let file = "spec:\n  tracing: {samplingRate: '1'}\n  sepc: 1\n";
+    fs::write(place.path().join("c.yaml"), file).unwrap();
+    let (mut process, _) = place.start_sidecar("a", None, &["--config", "c.yaml"]);
+    process.wait_for("c.yaml:3:3: spec.sepc: there is no such key");
+    process.wait_for("c.yaml:2:3: spec.tracing has no effect in this version");
+    process.wait_for("dapr initialized");
+}
+
+#[test]
+fn a_changed_file_is_in_force_without_a_restart() {
+    let place = Place::new();
+    let app = App::start();
+    let path = place.path().join("c.yaml");
+    let write = |text: &str| {
+        let other = place.path().join("new");
+        fs::write(&other, text).unwrap();
+        fs::rename(&other, &path).unwrap();
+    };
+    write("spec: {ringcar: {maxBodySize: 1Ki}}\n");
+    let (mut process, port) = place.sidecar("orders", Some(app.port), &["--config=c.yaml"]);
+    let body = "x".repeat(1500);
+    let status = || call(port, "POST /v1.0/invoke/orders/method/x", &[], &body).status;
+    assert_ne!(status(), 200);
+    write("spec: {ringcar: {maxBodySize: 2Ki, metricsPort: 7}}\n");
+    let line = process.wait_for("wait for the next start");
+    assert!(line.contains("Changes of metrics-port wait"), "{line}");
+    process.wait_for("Configuration reloaded");
+    eventually("the new limit is in force", || status() == 200);
+    write("spec: {ringcar: {maxBodySize: 2KB}}\n");
+    let line = process.wait_for("Configuration is not reloaded");
+    assert!(line.contains("spec.ringcar.maxBodySize"), "{line}");
+    assert_eq!(status(), 200);
+    // Read again, and refused again without a word.
+    process.signal(Signal::HUP);
+    process.wait_for("reading configuration anew");
+    write("spec: {ringcar: {maxBodySize: 1Ki, metricsPort: 7}}\n");
+    let line = process.wait_for("Configuration");
+    assert!(line.contains("Configuration reloaded"), "{line}");
+    eventually("the new limit is in force", || status() != 200);
+}
