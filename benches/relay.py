@@ -26,6 +26,11 @@ REQUEST_BYTES = 200
 INVOKE_PATH = "/v1.0/invoke/a/method/x"
 BASELINE = "relay-uring"
 
+# Connections that make one request each and stay open, and who is asked to hold them. HAProxy wants descriptors for
+# twice as many, more than most machines grant.
+IDLE_CONNECTIONS = 10_000
+IDLE_CONTENDERS = ("ringcar-uring", "ringcar-epoll", "nginx")
+
 # Name: hops over, connections, bytes of each answer's body, what it shows.
 SCENARIOS = {
     "tcp-1": ("tcp", 1, 256, "small messages, 1 connection"),
@@ -33,11 +38,13 @@ SCENARIOS = {
     "tcp-64": ("tcp", 64, 256, "small messages, 64 connections"),
     "tcp-8-1m": ("tcp", 8, 1024 * 1024, "bodies of 1 MiB, 8 connections"),
     "unix-32": ("unix", 32, 256, "small messages over Unix sockets, 32 connections"),
+    "idle": ("tcp", 32, 256, f"small messages, 32 connections, beside {IDLE_CONNECTIONS:,} idle ones"),
 }
 
 NGINX = """
 daemon off; master_process off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/nginx.log warn;
-events {{ worker_connections 4096; }}
+worker_rlimit_nofile 65536;
+events {{ worker_connections 32768; }}
 http {{
     access_log off; keepalive_requests 1000000000; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;
     fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;
@@ -227,13 +234,16 @@ class Bench:
         starts |= {name: self.start_ringcar for name in ("ringcar-uring", "ringcar-epoll")}
         return starts | {"nginx": self.start_nginx, "haproxy": self.start_haproxy}
 
-    def measure(self, contender, connections, body_bytes):
+    def measure(self, contender, scenario):
+        _, connections, body_bytes, _ = SCENARIOS[scenario]
+        idle = IDLE_CONNECTIONS if scenario == "idle" else 0
+        resident_before = sum(resident_kib(pid) for pid in contender.watched)
         # As long as the small request of the other proxies' benchmarks.
         padding = "x" * max(0, REQUEST_BYTES - 75)
         command = pinned(
             CLIENT_CPU, self.bin / "ringcar-load", "--target", contender.target, "--path", INVOKE_PATH,
             "--header", f"X-Padding: {padding}", "--connections", connections, "--duration", self.seconds,
-            "--warmup", self.warmup, "--expect-bytes", body_bytes,
+            "--warmup", self.warmup, "--expect-bytes", body_bytes, "--connections-idle", idle,
         )
         for pid in contender.watched:
             command += ["--watch-pid", str(pid)]
@@ -243,10 +253,15 @@ class Bench:
         report = json.loads(done.stdout)
         if report["errors"]:
             raise Unavailable(f"{report['errors']} errors: {report['first_error']}")
+        if idle:
+            resident = sum(watched["resident_kib"] for watched in report["watched"])
+            report["idle_bytes"] = (resident - resident_before) * 1024 / idle
         return report
 
     def run_scenario(self, scenario, only):
-        kind, connections, body_bytes, _ = SCENARIOS[scenario]
+        kind, _, body_bytes, _ = SCENARIOS[scenario]
+        if scenario == "idle":
+            only = [name for name in IDLE_CONTENDERS if not only or name in only]
         directory = Path(tempfile.mkdtemp(prefix="ringcar-bench."))
         # nginx may run as another user than the one that started it.
         directory.chmod(0o755)
@@ -260,18 +275,19 @@ class Bench:
                     running[name] = start(name, kind, directory, origin)
                 except Unavailable as why:
                     self.leave_out(scenario, name, why)
-            for number in range(self.rounds):
+            # Memory is what counts of the idle ones, and only the first round finds it untouched.
+            for number in range(1 if scenario == "idle" else self.rounds):
                 for name in list(running):
-                    self.run_round(scenario, number, name, running, connections, body_bytes)
+                    self.run_round(scenario, number, name, running)
         finally:
             for contender in running.values():
                 contender.stop()
             stop(origin_process)
             shutil.rmtree(directory, ignore_errors=True)
 
-    def run_round(self, scenario, number, name, running, connections, body_bytes):
+    def run_round(self, scenario, number, name, running):
         try:
-            report = self.measure(running[name], connections, body_bytes)
+            report = self.measure(running[name], scenario)
         except Unavailable as why:
             self.leave_out(scenario, name, why)
             running.pop(name).stop()
@@ -312,6 +328,11 @@ def data_planes(pid):
     return found
 
 
+def resident_kib(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0])
+
+
 def summary(raw, scenario, name):
     rounds = [r for r in raw if r["scenario"] == scenario and r["contender"] == name]
     if not rounds:
@@ -342,6 +363,9 @@ def table(bench, scenario, names):
                 ratio = f"{row['cpu_us'] / base['cpu_us']:.2f}"
         lines.append(f"| {name} | {cost} | {ratio} | {row['rps']:,.0f} | {row['p50_us']:.1f} | {row['p99_us']:.0f} "
                      f"| {row['p999_us']:.0f} | {memory} |")
+    for r in bench.raw:
+        if r["scenario"] == scenario and "idle_bytes" in r:
+            notes.append(f"{r['contender']}: {r['idle_bytes']:,.0f} bytes resident per idle connection")
     return "\n".join([*lines, "", *(f"{note}  " for note in notes), ""])
 
 

@@ -7,11 +7,17 @@
 
 #![forbid(unsafe_code)]
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::{
+    io::Errno,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    },
+};
 use snapshot::wire::{self, FromDataPlane, ToDataPlane, WireError};
 use std::{
     collections::VecDeque,
-    io::{self, IoSlice},
+    io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
@@ -21,6 +27,8 @@ use tokio::{io::Interest, net::UnixStream};
 pub(crate) struct Link {
     stream: UnixStream,
     input: Vec<u8>,
+    /// Came beside `input` and were not claimed by a message yet, in order.
+    descriptors: VecDeque<OwnedFd>,
     output: VecDeque<Frame>,
     output_bytes: usize,
 }
@@ -38,6 +46,8 @@ pub(crate) enum LinkError {
     Closed,
     #[error("the data plane does not read: {0} bytes wait for it")]
     Full(usize),
+    #[error("{wanted} sockets were announced, {came} came; raise the open files limit")]
+    Descriptors { wanted: usize, came: usize },
     #[error("the link failed: {0}")]
     Io(#[from] io::Error),
     #[error("the link failed: {0}")]
@@ -46,7 +56,13 @@ pub(crate) enum LinkError {
 
 impl Link {
     pub(crate) const fn new(stream: UnixStream) -> Self {
-        Self { stream, input: Vec::new(), output: VecDeque::new(), output_bytes: 0 }
+        Self {
+            stream,
+            input: Vec::new(),
+            descriptors: VecDeque::new(),
+            output: VecDeque::new(),
+            output_bytes: 0,
+        }
     }
 
     /// Queues a message, with the sockets it names, and sends what can be sent now; [`Self::next`]
@@ -96,13 +112,31 @@ impl Link {
     }
 
     fn fill(&mut self) -> Result<(), LinkError> {
-        self.input.reserve(READ_BYTES);
-        match self.stream.try_read_buf(&mut self.input) {
+        let Self { stream, input, descriptors, .. } = self;
+        let filled = input.len();
+        input.resize(filled + READ_BYTES, 0);
+        let result = stream.try_io(Interest::READABLE, || {
+            receive(stream.as_fd(), &mut input[filled..], descriptors)
+        });
+        input.truncate(filled + result.as_ref().copied().unwrap_or(0));
+        match result {
             Ok(0) => Err(LinkError::Closed),
             Ok(_) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// The descriptors that came with a message that names `count` of them.
+    ///
+    /// # Errors
+    /// When fewer came.
+    pub(crate) fn take_descriptors(&mut self, count: usize) -> Result<Vec<OwnedFd>, LinkError> {
+        let came = self.descriptors.len();
+        if came < count {
+            return Err(LinkError::Descriptors { wanted: count, came });
+        }
+        Ok(self.descriptors.drain(..count).collect())
     }
 
     fn flush(&mut self) -> Result<(), LinkError> {
@@ -120,6 +154,27 @@ impl Link {
         }
         Ok(())
     }
+}
+
+fn receive(
+    stream: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::SOCKETS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(bytes)];
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let message = recvmsg(stream, &mut slices, &mut ancillary, flags)?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(came) = message {
+            descriptors.extend(came);
+        }
+    }
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(Errno::MFILE.into());
+    }
+    Ok(message.bytes)
 }
 
 impl Frame {
@@ -150,13 +205,8 @@ const READ_BYTES: usize = 16 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
     use snapshot::{ListenerId, OnControlLost, State, Version};
-    use std::{
-        io::{IoSliceMut, Write},
-        net::TcpListener,
-        os::unix::net::UnixStream as StdStream,
-    };
+    use std::{io::Write, net::TcpListener, os::unix::net::UnixStream as StdStream};
 
     fn run(test: impl Future<Output = ()>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -176,6 +226,8 @@ mod tests {
             namespace: snapshot::Namespace::default(),
             channel: None,
             origin: snapshot::Origin::default(),
+            balance: snapshot::Balance::default(),
+            zone: None,
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: snapshot::AppHealth::default(),

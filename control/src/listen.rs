@@ -79,7 +79,11 @@ pub(crate) fn tcp(
     }
 }
 
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, ListenError> {
+/// The address that [`tcp`] listens on.
+///
+/// # Errors
+/// When the host has none.
+pub(crate) fn resolve(host: &str, port: u16) -> Result<SocketAddr, ListenError> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if host.is_empty() {
         let has_ipv6 = Socket::new(Domain::IPV6, Type::STREAM, None).is_ok();
@@ -142,11 +146,17 @@ fn is_abandoned(path: &Path) -> bool {
     is_socket && UnixStream::connect(path).is_err_and(|reason| reason.kind() == refused)
 }
 
+/// Whether somebody listens on this Unix socket.
+pub(crate) fn is_answered(path: &Path) -> bool {
+    UnixStream::connect(path).is_ok()
+}
+
 /// Connections that wait to be accepted, also while a data plane is started anew. The kernel caps
 /// it at `net.core.somaxconn`, which is 4096 since Linux 5.4.
 const BACKLOG: i32 = 4096;
 
-const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Between two attempts to get what another process still has.
+pub(crate) const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 #[cfg(test)]

@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod adopt;
 mod app_channel;
+mod claim;
 mod cli;
 mod config;
 mod host;

@@ -15,11 +15,19 @@ pub(crate) struct Publisher {
     metadata: Metadata,
     routes: Vec<Route>,
     listeners: Vec<Listener>,
+    on_control_lost: OnControlLost,
 }
 
 impl Publisher {
-    pub(crate) const fn new(app: App, metadata: Metadata, listeners: Vec<Listener>) -> Self {
-        Self { version: Version(0), app, metadata, routes: Vec::new(), listeners }
+    /// Every state comes after `last`, the version that an adopted data plane has.
+    pub(crate) const fn new(
+        last: Version,
+        app: App,
+        metadata: Metadata,
+        listeners: Vec<Listener>,
+        on_control_lost: OnControlLost,
+    ) -> Self {
+        Self { version: last, app, metadata, routes: Vec::new(), listeners, on_control_lost }
     }
 
     pub(crate) fn set_routes(&mut self, routes: Vec<Route>) {
@@ -51,7 +59,7 @@ impl Publisher {
             apps: vec![app],
             routes: self.routes.clone(),
             listeners: self.listeners.clone(),
-            on_control_lost: OnControlLost::Exit,
+            on_control_lost: self.on_control_lost,
         }
     }
 }
@@ -63,7 +71,7 @@ pub(crate) struct MetadataFull;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapshot::{AppId, Namespace, Origin, Snapshot};
+    use snapshot::{AppId, Balance, Namespace, Origin, Snapshot};
 
     fn publisher() -> Publisher {
         let app = App {
@@ -72,12 +80,15 @@ mod tests {
             namespace: Namespace::default(),
             channel: None,
             origin: Origin::default(),
+            balance: Balance::default(),
+            zone: None,
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: AppHealth::default(),
             metadata_json: String::new(),
         };
-        Publisher::new(app, Metadata::new("a", None), Vec::new())
+        let metadata = Metadata::new("a", None);
+        Publisher::new(Version(0), app, metadata, Vec::new(), OnControlLost::Exit)
     }
 
     #[test]

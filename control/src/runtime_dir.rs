@@ -1,14 +1,17 @@
 //! The directory where the sidecars of one user meet: registry entries in `apps/`, Unix sockets in
-//! `sockets/`.
+//! `sockets/`, and in `dataplane/` what lets a control find the data plane of an earlier one.
 //!
 //! Whoever can write here can answer for any app, so it is 0700 and must belong to the user who
 //! runs the sidecar.
 
 #![forbid(unsafe_code)]
 
+use crate::claim::{PlaneName, SOCKET_EXTENSION};
 use snapshot::InstanceId;
 use std::{
-    env, fs, io,
+    env,
+    fs::{self, File},
+    io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -57,7 +60,7 @@ impl RuntimeDir {
     /// # Errors
     /// When it cannot be made, or is not ours alone.
     pub(crate) fn create(&self) -> Result<(), RuntimeDirError> {
-        for path in [&self.path, &self.apps(), &self.sockets()] {
+        for path in [&self.path, &self.apps(), &self.sockets(), &self.data_planes()] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -103,9 +106,34 @@ impl RuntimeDir {
         self.sockets().join(format!("{}.peer", instance.0))
     }
 
-    /// Where control meets the data plane of this instance.
-    pub(crate) fn link_socket(&self, instance: &InstanceId) -> PathBuf {
-        self.sockets().join(format!("{}.link", instance.0))
+    /// The instance that is called at this path, the other way round.
+    pub(crate) fn instance_at(&self, peer_socket: &Path) -> Option<InstanceId> {
+        let name = peer_socket.strip_prefix(self.sockets()).ok()?.to_str()?;
+        let instance = name.strip_suffix(".peer").filter(|name| !name.contains('/'))?;
+        Some(InstanceId(instance.into()))
+    }
+
+    pub(crate) fn data_planes(&self) -> PathBuf {
+        self.path.join("dataplane")
+    }
+
+    /// Where control meets the data plane of this name.
+    pub(crate) fn link_socket(&self, name: &PlaneName) -> PathBuf {
+        self.data_planes().join(format!("{}.{SOCKET_EXTENSION}", name.as_str()))
+    }
+
+    /// Locked by the control of the data plane of this name.
+    pub(crate) fn control_lock(&self, name: &PlaneName) -> PathBuf {
+        self.data_planes().join(format!("{}.lock", name.as_str()))
+    }
+}
+
+/// Whether the open file is the one that its path names now.
+pub(crate) fn is_still_named(file: &File, path: &Path) -> bool {
+    let place = |m: fs::Metadata| (m.dev(), m.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(named)) => place(ours) == place(named),
+        _ => false,
     }
 }
 

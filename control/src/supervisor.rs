@@ -2,7 +2,7 @@
 //! dies.
 //!
 //! ```text
-//!   Down ──start──► Greeting ──Hello──► Up
+//!   Down ──start──► Greeting ──Hello──► Up ◄── adopted from an earlier control
 //!    ▲                  │                │      died, silent, or link broken
 //!    └──────────────────┴────────────────┘
 //! ```
@@ -12,14 +12,16 @@
 #![forbid(unsafe_code)]
 
 use crate::{
+    adopt::{Adopted, Introduction, Process},
     link::{Link, LinkError},
     log::Log,
 };
 use snapshot::{
     Delta, ListenerId, Snapshot, State, Version,
-    wire::{self, FromDataPlane, ToDataPlane},
+    wire::{self, FromDataPlane, HoldId, SOCKETS_MAX, ToDataPlane},
 };
 use std::{
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     io,
     os::{
@@ -42,8 +44,12 @@ pub(crate) struct Supervisor {
     log: Log,
     /// The state as the process was told it, and as the next one will be.
     told: Snapshot,
-    sockets: Vec<(ListenerId, Arc<OwnedFd>)>,
+    sockets: Sockets,
+    /// What each process keeps open.
+    holds: BTreeMap<HoldId, Arc<OwnedFd>>,
     phase: Phase,
+    /// An adopted process was greeted before there was a supervisor.
+    greeted: Option<Introduction>,
     /// Deaths in a row that came too soon after the start.
     early_deaths: u32,
     /// Full states asked for since the last one that became live.
@@ -64,17 +70,27 @@ enum Phase {
     Ending(Option<Running>),
 }
 
+/// Listening sockets by name: control keeps them for every process there will be.
+pub(crate) type Sockets = Vec<(ListenerId, Arc<OwnedFd>)>;
+
 struct Running {
-    child: Child,
+    process: Supervised,
     pid: u32,
     link: Link,
     since: Instant,
 }
 
+enum Supervised {
+    /// Killed when dropped.
+    Child(Box<Child>),
+    /// Of a control before this one.
+    Foreign(Process),
+}
+
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A process said hello and was given the state.
-    Greeted { pid: u32, workers: u32, engine: String, engine_reason: String },
+    Greeted(Introduction),
     /// Of a process that was greeted; never a second hello.
     Message(FromDataPlane),
     /// Whatever was asked of the process will not be answered.
@@ -84,31 +100,43 @@ pub(crate) enum Event {
 /// Why a process is given up.
 #[derive(Debug)]
 enum Loss {
-    Ended(ExitStatus),
     Broken(String),
+    Ended(ExitStatus),
+    /// Only its parent is told how.
+    EndedSomehow,
 }
 
 impl Supervisor {
     /// Nothing runs before [`Self::next`] is polled.
-    pub(crate) fn new(
-        program: Program,
-        state: State,
-        sockets: Vec<(ListenerId, OwnedFd)>,
-        log: Log,
-    ) -> Self {
-        let sockets = sockets.into_iter().map(|(id, fd)| (id, Arc::new(fd))).collect();
+    pub(crate) fn new(program: Program, state: State, sockets: Sockets, log: Log) -> Self {
         let phase = Phase::Down { until: Instant::now() };
         let mut supervisor = Self {
             program,
             log,
             told: Snapshot::empty(),
             sockets,
+            holds: BTreeMap::new(),
             phase,
+            greeted: None,
             early_deaths: 0,
             resyncs: 0,
         };
         supervisor.publish(state);
         supervisor
+    }
+
+    /// Goes on with a process that serves already. It keeps the sockets it has.
+    pub(crate) fn adopt(&mut self, adopted: Adopted) {
+        let Adopted { mut link, process, introduction, held, sockets: _ } = adopted;
+        let known: BTreeSet<ListenerId> = held.listeners.iter().map(|l| l.id).collect();
+        let sent = self.tell_all(&mut link, &known);
+        let process = Supervised::Foreign(process);
+        self.phase =
+            Phase::Up(Running { process, pid: introduction.pid, link, since: Instant::now() });
+        match sent {
+            Ok(()) => self.greeted = Some(introduction),
+            Err(e) => self.on_loss(&Loss::Broken(e.to_string())),
+        }
     }
 
     /// The state from now on, for this process and those after it.
@@ -124,30 +152,58 @@ impl Supervisor {
     }
 
     /// Everything anew, sockets included, for a process that knows nothing or has missed something.
-    fn tell_all(&self, link: &mut Link) -> Result<(), LinkError> {
-        let ids: Vec<ListenerId> = self.sockets.iter().map(|(id, _)| *id).collect();
+    /// One that is adopted keeps the sockets it has.
+    fn tell_all(&self, link: &mut Link, known: &BTreeSet<ListenerId>) -> Result<(), LinkError> {
+        let ids = self.sockets.iter().map(|(id, _)| *id).filter(|id| !known.contains(id));
+        let ids: Vec<ListenerId> = ids.collect();
         for message in wire::state_messages(self.told.to_state(), &ids) {
             let named = |(id, _): &&(ListenerId, _)| message.sockets().contains(id);
             let sockets = self.sockets.iter().filter(named);
             link.send(&message, sockets.map(|(_, socket)| Arc::clone(socket)).collect())?;
         }
+        let holds: Vec<(HoldId, Arc<OwnedFd>)> =
+            self.holds.iter().map(|(id, descriptor)| (*id, Arc::clone(descriptor))).collect();
+        for part in holds.chunks(SOCKETS_MAX) {
+            let (ids, descriptors) = part.iter().cloned().unzip();
+            link.send(&ToDataPlane::Hold { ids }, descriptors)?;
+        }
         Ok(())
+    }
+
+    /// Has this and every later process keep a copy of the descriptor open.
+    pub(crate) fn hold(&mut self, id: HoldId, descriptor: OwnedFd) {
+        let descriptor = Arc::new(descriptor);
+        self.holds.insert(id, Arc::clone(&descriptor));
+        self.send_with(&ToDataPlane::Hold { ids: vec![id] }, vec![descriptor]);
+    }
+
+    pub(crate) fn release(&mut self, id: HoldId) {
+        if self.holds.remove(&id).is_some() {
+            self.send(&ToDataPlane::Release { ids: vec![id] });
+        }
     }
 
     /// Sends to the process if it is up; one that is not has nothing to answer.
     pub(crate) fn send(&mut self, message: &ToDataPlane) {
+        self.send_with(message, Vec::new());
+    }
+
+    fn send_with(&mut self, message: &ToDataPlane, descriptors: Vec<Arc<OwnedFd>>) {
         if let Phase::Up(running) | Phase::Ending(Some(running)) = &mut self.phase
-            && let Err(e) = running.link.send(message, Vec::new())
+            && let Err(e) = running.link.send(message, descriptors)
         {
             // A broken link ends the process; `next` notices that and takes the usual path.
             self.log.error(format_args!("Data plane: {e}"));
-            let _ = running.child.start_kill();
+            running.process.start_kill();
         }
     }
 
     /// Runs the process until something is to be told. Dropping the future before it is ready loses
     /// nothing.
     pub(crate) async fn next(&mut self) -> Event {
+        if let Some(introduction) = self.greeted.take() {
+            return Event::Greeted(introduction);
+        }
         loop {
             match &mut self.phase {
                 Phase::Down { until } => {
@@ -205,8 +261,7 @@ impl Supervisor {
         if let Phase::Ending(Some(mut running)) = self.phase {
             let goodbye = async { while running.next().await.is_ok() {} };
             let _ = tokio::time::timeout(EXIT_TIMEOUT, goodbye).await;
-            // Harmless when it has ended; `kill` also waits for it.
-            let _ = running.child.kill().await;
+            running.process.kill().await;
         }
     }
 
@@ -228,14 +283,14 @@ impl Supervisor {
         };
         let phase = std::mem::replace(&mut self.phase, Phase::Down { until: Instant::now() });
         if let Phase::Greeting(mut running) = phase {
-            let sent = self.tell_all(&mut running.link);
+            let sent = self.tell_all(&mut running.link, &BTreeSet::new());
             self.phase = Phase::Up(running);
             if let Err(e) = sent {
                 self.on_loss(&Loss::Broken(e.to_string()));
                 return Event::Lost;
             }
         }
-        Event::Greeted { pid, workers, engine, engine_reason }
+        Event::Greeted(Introduction { pid, workers, engine, engine_reason })
     }
 
     /// The process has missed something. One that goes on missing things is broken.
@@ -247,7 +302,7 @@ impl Supervisor {
         self.resyncs += 1;
         let phase = std::mem::replace(&mut self.phase, Phase::Down { until: Instant::now() });
         let Phase::Up(mut running) = phase else { unreachable!("it has just spoken") };
-        let sent = self.tell_all(&mut running.link);
+        let sent = self.tell_all(&mut running.link, &BTreeSet::new());
         self.phase = Phase::Up(running);
         if let Err(e) = sent {
             self.on_loss(&Loss::Broken(e.to_string()));
@@ -260,18 +315,13 @@ impl Supervisor {
         let (Phase::Greeting(running) | Phase::Up(running)) = &self.phase else { return };
         let lived = running.since.elapsed();
         let pid = running.pid;
-        match loss {
-            Loss::Ended(status) => {
-                self.log.error(format_args!(
-                    "Data plane (process {pid}) ended: {status}; starting it anew"
-                ));
-            }
-            Loss::Broken(why) => {
-                self.log.error(format_args!(
-                    "Data plane (process {pid}) is given up: {why}; starting it anew"
-                ));
-            }
-        }
+        let what = match loss {
+            Loss::Broken(why) => format!("is given up: {why}"),
+            Loss::Ended(status) => format!("ended: {status}"),
+            Loss::EndedSomehow => "ended".to_owned(),
+        };
+        self.log.error(format_args!("Data plane (process {pid}) {what}; starting it anew"));
+        running.process.kill_foreign();
         self.wait_for_restart(lived);
     }
 
@@ -291,19 +341,52 @@ impl Running {
                 Ok(message) => Ok(message),
                 Err(e) => Err(self.why_broken(e.to_string()).await),
             },
-            status = self.child.wait() => Err(match status {
-                Ok(status) => Loss::Ended(status),
-                Err(e) => Loss::Broken(e.to_string()),
-            }),
+            loss = self.process.ended() => Err(loss),
         }
     }
 
     /// A link usually breaks because the process died, whose status says more.
     async fn why_broken(&mut self, broken: String) -> Loss {
-        match tokio::time::timeout(STATUS_TIMEOUT, self.child.wait()).await {
-            Ok(Ok(status)) => Loss::Ended(status),
+        match tokio::time::timeout(STATUS_TIMEOUT, self.process.ended()).await {
+            Ok(loss @ (Loss::Ended(_) | Loss::EndedSomehow)) => loss,
             _ => Loss::Broken(broken),
         }
+    }
+}
+
+impl Supervised {
+    async fn ended(&mut self) -> Loss {
+        match self {
+            Self::Child(child) => match child.wait().await {
+                Ok(status) => Loss::Ended(status),
+                Err(e) => Loss::Broken(e.to_string()),
+            },
+            Self::Foreign(process) => match process.ended().await {
+                Ok(()) => Loss::EndedSomehow,
+                Err(e) => Loss::Broken(e.to_string()),
+            },
+        }
+    }
+
+    fn start_kill(&mut self) {
+        match self {
+            // Harmless when it has ended.
+            Self::Child(child) => drop(child.start_kill()),
+            Self::Foreign(process) => process.kill(),
+        }
+    }
+
+    /// A child is killed by being dropped.
+    fn kill_foreign(&self) {
+        if let Self::Foreign(process) = self {
+            process.kill();
+        }
+    }
+
+    /// Kills it and waits for its end.
+    async fn kill(&mut self) {
+        self.start_kill();
+        let _ = tokio::time::timeout(STATUS_TIMEOUT, self.ended()).await;
     }
 }
 
@@ -325,8 +408,6 @@ fn spawn(program: &Program) -> io::Result<Running> {
     }
     let listener = UnixListener::bind(path)?;
     let stream = StdStream::connect(path)?;
-    // A sidecar's data plane ends with its control, so nobody else needs to find it.
-    std::fs::remove_file(path)?;
     stream.set_nonblocking(true)?;
     let link = Link::new(UnixStream::from_std(stream)?);
     let child = Command::new(&program.path)
@@ -338,7 +419,8 @@ fn spawn(program: &Program) -> io::Result<Running> {
         .kill_on_drop(true)
         .spawn()?;
     let pid = child.id().unwrap_or_default();
-    Ok(Running { child, pid, link, since: Instant::now() })
+    let process = Supervised::Child(Box::new(child));
+    Ok(Running { process, pid, link, since: Instant::now() })
 }
 
 fn restart_pause(early_deaths: u32) -> Duration {

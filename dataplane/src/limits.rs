@@ -123,6 +123,34 @@ pub const REPLAY_BYTES_MAX: usize = 16 * 1024;
 pub const PEER_RETRY_MAX: u32 = 3;
 pub const PEER_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Endpoints of one app that a request goes to, one after the other without a pause, when none of them takes it.
+pub const ENDPOINTS_TRIED_MAX: usize = 8;
+
+/// Failures without an answer between them after which an endpoint is called no more. Five, as linkerd and Envoy have
+/// it: fewer would take one burst of resets for a dead instance.
+pub const EJECTION_FAILURES: u32 = 5;
+
+/// How long an endpoint is left alone before a probe; twice as long after each probe that fails.
+pub const EJECTION_MIN: Duration = Duration::from_secs(1);
+pub const EJECTION_MAX: Duration = Duration::from_secs(30);
+
+/// A probe whose outcome nobody has told by then is lost, and another request may be one.
+pub const PROBE_TIMEOUT: Duration = CONNECT_TIMEOUT;
+
+/// An endpoint's latency is forgotten at this rate, to 1/e after each: linkerd's 10 s.
+pub const LATENCY_DECAY: Duration = Duration::from_secs(10);
+
+/// Answers that come sooner than this are as good as each other: the difference is the network's and the scheduler's.
+pub const LATENCY_FLOOR: Duration = Duration::from_millis(1);
+
+/// Latencies that differ by no more than this factor are equal; requests under way then decide alone. Two instances of
+/// one app always differ a little, and without it the quicker one would get all calls while there are few.
+pub const LATENCY_NOISE: f64 = 2.0;
+
+/// Apps with several endpoints whose health a worker remembers. With more, those that were not called of late are
+/// forgotten, and start anew.
+pub const GROUPS_MAX: usize = 4096;
+
 /// After an answer that left request bytes unread, this much and this long is read and dropped, so that the answer
 /// is not lost in a reset.
 pub const LINGER_BYTES_MAX: usize = 256 * 1024;
@@ -133,6 +161,13 @@ pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// How long control may take over an answer.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Requests for control that are kept until they are answered, to be asked again of the control after the one that
+/// died; with their bodies 2 MiB at most.
+pub const ASKED_MAX: usize = 32;
+
+/// Time for calls in flight once a data plane ends because no control came back; a sidecar's default graceful time.
+pub const ALONE_DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// Client connections per worker. Below the usual 1,048,576 descriptors of a service, upstream ones included.
 pub const CONNECTIONS_MAX: usize = 100_000;
@@ -145,5 +180,6 @@ pub const MAILBOX_MESSAGES_MAX: usize = 4096;
 
 const _: () = assert!(BUFFERS_MAX.is_power_of_two() && BUFFERS_START <= BUFFERS_MAX);
 const _: () = assert!(RELAY_LOW_BYTES < RELAY_HIGH_BYTES);
+const _: () = assert!(EJECTION_MIN.as_nanos() <= EJECTION_MAX.as_nanos());
 const _: () = assert!(REPLAY_BYTES_MAX <= BUFFER_BYTES);
 const _: () = assert!(POOL_IDLE_TIMEOUT.as_secs() < DOWNSTREAM_IDLE_TIMEOUT.as_secs());

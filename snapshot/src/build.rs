@@ -182,7 +182,9 @@ pub(crate) fn check_endpoints(route: &Route) -> Result<(), BuildError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Address, AppHealth, Endpoint, InstanceId, ListenerId, ListenerKind, Origin};
+    use crate::{
+        Address, AppHealth, Balance, Endpoint, InstanceId, ListenerId, ListenerKind, Origin,
+    };
 
     fn app(number: u32, id: &str) -> App {
         App {
@@ -191,6 +193,8 @@ mod tests {
             namespace: Namespace::default(),
             channel: None,
             origin: Origin::default(),
+            balance: Balance::default(),
+            zone: None,
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: AppHealth::default(),
@@ -202,6 +206,7 @@ mod tests {
         let endpoint = |n| Endpoint {
             instance: InstanceId(format!("{id}-{n}").into()),
             address: Address::Unix(format!("/run/{id}-{n}").into()),
+            zone: None,
         };
         Route {
             id: AppId::new(id).unwrap(),

@@ -225,8 +225,8 @@ impl Snapshot {
 mod tests {
     use super::*;
     use crate::{
-        Address, AppChannel, AppHealth, AppProtocol, Endpoint, InstanceId, ListenerKind, Origin,
-        draw::Draw,
+        Address, AppChannel, AppHealth, AppProtocol, Balance, Endpoint, InstanceId, ListenerKind,
+        Origin, draw::Draw,
     };
 
     fn app(number: u32, id: &str, port: u16) -> App {
@@ -239,6 +239,8 @@ mod tests {
                 protocol: AppProtocol::Http,
             }),
             origin: Origin::default(),
+            balance: Balance::default(),
+            zone: None,
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: AppHealth::default(),
@@ -250,6 +252,7 @@ mod tests {
         let endpoint = |port: &u16| Endpoint {
             instance: InstanceId(format!("{id}-{port}").into()),
             address: Address::Tcp(([10, 0, 0, 1], *port).into()),
+            zone: None,
         };
         Route {
             id: AppId::new(id).unwrap(),

@@ -23,6 +23,6 @@ pub use build::{BuildError, Snapshot};
 pub use change::{ApplyError, Change, Delta, Replaced};
 pub use id::{AppId, ID_BYTES_MAX, IdError, InstanceId, ListenerId, Namespace, Version};
 pub use state::{
-    App, AppChannel, AppHealth, AppProtocol, Endpoint, Listener, ListenerKind, OnControlLost,
-    Origin, Route, State,
+    App, AppChannel, AppHealth, AppProtocol, Balance, Endpoint, Listener, ListenerKind,
+    OnControlLost, Origin, Route, State,
 };

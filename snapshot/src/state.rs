@@ -4,6 +4,7 @@
 
 use crate::{Address, AppId, InstanceId, ListenerId, Namespace, Version};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// The whole state, as one message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub enum OnControlLost {
     Exit,
     /// Serve on from the last snapshot until a control comes back.
     Serve,
+    /// Serve on, and end when no control came back in this time: somebody who starts control anew does so at once, and
+    /// a sidecar that nobody starts anew must not hold its port for ever.
+    ServeFor(Duration),
 }
 
 /// An app served here: what stands between its caller and its port.
@@ -38,6 +42,10 @@ pub struct App {
     /// `None`: daprd's `--app-port 0`, the app makes calls and takes none.
     pub channel: Option<AppChannel>,
     pub origin: Origin,
+    /// How its calls are spread over the endpoints of the app they go to.
+    pub balance: Balance,
+    /// Where it runs; calls stay there while enough endpoints of the other app are there, too.
+    pub zone: Option<Box<str>>,
     /// Largest request body in bytes; `None` is unlimited (`--max-body-size 0`).
     pub body_bytes_max: Option<u64>,
     /// Largest request head in bytes (`--read-buffer-size`, with the 4096 that Go's server adds).
@@ -57,6 +65,16 @@ pub struct AppChannel {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum AppProtocol {
     Http,
+}
+
+/// How a call finds its endpoint among several.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Balance {
+    /// Of two drawn at random the one that answers sooner: fewer requests under way, and quicker ones.
+    #[default]
+    PowerOfTwo,
+    /// In turns.
+    RoundRobin,
 }
 
 /// How a caller introduces itself: `X-Forwarded-For`, `X-Forwarded-Host` and `Forwarded`. daprd leaves out what
@@ -89,6 +107,8 @@ pub struct Route {
 pub struct Endpoint {
     pub instance: InstanceId,
     pub address: Address,
+    /// Where it runs, if its registry knows.
+    pub zone: Option<Box<str>>,
 }
 
 /// A socket that control bound and hands over with the state.

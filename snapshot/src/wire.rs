@@ -7,7 +7,7 @@
 //! A frame that cannot be understood is passed over, for its length is known; [`FromDataPlane::Resync`] then asks for
 //! everything anew. Only a length beyond all bounds ends a link: where the next frame starts is then unknown.
 
-use crate::{AppId, Delta, Listener, ListenerId, Namespace, Route, State, Version};
+use crate::{App, AppId, Delta, Listener, ListenerId, Namespace, Route, State, Version};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Counts up whenever a message changes its shape. A peer that speaks another protocol is refused by name.
@@ -44,6 +44,12 @@ pub enum ToDataPlane {
     /// Hand over copies of all listening sockets: for a control that adopts this data plane and must be able to feed the
     /// one after it. Answered by [`FromDataPlane::Listeners`].
     ListenersWanted,
+    /// Keep the descriptors that come with this frame open for as long as this process lives, each in the place of the
+    /// one with the same id before it. A registry entry counts for as long as its lock is held, so an app stays known
+    /// while control is away, and is gone the moment that both processes are.
+    Hold { ids: Vec<HoldId> },
+    /// Close what is held under these ids.
+    Release { ids: Vec<HoldId> },
     /// What an [`FromDataPlane::AdminCall`] is answered with.
     AdminReply { call: AdminCallId, status: u16, content_type: String, body: Vec<u8> },
     /// Sum up the counters.
@@ -116,18 +122,16 @@ pub enum FromDataPlane {
 pub struct Held {
     /// The default when no control has told it anything.
     pub version: Version,
-    /// Apps keep their numbers from one control to the next.
-    pub apps: Vec<HeldApp>,
+    /// As the last control described them, with what it knew of their health and their metadata. They keep their
+    /// numbers from one control to the next.
+    pub apps: Vec<App>,
     /// The data plane has their sockets.
     pub listeners: Vec<Listener>,
 }
 
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct HeldApp {
-    pub number: u32,
-    pub id: AppId,
-    pub namespace: Namespace,
-}
+/// Names a descriptor that is only kept open; chosen by control.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub struct HoldId(pub u32);
 
 /// Names one waiting client on one worker; opaque to control.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]

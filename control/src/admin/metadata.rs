@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use crate::version;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 #[derive(Serialize)]
@@ -57,6 +57,23 @@ impl Metadata {
         true
     }
 
+    /// What clients had added to the document of an earlier control; what this version says of
+    /// itself stays. Returns the entries taken over.
+    pub(crate) fn restore(&mut self, document: &str) -> BTreeMap<String, String> {
+        #[derive(Deserialize)]
+        struct Document {
+            #[serde(default)]
+            extended: BTreeMap<String, String>,
+        }
+        // A document that does not parse was not written by us, and has nothing of ours.
+        let Ok(Document { mut extended }) = serde_json::from_str(document) else {
+            return BTreeMap::new();
+        };
+        extended.retain(|key, _| !self.extended.contains_key(key));
+        extended.retain(|key, value| self.extend(key.clone(), value.clone()));
+        extended
+    }
+
     pub(crate) fn emit(&self) -> String {
         let mut text = serde_json::to_string(self)
             .expect("strings, numbers and maps of them have a JSON form");
@@ -90,5 +107,19 @@ mod tests {
         );
         assert_eq!(metadata.emit(), want);
         assert!(!Metadata::new("a", None).emit().contains("appConnectionProperties"));
+    }
+
+    #[test]
+    fn entries_of_clients_survive_in_the_next_document() {
+        let mut first = Metadata::new("orders", None);
+        assert!(first.extend("cliPID".into(), "12".into()));
+        let document = first.emit().replace(version::RINGCAR, "0.0.0");
+        let mut second = Metadata::new("orders", None);
+        let restored = second.restore(&document);
+        assert_eq!(restored, [("cliPID".to_owned(), "12".to_owned())].into());
+        assert_eq!(second.emit(), first.emit());
+        for rubbish in ["", "{", "[]", "{\"extended\":7}"] {
+            assert!(second.restore(rubbish).is_empty(), "{rubbish}");
+        }
     }
 }

@@ -5,11 +5,11 @@
 #![forbid(unsafe_code)]
 
 use super::fail;
-use crate::listen;
+use crate::{adopt::PROCESS_NAME, listen};
 use dataplane::engine::Choice;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::{
-    env,
+    env, io,
     num::NonZeroUsize,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
@@ -51,7 +51,7 @@ fn serve(arguments: &Arguments) -> Result<(), DataPlaneError> {
     leave_signals_to_control();
     // `ps` would show `exe`, after the path it was started by. A name that is refused is no reason
     // to stop.
-    let _ = rustix::thread::set_name(c"ringcar-data");
+    let _ = rustix::thread::set_name(PROCESS_NAME);
     let engine = engine(env::var("RINGCAR_ENGINE").ok())?;
     let link = link(arguments)?;
     dataplane::run(dataplane::Options { link, workers: arguments.workers, engine })?;
@@ -81,9 +81,20 @@ fn link(arguments: &Arguments) -> Result<OwnedFd, DataPlaneError> {
     let failed = |e: &dyn std::fmt::Display| DataPlaneError::Link(format!("link socket: {e}"));
     match &arguments.link_path {
         Some(path) => listen::unix(path).map_err(|e| failed(&e)),
-        None => std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| failed(&e)),
+        None => own_stdin().map_err(|e| failed(&e)),
     }
 }
+
+/// Control made the socket, and whoever connects would be told control's process for it. Listening
+/// on it again puts this process in its place (`SO_PEERCRED` is taken at `listen`, unix(7)).
+fn own_stdin() -> io::Result<OwnedFd> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    rustix::net::listen(&socket, LINK_BACKLOG)?;
+    Ok(socket)
+}
+
+/// One control at a time, and those that are turned away.
+const LINK_BACKLOG: i32 = 16;
 
 #[cfg(test)]
 mod tests {

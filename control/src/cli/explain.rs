@@ -29,7 +29,8 @@ use dataplane::{
 use hyper::{Method, body::Bytes};
 use serde::Serialize;
 use snapshot::{
-    Address, App, AppHealth, Endpoint, OnControlLost, Origin, Route, Snapshot, State, Version,
+    Address, App, AppHealth, Balance, Endpoint, OnControlLost, Origin, Route, Snapshot, State,
+    Version,
 };
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
@@ -251,6 +252,8 @@ fn snapshot(caller: &Entry, table: &Table) -> Snapshot {
         namespace: caller.namespace.clone(),
         channel: None,
         origin: Origin::default(),
+        balance: Balance::default(),
+        zone: None,
         body_bytes_max: None,
         head_bytes_max: 0,
         health: AppHealth::default(),
@@ -270,7 +273,8 @@ fn snapshot(caller: &Entry, table: &Table) -> Snapshot {
 fn routes(table: &Table) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
     for entry in table {
-        let endpoint = Endpoint { instance: entry.instance.clone(), address: entry.peer.clone() };
+        let endpoint =
+            Endpoint { instance: entry.instance.clone(), address: entry.peer.clone(), zone: None };
         let is_it = |route: &&mut Route| route.id == entry.id && route.namespace == entry.namespace;
         match routes.iter_mut().find(is_it) {
             Some(route) => route.endpoints.push(endpoint),

@@ -82,7 +82,7 @@ fn serve(given: Values) -> ExitCode {
         Err(e) => return refuse(&plain_log(app_id), SidecarError::LogFile(e)),
     };
     block_on(async {
-        match start(&config, &log) {
+        match start(&config, &log).await {
             Ok((mut sidecar, signals)) => {
                 sidecar.watch_files(again(given), values, &config);
                 sidecar.run(signals).await
@@ -122,8 +122,8 @@ fn refuse(log: &Log, error: SidecarError) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn start(config: &Config, log: &Log) -> Result<(sidecar::Sidecar, Signals), SidecarError> {
-    let sidecar = sidecar::prepare(config, log)?;
+async fn start(config: &Config, log: &Log) -> Result<(sidecar::Sidecar, Signals), SidecarError> {
+    let sidecar = sidecar::prepare(config, log).await?;
     // Only now: until here a signal may simply end the process, also while it waits for a port.
     let signals = Signals::listen().map_err(SidecarError::Signals)?;
     Ok((sidecar, signals))

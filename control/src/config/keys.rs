@@ -244,6 +244,7 @@ pub(crate) const KEYS: &[Key] = &[
     flag("unix-domain-socket", Text, "", Now, "Directory for API sockets, instead of ports"),
     flag("dapr-graceful-shutdown-seconds", Number, "5", Now, "Time for calls in flight at shutdown").reloaded(),
     flag("dapr-block-shutdown-duration", Duration, "", Now, "Time to serve on after the signal, such as 10s").reloaded(),
+    flag("keep-data-plane", Duration, "8s", Now, "Time for which calls are served when this process was killed, such as 8s; 0s: not at all"),
     flag("enable-api-logging", Bool, "false", Later, "Log every API call").at("spec.logging.apiLogging.enabled"),
     flag("enable-app-health-check", Bool, "false", Later, "Probe the app's health"),
     flag("app-health-check-path", Text, "/healthz", Never, "Path of the probe"),

@@ -45,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) read_buffer_bytes: u32,
     pub(crate) graceful_timeout: Duration,
     pub(crate) block_duration: Option<Duration>,
+    /// How long the data plane serves on when control dies and none comes back; zero: not at all.
+    pub(crate) keep_data_plane: Duration,
     /// Whether to ask the app for its `/dapr/config` once it listens.
     pub(crate) asks_app_config: bool,
     pub(crate) log: LogChoice,
@@ -160,6 +162,7 @@ impl Config {
             read_buffer_bytes: read_buffer_bytes(values)?,
             graceful_timeout: graceful_timeout(values),
             block_duration: block_duration(values)?,
+            keep_data_plane: keep_data_plane(values)?,
             asks_app_config: asks_app_config(values)?,
             log,
             peer: HostPort {
@@ -274,6 +277,12 @@ fn block_duration(values: &Values) -> Result<Option<Duration>, ConfigError> {
     let parse =
         |text| duration::parse(text).map_err(|reason| ConfigError::Duration { flag: FLAG, reason });
     non_empty(values.text(FLAG)).map(parse).transpose()
+}
+
+fn keep_data_plane(values: &Values) -> Result<Duration, ConfigError> {
+    const FLAG: &str = "keep-data-plane";
+    duration::parse(values.text(FLAG))
+        .map_err(|reason| ConfigError::Duration { flag: FLAG, reason })
 }
 
 fn asks_app_config(values: &Values) -> Result<bool, ConfigError> {

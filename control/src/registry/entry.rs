@@ -89,6 +89,18 @@ impl Entry {
         }
     }
 
+    /// What `ringcar list` and `ringcar stop` need of what `run` tells; `false` when it is nothing
+    /// of that.
+    pub(crate) fn note(&mut self, key: &str, value: &str) -> bool {
+        match key {
+            "cliPID" => self.cli_pid = value.parse().ok(),
+            "appPID" => self.app_pid = value.parse().ok(),
+            "appCommand" => value.clone_into(&mut self.command),
+            _ => return false,
+        }
+        true
+    }
+
     /// # Errors
     /// When the bytes are no entry this version can read.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, EntryError> {

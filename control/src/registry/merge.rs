@@ -24,6 +24,8 @@ use snapshot::{
 };
 use std::{
     collections::{BTreeMap, VecDeque, btree_map},
+    io,
+    os::fd::OwnedFd,
     time::Duration,
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
@@ -216,6 +218,19 @@ impl Registries {
         results.into_iter().collect()
     }
 
+    /// What keeps our entry known on this machine while control is away.
+    ///
+    /// # Errors
+    /// When this process has too many descriptors.
+    pub(crate) fn hold(&self) -> io::Result<Option<OwnedFd>> {
+        for registration in self.sources.iter().filter_map(|source| source.registration.as_ref()) {
+            if let Some(descriptor) = registration.hold()? {
+                return Ok(Some(descriptor));
+            }
+        }
+        Ok(None)
+    }
+
     /// Takes our entries back: callers turn elsewhere from now on.
     pub(crate) fn withdraw(&mut self) {
         let registrations = self.sources.iter_mut().filter_map(|s| s.registration.take());
@@ -338,7 +353,8 @@ fn merge<'a>(tables: impl Iterator<Item = (Rank, &'a [Row])>, own: &Own) -> Vec<
     let mut apps: BTreeMap<(&AppId, &Namespace), (Rank, Vec<Endpoint>)> = BTreeMap::new();
     let rows = tables.flat_map(|(rank, rows)| rows.iter().map(move |row| (rank, row)));
     for (rank, row) in rows.filter(|(_, row)| !own.is_named_by(row)) {
-        let endpoint = Endpoint { instance: row.instance.clone(), address: row.address.clone() };
+        let endpoint =
+            Endpoint { instance: row.instance.clone(), address: row.address.clone(), zone: None };
         match apps.entry((&row.id, &row.namespace)) {
             btree_map::Entry::Vacant(place) => {
                 place.insert((rank, vec![endpoint]));

@@ -21,7 +21,7 @@ pub(crate) use entry::{Entry, EntryError, Identity};
 pub(crate) use merge::{Change, Registries};
 
 use snapshot::{Address, AppId, InstanceId, Namespace};
-use std::{future::Future, io, path::PathBuf};
+use std::{future::Future, io, os::fd::OwnedFd, path::PathBuf};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Every sidecar of this machine, in the order of their creation.
@@ -88,6 +88,15 @@ pub(crate) trait Registration: Send {
     /// # Errors
     /// When the registry cannot be written; the old entry stays.
     fn update(&mut self, entry: &Entry) -> Result<(), RegistryError>;
+
+    /// What keeps the entry counting for as long as it is open, in whatever process; `None` where
+    /// nothing does.
+    ///
+    /// # Errors
+    /// When this process has too many descriptors.
+    fn hold(&self) -> io::Result<Option<OwnedFd>> {
+        Ok(None)
+    }
 
     /// Takes the entry back; what is returned ends when that is done.
     fn end(self: Box<Self>) -> Option<JoinHandle<()>>;

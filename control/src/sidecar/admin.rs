@@ -64,17 +64,14 @@ impl Sidecar {
         }
     }
 
-    /// What `ringcar list` and `ringcar stop` need of what `run` tells.
     fn note_in_registry(&mut self, key: &str, value: &str) {
-        match key {
-            "cliPID" => self.entry.cli_pid = value.parse().ok(),
-            "appPID" => self.entry.app_pid = value.parse().ok(),
-            "appCommand" => self.entry.command = value.to_owned(),
-            _ => return,
+        if !self.entry.note(key, value) {
+            return;
         }
         if let Err(e) = self.registries.update(&self.entry) {
             self.log.warning(format_args!("cannot update this sidecar's registry entry: {e}"));
         }
+        self.hold_registration();
     }
 
     pub(super) fn reply_up_to(&mut self, version: Version, status: u16, message: &str) {

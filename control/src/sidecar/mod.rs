@@ -15,13 +15,16 @@ mod admin;
 mod reload;
 mod scrapes;
 mod setup;
+mod sockets;
 
 pub(crate) use reload::Configure;
 pub(crate) use setup::{StartError, prepare};
 
 use crate::{
     admin::page::Scrape,
+    adopt::Introduction,
     app_channel::AppChannel,
+    claim::Claim,
     config::duration,
     log::{Level, Log},
     publish::Publisher,
@@ -34,12 +37,13 @@ use reload::Reload;
 use scrapes::Scrapes;
 use snapshot::{
     AppHealth, Route, State, Version,
-    wire::{FromDataPlane, LogLevel, ToDataPlane},
+    wire::{FromDataPlane, HoldId, LogLevel, ToDataPlane},
 };
 use std::{collections::VecDeque, path::PathBuf, process::ExitCode, time::Duration};
 use tokio::{task::JoinHandle, time::Instant};
 
 pub(crate) struct Sidecar {
+    claim: Claim,
     log: Log,
     started: Instant,
     publisher: Publisher,
@@ -100,6 +104,7 @@ impl Sidecar {
         for path in &self.files {
             let _ = std::fs::remove_file(path);
         }
+        self.claim.end();
         match end {
             End::Clean => {
                 self.log.info("Daprd shutdown gracefully");
@@ -162,6 +167,7 @@ impl Sidecar {
     /// The name goes first, so that callers turn elsewhere while calls in flight are finished.
     fn begin_shutdown(&mut self) -> Option<End> {
         self.registries.withdraw();
+        self.supervisor.release(REGISTRATION);
         let Some(block) = self.block_duration else { return self.begin_drain() };
         self.log.info(format_args!(
             "Blocking graceful shutdown for {} or until app reports unhealthy...",
@@ -196,7 +202,8 @@ impl Sidecar {
 
     fn on_data_plane(&mut self, event: Event) -> Option<End> {
         match event {
-            Event::Greeted { pid, workers, engine, engine_reason } => {
+            Event::Greeted(introduction) => {
+                let Introduction { pid, workers, engine, engine_reason } = introduction;
                 self.log.info(format_args!(
                     "Data plane (process {pid}) serves on {engine} with {workers} workers: {engine_reason}"
                 ));
@@ -256,6 +263,7 @@ impl Sidecar {
                 self.log.fatal(format_args!("cannot register this sidecar: {e}"));
                 return Some(End::Failed);
             }
+            self.hold_registration();
             match self.app_channel.take() {
                 Some(channel) => self.app_ready = Some(tokio::spawn(channel.discover())),
                 None => self.ready_version = Some(version),
@@ -267,6 +275,18 @@ impl Sidecar {
                 .info(format_args!("dapr initialized. Status: Running. Init Elapsed {elapsed}ms"));
         }
         None
+    }
+
+    /// The data plane holds the entry's lock, too: an app that is served stays known.
+    fn hold_registration(&mut self) {
+        match self.registries.hold() {
+            Ok(Some(lock)) => self.supervisor.hold(REGISTRATION, lock),
+            Ok(None) => {}
+            Err(e) => {
+                self.log
+                    .warning(format_args!("should control end, this app would be forgotten: {e}"));
+            }
+        }
     }
 
     fn on_app_ready(&mut self) {
@@ -313,6 +333,9 @@ impl Stage {
         }
     }
 }
+
+/// The lock of the registry entry.
+const REGISTRATION: HoldId = HoldId(0);
 
 const fn level_of(level: LogLevel) -> Level {
     match level {

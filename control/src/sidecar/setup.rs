@@ -1,44 +1,51 @@
-//! From a configuration to a sidecar that can run: sockets bound, registry watched, first state
-//! made.
+//! From a configuration to a sidecar that can run: data plane adopted or none there, sockets bound,
+//! registry watched, first state made.
 //!
-//! Sockets come first: what fails most often fails before anything else has been started.
+//! Sockets come first: what fails most often fails before anything else has been started, and
+//! before an adopted data plane was told anything.
 
 #![forbid(unsafe_code)]
 
-use super::{Sidecar, Stage, scrapes::Scrapes};
+use super::{Sidecar, Stage, scrapes::Scrapes, sockets::Sockets};
 use crate::{
     admin::{
         metadata::{AppConnection, Metadata},
         page,
     },
+    adopt::{self, AdoptError, Adopted},
     app_channel::AppChannel,
+    claim::{Claim, ClaimError, PlaneName},
     config::{AppPlace, Config},
     host, instance,
     listen::{self, Bound, ListenError},
     log::Log,
     peer_port,
     publish::Publisher,
-    registry::{self, Entry, Identity, Registries, RegistryError},
+    registry::{self, Entry, Identity, Registries, RegistryError, local::LocalRegistry},
     runtime_dir::{RuntimeDir, RuntimeDirError},
     supervisor::{Program, Supervisor},
     version,
 };
 use snapshot::{
-    Address, App, AppHealth, AppProtocol, InstanceId, Listener, ListenerId, ListenerKind, Origin,
+    Address, App, AppHealth, AppProtocol, Balance, InstanceId, ListenerKind, OnControlLost, Origin,
+    Version,
 };
 use std::{
     collections::VecDeque,
     fs, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
-    os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 use tokio::time::Instant;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
+    #[error("{0}")]
+    Adopt(#[from] AdoptError),
     #[error("cannot resolve app-channel-address {host:?}: {reason}")]
     AppHost { host: String, reason: io::Error },
+    #[error("{0}")]
+    Claim(#[from] ClaimError),
     #[error("{0}")]
     Listen(#[from] ListenError),
     /// daprd's words; the reasons are logged before.
@@ -58,7 +65,7 @@ pub(crate) enum StartError {
 ///
 /// # Errors
 /// When something that was asked for cannot be had.
-pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError> {
+pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError> {
     let started = Instant::now();
     log.info(format_args!(
         "Starting Dapr Runtime -- version {} -- commit {}",
@@ -69,16 +76,17 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
     config.warnings.iter().for_each(|warning| log.warning(warning));
     let dir = RuntimeDir::locate()?;
     dir.create()?;
-    let instance = instance::draw();
     let app_address = app_address(config)?;
-    let mut sockets = Sockets::default();
+    let (claim, adopted) = claim_data_plane(config, &dir, log).await?;
+    let mut sockets = adopted.as_deref().map_or_else(Sockets::default, Sockets::inherit);
+    let inherited = sockets.take_peer(&dir);
+    let (instance, peer) = match inherited {
+        Some(place) => place,
+        None => bind_peer(&dir, &mut sockets)?,
+    };
     let api = bind_api(config, log, &mut sockets)?;
-    let peer = dir.peer_socket(&instance);
-    sockets.add(ListenerKind::Peer, listen::unix(&peer)?);
-    sockets.files.push(peer.clone());
     if let Some(place) = &config.public {
-        let bound = bind_tcp(&place.host, place.port, log)?;
-        sockets.add(ListenerKind::Public, bound.socket);
+        take_tcp(ListenerKind::Public, &place.host, place.port, log, &mut sockets)?;
     }
     let metrics = config.metrics.as_ref();
     let metrics = metrics.map(|place| bind_tcp(&place.host, place.port, log)).transpose()?;
@@ -89,12 +97,34 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
 
     let registries = Registries::start(&config.registries, &dir, &entry, log)?;
     let routes = registries.routes();
-    let mut publisher =
-        Publisher::new(app(config, app_address.clone()), metadata(config), sockets.listeners);
+    let mut app = app(config, app_address.clone());
+    let mut metadata = metadata(config);
+    let mut app_channel = app_address.map(|address| app_channel(config, address, log));
+    if let Some(earlier) = LocalRegistry::new(dir).find(&entry.instance) {
+        entry.created = earlier.created;
+    }
+    if let Some(held) = adopted.as_deref().and_then(|adopted| adopted.held.apps.first()) {
+        for (key, value) in &metadata.restore(&held.metadata_json) {
+            entry.note(key, value);
+        }
+        if held.channel == app.channel && held.health.unready.is_empty() {
+            // It was found by the control before this one.
+            app.health = held.health.clone();
+            app_channel = None;
+        }
+    }
+    let last = adopted.as_deref().map_or(Version::default(), |adopted| adopted.held.version);
+    let (listeners, bound, files) = sockets.finish();
+    let wish = on_control_lost(config);
+    let mut publisher = Publisher::new(last, app, metadata, listeners, wish);
     publisher.set_routes(routes.clone());
-    let program = program(&dir, &instance);
-    let supervisor = Supervisor::new(program, publisher.next_state(), sockets.bound, log.clone());
+    let program = program(claim.link_socket());
+    let mut supervisor = Supervisor::new(program, publisher.next_state(), bound, log.clone());
+    if let Some(adopted) = adopted {
+        supervisor.adopt(*adopted);
+    }
     Ok(Sidecar {
+        claim,
         log: log.clone(),
         started,
         publisher,
@@ -102,7 +132,7 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
         registries,
         entry,
         routes,
-        app_channel: app_address.map(|address| app_channel(config, address, log)),
+        app_channel,
         app_ready: None,
         ready_version: None,
         scrapes: Scrapes::new(scrapes),
@@ -111,24 +141,74 @@ pub(crate) fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError>
         stage: Stage::Serving,
         block_duration: config.block_duration,
         graceful_timeout: config.graceful_timeout,
-        files: sockets.files,
+        files,
     })
 }
 
-/// Everything that is handed to the data plane.
-#[derive(Default)]
-struct Sockets {
-    listeners: Vec<Listener>,
-    bound: Vec<(ListenerId, OwnedFd)>,
-    files: Vec<PathBuf>,
+/// The data plane that this sidecar is to control, and the one that runs already.
+async fn claim_data_plane(
+    config: &Config,
+    dir: &RuntimeDir,
+    log: &Log,
+) -> Result<(Claim, Option<Box<Adopted>>), StartError> {
+    let name = plane_name(config);
+    let on_wait = |reason: &ClaimError| {
+        log.warning(format_args!("{reason}; trying again for {:?}", listen::RETRY));
+    };
+    let claim = Claim::take(dir, &name, listen::RETRY, on_wait).await?;
+    let adopted = adopt::adopt(claim.link_socket(), listen::RETRY, log).await?;
+    if let Some(Adopted { introduction, held, .. }) = adopted.as_deref() {
+        let (pid, version) = (introduction.pid, held.version.0);
+        log.info(format_args!("Adopted the running data plane (process {pid}) at state {version}"));
+    }
+    Ok((claim, adopted))
 }
 
-impl Sockets {
-    fn add(&mut self, kind: ListenerKind, socket: OwnedFd) {
-        let id = ListenerId(u32::try_from(self.bound.len()).unwrap_or(u32::MAX));
-        self.listeners.push(Listener { id, kind, app: 0 });
-        self.bound.push((id, socket));
+/// An app may run twice, but not at the same place: whoever starts it there once more continues
+/// what was there.
+fn plane_name(config: &Config) -> PlaneName {
+    let Config { app_id, namespace, http_port, listen_hosts, .. } = config;
+    let label = app_id.as_str();
+    let place = match &config.unix_socket_directory {
+        Some(directory) => directory.display().to_string(),
+        // Any port: no later one will be the same.
+        None if *http_port == 0 => instance::draw().0.into(),
+        None => format!("{}:{http_port}", listen_hosts.join(",")),
+    };
+    PlaneName::new(label, &format!("{namespace}/{label} at {place}"))
+}
+
+fn on_control_lost(config: &Config) -> OnControlLost {
+    match config.keep_data_plane {
+        time if time.is_zero() => OnControlLost::Exit,
+        time => OnControlLost::ServeFor(time),
     }
+}
+
+fn bind_peer(
+    dir: &RuntimeDir,
+    sockets: &mut Sockets,
+) -> Result<(InstanceId, PathBuf), ListenError> {
+    let instance = instance::draw();
+    let path = dir.peer_socket(&instance);
+    sockets.add_unix(ListenerKind::Peer, listen::unix(&path)?, path.clone());
+    Ok((instance, path))
+}
+
+/// The socket of the data plane that was adopted, or a new one.
+fn take_tcp(
+    kind: ListenerKind,
+    host: &str,
+    port: u16,
+    log: &Log,
+    sockets: &mut Sockets,
+) -> Result<SocketAddr, ListenError> {
+    if let Some(address) = sockets.take_tcp(kind, listen::resolve(host, port)?) {
+        return Ok(address);
+    }
+    let Bound { socket, address } = bind_tcp(host, port, log)?;
+    sockets.add(kind, socket);
+    Ok(address)
 }
 
 fn bind_tcp(host: &str, port: u16, log: &Log) -> Result<Bound, ListenError> {
@@ -147,16 +227,21 @@ fn remote_peer(
     if !settings.needs_tcp_peer() {
         return Ok(None);
     }
-    let bound = match config.peer.port {
-        0 => peer_port::listen(&config.peer.host, config.app_id.as_str())?,
-        port => bind_tcp(&config.peer.host, port, log)?,
+    let (host, port) = (&config.peer.host, config.peer.port);
+    let wanted = listen::resolve(host, port)?;
+    let bound = match (sockets.take_tcp(ListenerKind::Peer, wanted), port) {
+        (Some(address), _) => address,
+        (None, 0) => {
+            let Bound { socket, address } = peer_port::listen(host, config.app_id.as_str())?;
+            sockets.add(ListenerKind::Peer, socket);
+            address
+        }
+        (None, _) => take_tcp(ListenerKind::Peer, host, port, log, sockets)?,
     };
-    let address = peer_port::advertised(bound.address, config.host_ip.as_deref());
+    let address = peer_port::advertised(bound, config.host_ip.as_deref());
     log.info(format_args!(
-        "Internal server is running on {}; other machines are told {address}",
-        bound.address
+        "Internal server is running on {bound}; other machines are told {address}"
     ));
-    sockets.add(ListenerKind::Peer, bound.socket);
     Ok(Some(address))
 }
 
@@ -167,8 +252,9 @@ fn bind_api(config: &Config, log: &Log, sockets: &mut Sockets) -> Result<Address
         fs::create_dir_all(directory)
             .map_err(|reason| StartError::SocketDirectory { path: directory.clone(), reason })?;
         let path = directory.join(format!("dapr-{}-http.socket", config.app_id));
-        sockets.add(ListenerKind::Api, listen::unix(&path)?);
-        sockets.files.push(path.clone());
+        if !sockets.take_unix(ListenerKind::Api, &path) {
+            sockets.add_unix(ListenerKind::Api, listen::unix(&path)?, path.clone());
+        }
         http_log.info(format_args!("HTTP server is listening on {}", path.display()));
         return Ok(Address::Unix(path));
     }
@@ -177,9 +263,8 @@ fn bind_api(config: &Config, log: &Log, sockets: &mut Sockets) -> Result<Address
         if config.listen_hosts.is_empty() { &every_interface[..] } else { &config.listen_hosts };
     let mut first = None;
     for host in hosts {
-        match bind_tcp(host, config.http_port, &http_log) {
-            Ok(Bound { socket, address }) => {
-                sockets.add(ListenerKind::Api, socket);
+        match take_tcp(ListenerKind::Api, host, config.http_port, &http_log, sockets) {
+            Ok(address) => {
                 first.get_or_insert(address);
                 http_log.info(format_args!("HTTP server listening on TCP address: {address}"));
             }
@@ -238,6 +323,8 @@ fn app(config: &Config, address: Option<Address>) -> App {
         namespace: config.namespace.clone(),
         channel,
         origin: Origin { host_ip, host_name: host::name() },
+        balance: Balance::default(),
+        zone: None,
         body_bytes_max: config.body_bytes_max,
         head_bytes_max: config.head_bytes_max(),
         health: AppHealth { unready, outbound_ready: true },
@@ -283,10 +370,10 @@ fn entry(
 
 /// The same executable, even where its file was replaced meanwhile: both ends then speak the same
 /// link protocol.
-fn program(dir: &RuntimeDir, instance: &InstanceId) -> Program {
+fn program(link_socket: &Path) -> Program {
     Program {
         path: PathBuf::from("/proc/self/exe"),
         arguments: vec!["dataplane".into(), "--link-stdin".into()],
-        link_socket: dir.link_socket(instance),
+        link_socket: link_socket.to_owned(),
     }
 }

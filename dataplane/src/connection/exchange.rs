@@ -5,11 +5,12 @@
 #![forbid(unsafe_code)]
 
 use crate::{
+    clock::Instant,
     dapr::CallNotes,
     engine::Chunk,
     error::Hop,
     http::{BodyReader, Method, Version},
-    upstream::{EndpointKey, UpstreamKey},
+    upstream::{EndpointKey, Seat, UpstreamKey},
 };
 use std::{collections::VecDeque, mem};
 
@@ -41,6 +42,12 @@ pub(crate) struct Exchange {
     pub expects_continue: bool,
     pub hop: Hop,
     pub endpoint: Option<EndpointKey>,
+    /// The endpoint's place among several, which its outcome is told to. `None`: there was no choice.
+    pub seat: Option<Seat>,
+    /// Endpoints that did not take the request; at most ENDPOINTS_TRIED_MAX, then there is a pause.
+    pub tried: Vec<EndpointKey>,
+    /// When the request began to leave for `endpoint`.
+    pub attempted: Instant,
     pub upstream: Option<UpstreamKey>,
     /// A connection to the endpoint was open.
     pub upstream_reached: bool,
@@ -48,7 +55,7 @@ pub(crate) struct Exchange {
     pub request_bytes_max: Option<u64>,
     /// Request bytes that wait for the upstream connection.
     pub pending: VecDeque<Chunk>,
-    /// A copy of all that was sent, while it may have to be sent again. Empty: not to be repeated.
+    /// A copy of all that was sent, while it may have to be sent again. Empty: it cannot be.
     pub replay: Vec<u8>,
     pub retry_count: u32,
     pub interim_count: u32,
@@ -73,9 +80,15 @@ impl Exchange {
         *self = Self { notes, url_path, replay, ..Self::default() };
     }
 
+    /// Whether the request, as far as it is here, may reach the app twice (RFC 9110 §9.2.2).
+    pub(crate) fn may_be_repeated(&self) -> bool {
+        self.method.is_idempotent() && self.request.is_complete() && !self.upgrade
+    }
+
     /// Takes what an idle connection should not keep.
     pub(crate) fn end(&mut self) -> Buffers {
         self.pending = VecDeque::new();
+        self.tried = Vec::new();
         let mut buffers = Buffers {
             notes: mem::take(&mut self.notes),
             url_path: mem::take(&mut self.url_path),

@@ -98,7 +98,7 @@ fn push_line(name: &str, value: &[&str], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapshot::{AppHealth, AppId, Namespace, Origin};
+    use snapshot::{AppHealth, AppId, Balance, Namespace, Origin};
 
     fn lines(host_ip: Option<&str>, host_name: Option<&str>) -> String {
         let origin =
@@ -109,6 +109,8 @@ mod tests {
             namespace: Namespace::new("prod").unwrap(),
             channel: None,
             origin,
+            balance: Balance::default(),
+            zone: None,
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: AppHealth::default(),

@@ -138,7 +138,7 @@ fn find_in_query(query: &[u8], wanted: &[u8], value: &mut Vec<u8>) -> bool {
 mod tests {
     use super::*;
     use crate::dapr::{BadTarget, BuildingBlock};
-    use snapshot::{AppHealth, AppId, Namespace, Origin};
+    use snapshot::{AppHealth, AppId, Balance, Namespace, Origin};
 
     fn app(unready: &[&str], outbound_ready: bool) -> App {
         App {
@@ -147,6 +147,8 @@ mod tests {
             namespace: Namespace::new("prod").unwrap(),
             channel: None,
             origin: Origin::default(),
+            balance: Balance::default(),
+            zone: None,
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: AppHealth {

@@ -14,14 +14,14 @@ use std::{
 };
 
 #[derive(Default)]
-pub(super) struct Addresses {
+pub(crate) struct Addresses {
     counts: HashMap<u64, u32>,
     hashing: RandomState,
 }
 
 impl Addresses {
     /// Takes up what was replaced; returns the addresses that nothing names any more.
-    pub(super) fn replace(&mut self, replaced: &[Replaced]) -> HashSet<Address> {
+    pub(crate) fn replace(&mut self, replaced: &[Replaced]) -> HashSet<Address> {
         // What came is counted before what went, so that an address that moves from one to another is never gone.
         for change in replaced {
             each_address(change, Side::New, |address| self.add(address));
@@ -38,7 +38,7 @@ impl Addresses {
     }
 
     /// Counts anew after a full state; returns the addresses that were in `old` and are not in `new`.
-    pub(super) fn replace_all(&mut self, old: &Snapshot, new: &Snapshot) -> HashSet<Address> {
+    pub(crate) fn replace_all(&mut self, old: &Snapshot, new: &Snapshot) -> HashSet<Address> {
         self.counts = HashMap::default();
         addresses_of(new).for_each(|address| self.add(address));
         self.counts.shrink_to_fit();
@@ -112,6 +112,7 @@ mod tests {
         let endpoint = |path: &&str| Endpoint {
             instance: InstanceId((*path).into()),
             address: Address::Unix(path.into()),
+            zone: None,
         };
         let id = AppId::new(id).unwrap();
         Route {

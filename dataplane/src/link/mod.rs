@@ -11,17 +11,22 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod alone;
 mod progress;
 mod socket;
 mod stats;
 
+pub(crate) use addresses::Addresses;
+
 use crate::{
     adoption::{Adoption, Difference},
+    clock,
     engine::Waker,
+    limits::ASKED_MAX,
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
     telemetry::Counters,
 };
-use addresses::Addresses;
+use alone::{Alone, Due};
 use progress::Progress;
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -29,14 +34,15 @@ use rustix::{
     net::{SocketFlags, accept_with},
 };
 use snapshot::{
-    ApplyError, BuildError, Delta, ListenerId, OnControlLost, Route, Snapshot, State, Version,
+    ApplyError, BuildError, Delta, ListenerId, Route, Snapshot, State, Version,
     wire::{
-        FromDataPlane, Held, HeldApp, LogLevel, ROUTES_MAX, SOCKETS_MAX, ToDataPlane, WireError,
+        AdminCallId, AdminRequest, FromDataPlane, Held, HoldId, LogLevel, ROUTES_MAX, SOCKETS_MAX,
+        ToDataPlane, WireError,
     },
 };
 use socket::{Frame, LinkError, LinkSocket, Peer};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashSet, VecDeque},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
@@ -63,6 +69,15 @@ pub(crate) struct Link {
     drained: Vec<bool>,
     /// A copy of each listening socket, for the next control.
     listening: BTreeMap<ListenerId, OwnedFd>,
+    /// Kept open for control; nobody here uses them.
+    holds: BTreeMap<HoldId, OwnedFd>,
+    alone: Alone,
+    /// Control told to drain.
+    is_draining: bool,
+    /// What waits for control's answer, in order.
+    asked: VecDeque<Question>,
+    /// The control that is connected has sent something to serve: it is ready to be asked.
+    is_fed: bool,
     /// Why the process ends, once it does.
     end: Option<End>,
 }
@@ -100,6 +115,14 @@ impl NewSocket {
     }
 }
 
+/// A request that control answers.
+#[derive(Clone)]
+struct Question {
+    call: AdminCallId,
+    app: u32,
+    request: AdminRequest,
+}
+
 /// Why [`Link::run`] returned.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) enum End {
@@ -132,6 +155,11 @@ impl Link {
             parts: Parts::default(),
             drained: vec![false; count],
             listening: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            alone: Alone::default(),
+            is_draining: false,
+            asked: VecDeque::new(),
+            is_fed: false,
             end: None,
         }
     }
@@ -144,6 +172,8 @@ impl Link {
                 return Ok(end);
             }
             let (listener_ready, socket_ready) = self.wait()?;
+            let due = self.alone.on_time(clock::now());
+            self.act(due);
             self.read_inbox();
             if socket_ready {
                 self.read_socket();
@@ -160,7 +190,9 @@ impl Link {
         let fd = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut fds = vec![fd(self.listener.as_fd()), fd(self.bell.as_fd())];
         fds.extend(self.socket.as_ref().map(|socket| fd(socket.as_fd())));
-        match poll(&mut fds, None) {
+        // A time beyond what the kernel counts is as good as none.
+        let timeout = self.alone.next_in(clock::now()).and_then(|time| time.try_into().ok());
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error),
         }
@@ -180,6 +212,8 @@ impl Link {
             return self.send(&FromDataPlane::Log { level: LogLevel::Warning, message });
         }
         self.socket = Some(socket);
+        self.is_fed = false;
+        self.alone.on_control();
         self.stage = Stage::Following;
         self.parts = Parts::default();
         let hello = self.introduce();
@@ -196,6 +230,9 @@ impl Link {
                 peer.pid, peer.uid
             ));
         }
+        if self.is_draining || self.alone.is_draining() {
+            return Err(format!("data plane {} is ending", std::process::id()));
+        }
         let Some(first) = &self.socket else { return Ok(()) };
         let first = first.peer().map_or(0, |peer| peer.pid);
         Err(format!(
@@ -207,11 +244,6 @@ impl Link {
 
     fn introduce(&self) -> FromDataPlane {
         let snapshot = self.progress.current();
-        let held = |app: &snapshot::App| HeldApp {
-            number: app.number,
-            id: app.id.clone(),
-            namespace: app.namespace.clone(),
-        };
         FromDataPlane::Hello {
             pid: std::process::id(),
             workers: u32::try_from(self.workers.len()).expect("workers are few"),
@@ -219,7 +251,7 @@ impl Link {
             engine_reason: self.introduction.engine_reason.clone(),
             held: Held {
                 version: snapshot.version,
-                apps: snapshot.apps.iter().map(held).collect(),
+                apps: snapshot.apps.iter().cloned().collect(),
                 listeners: snapshot.listeners.to_vec(),
             },
         }
@@ -235,7 +267,31 @@ impl Link {
     fn lose_control(&mut self) {
         self.socket = None;
         self.parts = Parts::default();
-        if self.progress.current().on_control_lost == OnControlLost::Exit {
+        let wish = self.progress.current().on_control_lost;
+        let due = self.alone.on_control_lost(wish, self.is_draining, clock::now());
+        self.act(due);
+        self.end_if_drained();
+    }
+
+    fn act(&mut self, due: Due) {
+        match due {
+            Due::Nothing => {}
+            Due::Drain => self.drain(),
+            Due::Exit => self.exit(End::Told),
+        }
+    }
+
+    fn drain(&mut self) {
+        // Our copies would keep the listeners open for connections that nobody accepts, and the apps known.
+        self.listening.clear();
+        self.holds.clear();
+        self.tell_all(|| ToWorker::Drain);
+    }
+
+    /// Without control nobody else ends what has nothing left to do.
+    fn end_if_drained(&mut self) {
+        let is_drained = self.drained.iter().all(|drained| *drained);
+        if is_drained && self.alone.is_draining() {
             self.exit(End::Told);
         }
     }
@@ -278,8 +334,9 @@ impl Link {
     fn break_off(&mut self, problem: String) {
         let problems = vec![problem];
         self.send(&FromDataPlane::Refused { version: Version::default(), problems });
-        self.socket = None;
-        self.parts = Parts::default();
+        if self.socket.is_some() {
+            self.lose_control();
+        }
     }
 
     fn refuse(&mut self, version: Version, problems: Vec<String>) {
@@ -295,7 +352,10 @@ impl Link {
             ToDataPlane::Routes(routes) => self.on_routes(routes),
             ToDataPlane::Sockets(ids) => self.on_sockets(&ids, sockets),
             ToDataPlane::ListenersWanted => self.share_listeners(),
+            ToDataPlane::Hold { ids } => self.hold(&ids, sockets),
+            ToDataPlane::Release { ids } => ids.iter().for_each(|id| drop(self.holds.remove(id))),
             ToDataPlane::AdminReply { call, status, content_type, body } => {
+                self.asked.retain(|question| question.call != call);
                 let Some(worker) = self.workers.get(call.worker as usize) else { return };
                 let connection = call.connection;
                 worker.put(ToWorker::ControlReply { connection, status, content_type, body });
@@ -305,9 +365,8 @@ impl Link {
                 self.send(&FromDataPlane::Stats { query, counters });
             }
             ToDataPlane::Drain => {
-                // Our copies would keep the listeners open for connections that nobody accepts.
-                self.listening.clear();
-                self.tell_all(|| ToWorker::Drain);
+                self.is_draining = true;
+                self.drain();
             }
             ToDataPlane::Exit => self.exit(End::Told),
             // Nothing here asks, so no call waits for an answer.
@@ -437,6 +496,9 @@ impl Link {
         for socket in sockets {
             self.open(&adoption.snapshot, socket);
         }
+        if !std::mem::replace(&mut self.is_fed, true) {
+            self.asked.clone().into_iter().for_each(|question| self.put(question));
+        }
     }
 
     /// The first worker accepts for all.
@@ -447,6 +509,15 @@ impl Link {
         self.listening.insert(id, copy);
         self.workers[0].put(ToWorker::Unlisten(id));
         self.workers[0].put(ToWorker::Listen { id, kind, app, socket });
+    }
+
+    fn hold(&mut self, ids: &[HoldId], descriptors: Vec<OwnedFd>) {
+        if ids.len() != descriptors.len() {
+            let (announced, came) = (ids.len(), descriptors.len());
+            let message = format!("{announced} descriptors to hold were announced, {came} came");
+            self.send(&FromDataPlane::Log { level: LogLevel::Error, message });
+        }
+        self.holds.extend(ids.iter().copied().zip(descriptors));
     }
 
     fn share_listeners(&mut self) {
@@ -472,8 +543,8 @@ impl Link {
         while let Some(message) = self.inbox.take() {
             match message {
                 FromWorker::Adopted { worker, epoch } => self.on_adopted(worker, epoch),
-                FromWorker::ControlCall { id, app, request } => {
-                    self.send(&FromDataPlane::AdminCall { call: id, app, request });
+                FromWorker::ControlCall { id: call, app, request } => {
+                    self.ask(Question { call, app, request });
                 }
                 FromWorker::Log { level, message } => {
                     self.send(&FromDataPlane::Log { level, message })
@@ -482,6 +553,7 @@ impl Link {
                     self.drained[worker.index()] = true;
                     if self.drained.iter().all(|drained| *drained) {
                         self.send(&FromDataPlane::Drained);
+                        self.end_if_drained();
                     }
                 }
                 FromWorker::Ended { error: None, .. } => {}
@@ -495,6 +567,22 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// A question for control. One that a control dies over is put to the next; one that is pushed out has a client
+    /// that stops waiting by itself.
+    fn ask(&mut self, question: Question) {
+        if self.asked.len() >= ASKED_MAX {
+            self.asked.pop_front();
+        }
+        self.asked.push_back(question.clone());
+        if self.is_fed {
+            self.put(question);
+        }
+    }
+
+    fn put(&mut self, Question { call, app, request }: Question) {
+        self.send(&FromDataPlane::AdminCall { call, app, request });
     }
 
     fn on_adopted(&mut self, worker: WorkerId, epoch: u64) {

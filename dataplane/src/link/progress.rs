@@ -56,12 +56,18 @@ impl Progress {
     /// Takes out what no worker holds any more. The caller drops it when it has nothing better to do.
     pub(super) fn take_outlived(&mut self) -> Vec<Arc<Adoption>> {
         let count = self.adoptions.iter().take_while(|adoption| adoption.epoch < self.live).count();
-        self.adoptions.drain(..count).collect()
+        let outlived: Vec<Arc<Adoption>> = self.adoptions.drain(..count).collect();
+        debug_assert!(outlived.iter().all(is_ours_alone), "a worker would free a table");
+        outlived
     }
 
     fn newest(&self) -> &Adoption {
         self.adoptions.back().expect("the one in force is never taken out")
     }
+}
+
+fn is_ours_alone(adoption: &Arc<Adoption>) -> bool {
+    Arc::strong_count(adoption) == 1 && Arc::strong_count(&adoption.snapshot) == 1
 }
 
 #[cfg(test)]
@@ -97,8 +103,7 @@ mod tests {
     #[test]
     fn what_a_worker_may_hold_is_kept_and_the_rest_is_given_out_once() {
         let mut progress = Progress::new(2);
-        let first = adoption(1, 1);
-        progress.begin(Arc::clone(&first));
+        progress.begin(adoption(1, 1));
         progress.begin(adoption(2, 2));
         progress.on_adopted(WorkerId(0), 1);
         progress.on_adopted(WorkerId(1), 1);
@@ -107,7 +112,7 @@ mod tests {
         assert!(progress.take_outlived().is_empty(), "the other worker runs on the first one");
         progress.on_adopted(WorkerId(1), 2);
         let outlived = progress.take_outlived();
-        assert!(outlived.len() == 1 && Arc::ptr_eq(&outlived[0], &first));
+        assert_eq!(outlived.iter().map(|adoption| adoption.epoch).collect::<Vec<_>>(), [1]);
         assert!(progress.take_outlived().is_empty());
         assert_eq!(progress.current().version, Version(2));
     }

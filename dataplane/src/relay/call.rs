@@ -7,7 +7,7 @@ use super::{
     plan::{Planner, To},
 };
 use crate::{
-    connection::{Connection, ConnectionKey, State},
+    connection::{Connection, ConnectionKey},
     engine::{Chunk, Engine},
     error::Cause,
     http::{FieldSet, RequestHead, Rewrite, rewrite_anew, rewrite_in_place},
@@ -42,7 +42,6 @@ impl<E: Engine> Relay<E> {
             view,
             app: connection.app,
             lines: &mut self.lines,
-            next_endpoint: &mut self.next_endpoint,
         };
         let plan = match listener {
             ListenerKind::Peer => planner.plan_call_from_peer()?,
@@ -53,14 +52,11 @@ impl<E: Engine> Relay<E> {
                 self.counters.requests_local.add(1);
                 endpoint
             }
-            To::Peer(address) => {
+            To::Peer(route) => {
                 self.counters.requests_peer.add(1);
-                self.intern(address)
+                self.choose(key, view, route).ok_or(Cause::NotFound)?
             }
         };
-        if let Some(connection) = self.connections.find_mut(key) {
-            connection.exchange.endpoint = Some(endpoint);
-        }
         Ok((endpoint, plan.drop))
     }
 
@@ -94,19 +90,30 @@ impl<E: Engine> Relay<E> {
         self.start_upstream(key, endpoint, head, rest);
     }
 
-    /// A request that may be repeated is remembered, if all of it is here and small. The replay itself happens only
-    /// when a pooled connection turns out to be dead.
+    /// A request that may have to be sent again is remembered while it is small: one that is safe to repeat, should its
+    /// pooled connection turn out to be dead; any, while another endpoint could take it, should the first one turn out
+    /// to be another app's.
     fn remember_for_replay(&mut self, key: ConnectionKey, head: &Chunk, rest: &Chunk) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let exchange = &mut connection.exchange;
-        let small = head.len() + rest.len() <= REPLAY_BYTES_MAX;
-        if small
-            && exchange.method.is_idempotent()
-            && exchange.request.is_complete()
-            && !exchange.upgrade
-        {
+        let is_small = head.len() + rest.len() <= REPLAY_BYTES_MAX;
+        if is_small && (exchange.seat.is_some() || exchange.may_be_repeated()) {
             exchange.replay.extend_from_slice(head);
             exchange.replay.extend_from_slice(rest);
+        }
+    }
+
+    /// What comes of the body later belongs to it, too; what is too large is forgotten.
+    pub(super) fn remember_more(&mut self, key: ConnectionKey, body: &Chunk) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let replay = &mut connection.exchange.replay;
+        if replay.is_empty() {
+            return;
+        }
+        if replay.len() + body.len() <= REPLAY_BYTES_MAX {
+            replay.extend_from_slice(body);
+        } else {
+            replay.clear();
         }
     }
 
@@ -133,19 +140,6 @@ impl<E: Engine> Relay<E> {
         self.connect(key, endpoint);
     }
 
-    fn lend(&mut self, key: ConnectionKey, upstream_key: UpstreamKey) {
-        let Some(upstream) = self.upstreams.find_mut(upstream_key) else {
-            debug_assert!(false, "the pool holds only live connections");
-            return;
-        };
-        upstream.state = UpstreamState::Busy(key);
-        upstream.deadline = None;
-        if let Some(connection) = self.connections.find_mut(key) {
-            connection.exchange.upstream = Some(upstream_key);
-            connection.exchange.upstream_reached = true;
-        }
-    }
-
     /// Opens a connection for what is pending.
     pub(super) fn connect(&mut self, key: ConnectionKey, endpoint: EndpointKey) {
         let address = Rc::clone(self.endpoints.address(endpoint));
@@ -159,9 +153,8 @@ impl<E: Engine> Relay<E> {
         };
         let upstream = self.upstreams.insert(Upstream::new(socket, endpoint, key));
         self.owners.set(socket, super::Owner::Upstream(upstream));
-        if let Some(connection) = self.connections.find_mut(key) {
-            connection.exchange.upstream = Some(upstream);
-            connection.state = State::Exchanging;
+        self.occupy(key, upstream, false);
+        if let Some(connection) = self.connections.find(key) {
             // A client that is not read waits for these very bytes to leave.
             self.engine.relax_sent(socket, !connection.paused);
         }
@@ -178,6 +171,8 @@ impl<E: Engine> Relay<E> {
         self.engine.receive_start(socket);
         let Some(connection) = self.connections.find_mut(borrower) else { return };
         connection.exchange.upstream_reached = true;
+        // Opening a connection is slow for any endpoint, and once only.
+        connection.exchange.attempted = self.now;
         for chunk in std::mem::take(&mut connection.exchange.pending) {
             self.engine.send(socket, chunk);
         }

@@ -11,7 +11,7 @@ use crate::{
     limits::{HEAD_BYTES_MAX, RELAY_HIGH_BYTES},
     upstream::{Upstream, UpstreamKey, UpstreamState},
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// What an engine of the simulation knows beyond the trait.
 pub(crate) struct EngineFacts<'a> {
@@ -44,6 +44,7 @@ impl<E: Engine> Relay<E> {
             self.check_upstream(key, upstream, &mut complain);
         }
         self.check_pool(&mut broken);
+        self.check_balance(&mut broken);
         self.check_retries(&mut broken);
         if !self.ready.is_empty() {
             broken.push("a request is left for later, and nobody will look at it".to_owned());
@@ -75,6 +76,9 @@ impl<E: Engine> Relay<E> {
             }
         }
         let is_idle = matches!(connection.state, State::Idle);
+        if is_idle && self.draining && connection.input.is_empty() {
+            complain("is idle while draining");
+        }
         if is_idle && !connection.input.is_empty() && !connection.paused {
             complain("is idle with a request in hand");
         }
@@ -207,6 +211,24 @@ impl<E: Engine> Relay<E> {
         }
         if self.draining {
             complain("is kept while draining");
+        }
+    }
+
+    /// What the balancer counts as under way is under way.
+    fn check_balance(&self, broken: &mut Vec<String>) {
+        let mut counts: HashMap<u64, u32> = HashMap::new();
+        for upstream in self.upstreams.keys().filter_map(|key| self.upstreams.find(key)) {
+            let Some(seat) = upstream.seat else { continue };
+            *counts.entry(seat.to_bits()).or_default() += 1;
+            if upstream.state == UpstreamState::Idle {
+                broken.push("an idle connection counts as a request".to_owned());
+            }
+        }
+        for (seat, counted) in self.balancer.outstanding() {
+            let count = counts.get(&seat.to_bits()).copied().unwrap_or_default();
+            if counted != count {
+                broken.push(format!("{counted} requests are counted where there are {count}"));
+            }
         }
     }
 

@@ -122,7 +122,8 @@ impl<E: Engine> Relay<E> {
     }
 
     pub(super) fn close_upstream(&mut self, key: UpstreamKey) {
-        let Some(upstream) = self.upstreams.remove(key) else { return };
+        let Some(mut upstream) = self.upstreams.remove(key) else { return };
+        self.vacate(&mut upstream);
         if upstream.state == UpstreamState::Idle {
             self.endpoints.forget(upstream.endpoint, key);
         }
@@ -147,6 +148,9 @@ impl<E: Engine> Relay<E> {
         upstream.state = UpstreamState::Idle;
         upstream.reused = true;
         upstream.answered = false;
+        if let Some(seat) = upstream.seat.take() {
+            self.balancer.end(seat, self.now);
+        }
         if upstream.paused {
             upstream.paused = false;
             self.engine.receive_start(upstream.socket);

@@ -8,6 +8,7 @@
 //! answer.rs    answers of our own, errors among them
 //! plan.rs      who is asked, under which path, with which lines
 //! call.rs      rewritten head → upstream connection
+//! attempt.rs   which endpoint it goes to, and how that went
 //! retry.rs     upstream connections that fail
 //! response.rs  upstream bytes → head → downstream
 //! finish.rs    what becomes of both connections afterwards
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod attempt;
 mod call;
 #[cfg(test)]
 mod check;
@@ -43,11 +45,11 @@ use crate::{
     slab::Slab,
     telemetry::Counters,
     timer::Wheel,
-    upstream::{EndpointKey, Endpoints, Upstream, UpstreamKey},
+    upstream::{Balancer, Endpoints, Upstream, UpstreamKey},
 };
 use owner::{Owner, Owners};
 use rustix::io::Errno;
-use snapshot::{Address, ListenerId, ListenerKind, Snapshot, wire::AdminRequest};
+use snapshot::{ListenerId, ListenerKind, Snapshot, wire::AdminRequest};
 use std::{collections::HashMap, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
 /// A request that control answers; the worker sends it on.
@@ -93,8 +95,7 @@ pub(crate) struct Relay<E> {
     due: Vec<TimerKey>,
     /// Exchanges that wait to try their peer again; a new snapshot may save them the wait.
     retrying: Vec<ConnectionKey>,
-    /// Which of an app's endpoints is next; they take turns.
-    next_endpoint: usize,
+    balancer: Balancer,
 }
 
 impl<E: Engine> Relay<E> {
@@ -127,7 +128,7 @@ impl<E: Engine> Relay<E> {
             spare: Vec::new(),
             due: Vec::new(),
             retrying: Vec::new(),
-            next_endpoint: 0,
+            balancer: Balancer::new(now.as_nanos()),
         }
     }
 
@@ -151,6 +152,7 @@ impl<E: Engine> Relay<E> {
         let view = Rc::make_mut(&mut self.view);
         view.adopt(snapshot, &adoption.difference, &mut self.endpoints);
         self.renumber(&adoption.difference.renumbered);
+        self.balancer.look_again();
         self.reconsider_retries();
     }
 
@@ -176,14 +178,6 @@ impl<E: Engine> Relay<E> {
         }
     }
 
-    /// The endpoint at this address, which the current snapshot names.
-    fn intern(&mut self, address: &Address) -> EndpointKey {
-        if self.endpoints.is_crowded() {
-            self.forget_endpoints();
-        }
-        self.endpoints.intern(address)
-    }
-
     /// Forgets the endpoints that nothing names: not a connection, an exchange or an app.
     fn forget_endpoints(&mut self) {
         let upstreams = self.upstreams.keys().filter_map(|key| self.upstreams.find(key));
@@ -192,6 +186,7 @@ impl<E: Engine> Relay<E> {
         let named = upstreams.map(|upstream| upstream.endpoint).chain(exchanges);
         let named = named.chain(self.view.endpoints()).collect();
         self.endpoints.keep(&named);
+        self.balancer.look_again();
     }
 
     pub(crate) fn connection_count(&self) -> usize {

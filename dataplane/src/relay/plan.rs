@@ -18,7 +18,7 @@ use crate::{
     route::{self, Destination, RouteError},
     upstream::EndpointKey,
 };
-use snapshot::{Address, Route};
+use snapshot::Route;
 
 pub(super) struct Plan<'v> {
     pub(super) to: To<'v>,
@@ -28,7 +28,7 @@ pub(super) struct Plan<'v> {
 
 pub(super) enum To<'v> {
     App(EndpointKey),
-    Peer(&'v Address),
+    Peer(&'v Route),
 }
 
 /// All that a plan is made from. `lines` receives what is added to the head.
@@ -41,8 +41,6 @@ pub(super) struct Planner<'a, 'v> {
     /// Whose sidecar was called.
     pub(super) app: usize,
     pub(super) lines: &'a mut Vec<u8>,
-    /// Endpoints of one app take turns.
-    pub(super) next_endpoint: &'a mut usize,
 }
 
 impl<'v> Planner<'_, 'v> {
@@ -107,8 +105,6 @@ impl<'v> Planner<'_, 'v> {
 
     fn plan_peer(mut self, route: &'v Route) -> Result<Plan<'v>, Cause> {
         self.exchange.hop = Hop::ToPeer;
-        let turn = *self.next_endpoint % route.endpoints.len();
-        *self.next_endpoint = self.next_endpoint.wrapping_add(1);
         encode_for_peer(&self.exchange.notes.method, &mut self.exchange.url_path);
         push_query(self.exchange);
         for part in ["Host: ", route.id.as_str(), "\r\n"] {
@@ -117,7 +113,7 @@ impl<'v> Planner<'_, 'v> {
         self.introduce();
         write_callee(route.id.as_str(), self.lines);
         write_destination(&self.exchange.notes.target, self.lines);
-        self.finish(To::Peer(&route.endpoints[turn].address), TO_PEER)
+        self.finish(To::Peer(route), TO_PEER)
     }
 
     /// What all calls have in common once they know where to go.

@@ -172,6 +172,7 @@ impl<E: Engine> Relay<E> {
             return self.stash(key, chunk);
         }
         let Some(body) = self.take_body(key, chunk) else { return };
+        self.remember_more(key, &body);
         self.send_upstream(key, body);
         self.note_progress(key);
     }

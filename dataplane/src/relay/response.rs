@@ -13,7 +13,7 @@ use crate::{
         rewrite_in_place,
     },
     limits::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX},
-    upstream::{UpstreamKey, UpstreamState},
+    upstream::{Failure, UpstreamKey, UpstreamState},
 };
 
 /// RFC 9110 §7.6.1, and what is between two sidecars only.
@@ -62,7 +62,10 @@ impl<E: Engine> Relay<E> {
                     upstream.input.copy_out();
                     return;
                 }
-                Err(_) => return self.fail(borrower, Cause::BadResponse),
+                Err(_) => {
+                    self.note_failure(borrower, Failure::Broken);
+                    return self.fail(borrower, Cause::BadResponse);
+                }
             }
             match self.response_head.status {
                 SWITCHING_PROTOCOLS => return self.switch_protocols(borrower, chunk),
@@ -112,6 +115,8 @@ impl<E: Engine> Relay<E> {
         else {
             return self.fail(borrower, Cause::BadResponse);
         };
+        self.note_answer(borrower);
+        let Some(connection) = self.connections.find_mut(borrower) else { return };
         self.lines.clear();
         self.lines.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
         self.lines.extend_from_slice(protocol.of(&chunk));
@@ -130,12 +135,12 @@ impl<E: Engine> Relay<E> {
     }
 
     fn forward_response(&mut self, borrower: ConnectionKey, key: UpstreamKey, mut chunk: Chunk) {
+        if self.is_misdirected(borrower, &chunk) {
+            return self.misdirected(borrower);
+        }
+        self.note_answer(borrower);
         let head = &self.response_head;
         let Some(connection) = self.connections.find_mut(borrower) else { return };
-        let from_peer = connection.exchange.hop == Hop::ToPeer;
-        if from_peer && head.status == MISDIRECTED_REQUEST && head.lines.has(Field::RingcarError) {
-            return self.fail(borrower, Cause::NotFound);
-        }
         let date = self.date.at(self.unix_seconds);
         let drop = prepare(connection, head, &chunk, date, self.draining, &mut self.lines);
         let mut status = [0; STATUS_LINE_BYTES_MAX];
@@ -157,6 +162,17 @@ impl<E: Engine> Relay<E> {
             }
         }
         self.forward_body(borrower, key, chunk);
+    }
+
+    /// The other sidecar serves another app, and says so. No app can: its own sidecar would drop the line.
+    fn is_misdirected(&self, borrower: ConnectionKey, bytes: &[u8]) -> bool {
+        let head = &self.response_head;
+        if head.status != MISDIRECTED_REQUEST {
+            return false;
+        }
+        let from_peer = |connection: &Connection| connection.exchange.hop == Hop::ToPeer;
+        let said = head.lines.find(Field::RingcarError).map(|line| line.value.of(bytes));
+        said == Some(b"misdirected") && self.connections.find(borrower).is_some_and(from_peer)
     }
 
     fn forward_body(&mut self, borrower: ConnectionKey, key: UpstreamKey, chunk: Chunk) {

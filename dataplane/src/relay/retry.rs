@@ -6,18 +6,15 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Relay, View};
+use super::{Relay, attempt::find_route};
 use crate::{
     connection::{Connection, ConnectionKey, State},
-    dapr::target::{Named, split_id},
     engine::{Chunk, Engine, Operation},
     error::{Cause, Hop},
     limits::{PEER_RETRY_INTERVAL, PEER_RETRY_MAX, SEND_FAILED_TIMEOUT},
-    route::{self, Destination},
-    upstream::{UpstreamKey, UpstreamState},
+    upstream::{Failure, UpstreamKey, UpstreamState},
 };
 use rustix::io::Errno;
-use snapshot::{Endpoint, Route};
 use std::rc::Rc;
 
 impl<E: Engine> Relay<E> {
@@ -88,10 +85,12 @@ impl<E: Engine> Relay<E> {
         if connection.state == State::Tunnel {
             return self.abandon_tunnel(borrower);
         }
-        let replay = std::mem::take(&mut connection.exchange.replay);
-        if fresh || replay.is_empty() {
+        let exchange = &mut connection.exchange;
+        if fresh || exchange.replay.is_empty() || !exchange.may_be_repeated() {
+            self.note_failure(borrower, Failure::Broken);
             return self.fail(borrower, cause);
         }
+        let replay = std::mem::take(&mut exchange.replay);
         let endpoint = connection.exchange.endpoint.expect("it was sent somewhere");
         self.release_upstream(borrower);
         self.counters.upstream_replays.add(1);
@@ -101,18 +100,27 @@ impl<E: Engine> Relay<E> {
         self.connect(borrower, endpoint);
     }
 
-    /// Nothing was sent, so nothing can be sent twice: a peer is tried again, as daprd does. An app is not; it is our
-    /// own neighbour, and its caller's policy decides.
+    /// Nothing was sent, so nothing can be sent twice: a peer is tried again, as daprd does, another endpoint at once
+    /// and the same ones after a pause. An app is not; it is our own neighbour, and its caller's policy decides.
     fn connect_failed(&mut self, borrower: ConnectionKey, cause: Cause) {
+        self.note_failure(borrower, Failure::Broken);
         let Some(connection) = self.connections.find(borrower) else { return };
-        let exchange = &connection.exchange;
-        let known_length = !exchange.request.is_chunked();
-        if exchange.hop != Hop::ToPeer || exchange.retry_count >= PEER_RETRY_MAX || !known_length {
+        if connection.exchange.hop != Hop::ToPeer {
             return self.fail(borrower, cause);
         }
         self.release_upstream(borrower);
+        if !self.fail_over(borrower) {
+            self.pause_or_fail(borrower, cause);
+        }
+    }
+
+    fn pause_or_fail(&mut self, borrower: ConnectionKey, cause: Cause) {
         let Some(connection) = self.connections.find_mut(borrower) else { return };
-        connection.exchange.retry_count += 1;
+        let exchange = &mut connection.exchange;
+        if exchange.retry_count >= PEER_RETRY_MAX || exchange.request.is_chunked() {
+            return self.fail(borrower, cause);
+        }
+        exchange.retry_count += 1;
         connection.state = State::Retrying;
         self.remember_retry(borrower);
         self.counters.peer_retries.add(1);
@@ -133,6 +141,25 @@ impl<E: Engine> Relay<E> {
         self.retrying.push(key);
     }
 
+    /// Another app lives at that address by now. It was delivered nothing, so whatever the verb, the request may go to
+    /// an endpoint that it has not been to, if all of it is still here.
+    pub(super) fn misdirected(&mut self, borrower: ConnectionKey) {
+        self.counters.misdirected.add(1);
+        self.note_failure(borrower, Failure::Misdirected);
+        self.release_upstream(borrower);
+        let Some(connection) = self.connections.find_mut(borrower) else { return };
+        let exchange = &mut connection.exchange;
+        let request = Chunk::from_vec(exchange.replay.clone(), 0);
+        if request.is_empty() {
+            return self.fail(borrower, Cause::NotFound);
+        }
+        exchange.pending.clear();
+        exchange.pending.push_back(request);
+        if !self.fail_over(borrower) {
+            self.fail(borrower, Cause::NotFound);
+        }
+    }
+
     /// The snapshot changed: who waited for a peer that is gone for good learns it now, and who waited for one that
     /// has come back elsewhere is sent there.
     pub(super) fn reconsider_retries(&mut self) {
@@ -148,13 +175,10 @@ impl<E: Engine> Relay<E> {
     fn reconsider(&mut self, key: ConnectionKey) {
         let view = Rc::clone(&self.view);
         let Some(connection) = self.connections.find(key) else { return };
-        let failed = connection.exchange.endpoint.map(|endpoint| self.endpoints.address(endpoint));
-        let is_failed =
-            |endpoint: &Endpoint| failed.is_some_and(|failed| **failed == endpoint.address);
-        match find_route(&view, connection) {
-            None => self.fail(key, Cause::NotFound),
-            Some(route) if route.endpoints.iter().all(is_failed) => self.retrying.push(key),
-            Some(_) => self.try_again(key),
+        if find_route(&view, connection).is_none() {
+            self.fail(key, Cause::NotFound);
+        } else if !self.fail_over(key) {
+            self.retrying.push(key);
         }
     }
 
@@ -162,30 +186,12 @@ impl<E: Engine> Relay<E> {
     pub(super) fn try_again(&mut self, key: ConnectionKey) {
         let view = Rc::clone(&self.view);
         let Some(connection) = self.connections.find_mut(key) else { return };
-        let route = find_route(&view, connection);
-        if let Some(route) = route {
-            let address = &route.endpoints[self.next_endpoint % route.endpoints.len()].address;
-            self.next_endpoint = self.next_endpoint.wrapping_add(1);
-            let endpoint = self.intern(address);
-            if let Some(connection) = self.connections.find_mut(key) {
-                connection.exchange.endpoint = Some(endpoint);
-            }
+        connection.exchange.tried.clear();
+        if let Some(route) = find_route(&view, connection) {
+            self.choose(key, &view, route);
         }
-        let endpoint = self.connections.find(key).and_then(|c| c.exchange.endpoint);
-        let endpoint = endpoint.expect("it was tried before");
-        self.connect(key, endpoint);
-    }
-}
-
-/// Where the exchange's target is now, if another sidecar serves it.
-fn find_route<'v>(view: &'v View, connection: &Connection) -> Option<&'v Route> {
-    let own = view.snapshot.apps.get(connection.app)?;
-    let target = &connection.exchange.notes.target;
-    let Ok(Named::App { id, namespace }) = split_id(target, own.namespace.as_str()) else {
-        return None;
-    };
-    match route::find(&view.snapshot, connection.app, id, namespace) {
-        Ok(Destination::Remote { route }) => Some(route),
-        _ => None,
+        let Some(connection) = self.connections.find(key) else { return };
+        let endpoint = connection.exchange.endpoint.expect("it was tried before");
+        self.attempt(key, endpoint);
     }
 }

@@ -63,8 +63,8 @@ fn is_named(app: &App, id: &[u8], namespace: &[u8]) -> bool {
 mod tests {
     use super::*;
     use snapshot::{
-        Address, AppHealth, AppId, Endpoint, InstanceId, Namespace, OnControlLost, Origin, State,
-        Version,
+        Address, AppHealth, AppId, Balance, Endpoint, InstanceId, Namespace, OnControlLost, Origin,
+        State, Version,
     };
 
     fn app(id: &str, namespace: &str) -> App {
@@ -74,6 +74,8 @@ mod tests {
             namespace: Namespace::new(namespace).unwrap(),
             channel: None,
             origin: Origin::default(),
+            balance: Balance::default(),
+            zone: None,
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: AppHealth::default(),
@@ -83,7 +85,7 @@ mod tests {
 
     fn route(id: &str, namespace: &str) -> Route {
         let address = Address::Unix(format!("/run/{namespace}/{id}").into());
-        let endpoint = Endpoint { instance: InstanceId(id.into()), address };
+        let endpoint = Endpoint { instance: InstanceId(id.into()), address, zone: None };
         let (id, namespace) = (AppId::new(id).unwrap(), Namespace::new(namespace).unwrap());
         Route { id, namespace, endpoints: vec![endpoint] }
     }

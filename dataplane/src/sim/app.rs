@@ -5,7 +5,8 @@
 use super::{
     net::{End, Net, Place, Read},
     plan::{
-        Book, Callee, Exchange, Mischief, Side, Tunnel, check_pattern, check_trailers, pattern,
+        Book, Callee, Ends, Exchange, Mischief, Side, Tunnel, check_pattern, check_trailers,
+        pattern,
     },
     random::Random,
     reader::{BodyEnd, Head, Item, Reader},
@@ -14,7 +15,8 @@ use super::{
 pub(super) struct App {
     /// Its number among the apps that clients call.
     number: usize,
-    place: Place,
+    /// Wherever it listens; all of them are calm, or none is.
+    places: Vec<Place>,
     /// Stands for a whole sidecar, and so is spoken to as one.
     pub(super) is_peer: bool,
     connections: Vec<Connection>,
@@ -55,15 +57,17 @@ struct Tunnelling {
     id: usize,
     tunnel: Tunnel,
     got: usize,
+    /// The other side has said all.
+    has_ended: bool,
 }
 
 impl App {
-    pub(super) fn new(number: usize, place: Place, is_peer: bool) -> Self {
-        Self { number, place, is_peer, connections: Vec::new() }
+    pub(super) fn new(number: usize, places: Vec<Place>, is_peer: bool) -> Self {
+        Self { number, places, is_peer, connections: Vec::new() }
     }
 
     pub(super) fn step(&mut self, net: &mut Net, book: &mut Book, random: &mut Random) {
-        while let Some(end) = net.accept(self.place) {
+        while let Some(end) = self.places.iter().find_map(|place| net.accept(*place)) {
             let pace = random.pick(&[1 << 20, 1 << 20, 20_000, 900]);
             self.connections.push(Connection::new(end, self.number, self.is_peer, pace));
         }
@@ -82,7 +86,7 @@ impl App {
 
     /// Closes connections that are between requests, as servers do after a while; a calm one does not.
     pub(super) fn close_idle(&mut self, net: &mut Net, random: &mut Random) {
-        if net.is_calm(self.place) {
+        if self.places.iter().any(|place| net.is_calm(*place)) {
             return;
         }
         for connection in &mut self.connections {
@@ -139,7 +143,7 @@ impl Connection {
                     self.understand(book)?;
                 }
                 Read::Fin => return self.on_fin(net, book),
-                Read::Broken(_) => self.end(net, Then::Close),
+                Read::Broken(_) => return self.on_broken(net, book),
             }
             if self.pace < 20_000 {
                 break;
@@ -266,7 +270,7 @@ impl Connection {
             let id = exchange.id;
             self.outbox.extend(pattern(id, Side::Answer, 0, tunnel.down_bytes));
             self.reader.begin_body(BodyEnd::UntilClose);
-            self.tunnel = Some(Tunnelling { id, tunnel, got: 0 });
+            self.tunnel = Some(Tunnelling { id, tunnel, got: 0, has_ended: false });
         } else if answer.mischief != Mischief::Silent {
             self.forget_if_answered();
         }
@@ -297,8 +301,9 @@ impl Connection {
         if self.is_over || !self.outbox.is_empty() {
             return;
         }
-        if self.tunnel.is_some() {
-            if !self.has_shut {
+        if let Some(tunnel) = &self.tunnel {
+            let may_shut = tunnel.has_ended || tunnel.tunnel.ends_first != Ends::Client;
+            if !self.has_shut && may_shut {
                 self.has_shut = true;
                 net.shutdown(self.end);
             }
@@ -312,8 +317,19 @@ impl Connection {
         }
     }
 
+    fn on_broken(&mut self, net: &mut Net, book: &Book) -> Result<(), String> {
+        self.end(net, Then::Close);
+        match &self.tunnel {
+            Some(tunnel) if book.exchanges[tunnel.id].is_calm => {
+                Err(format!("exchange {}: its tunnel broke", tunnel.id))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn on_fin(&mut self, net: &mut Net, book: &mut Book) -> Result<(), String> {
-        if let Some(Tunnelling { id, tunnel, got }) = &self.tunnel {
+        if let Some(Tunnelling { id, tunnel, got, has_ended }) = &mut self.tunnel {
+            *has_ended = true;
             let exchange = &book.exchanges[*id];
             if *got < tunnel.up_bytes && exchange.is_calm {
                 return Err(format!(
@@ -356,6 +372,11 @@ fn check_request_head(
     let want = format!("{} {} HTTP/1.1", exchange.method, exchange.path());
     if head.start_line != want {
         return Err(format!("exchange {id}: {:?} instead of {want:?}", head.start_line));
+    }
+    let noise = head.find("x-noise").map_or(0, str::len);
+    let odd = head.find("x-odd");
+    if noise != exchange.noise_bytes || odd.is_some_and(|value| value != "spaced") {
+        return Err(format!("exchange {id}: its lines changed"));
     }
     if head.find("dapr-app-id").is_some() || head.find("keep-alive").is_some() {
         return Err(format!("exchange {id}: lines for the sidecar reached the app"));

@@ -6,7 +6,7 @@
 use super::{
     net::{Connecting, End, Net, Place, Read},
     plan::{
-        Book, Callee, Exchange, MALFORMED, Mischief, Shape, Side, Tunnel, check_pattern,
+        Book, Callee, Ends, Exchange, MALFORMED, Mischief, Shape, Side, Tunnel, check_pattern,
         check_trailers, pattern,
     },
     random::Random,
@@ -98,6 +98,8 @@ struct Tunnelling {
     id: usize,
     tunnel: Tunnel,
     got: usize,
+    /// The other side has said all.
+    has_ended: bool,
 }
 
 impl Client {
@@ -317,7 +319,7 @@ impl Client {
             return;
         }
         let has_said_all = match &self.tunnel {
-            Some(_) => true,
+            Some(tunnel) => tunnel.has_ended || tunnel.tunnel.ends_first != Ends::App,
             None => {
                 let upgrades = self.awaiting.iter().any(|id| book.exchanges[*id].tunnel.is_some());
                 self.manners == Manners::HalfCloses && self.to_ask.is_empty() && !upgrades
@@ -402,7 +404,7 @@ impl Client {
             return Ok(());
         }
         if named.is_some() {
-            check_answer_head(exchange, status)?;
+            check_answer_head(exchange, status, head)?;
         } else {
             check_own_head(exchange, status)?;
         }
@@ -432,7 +434,7 @@ impl Client {
             return Err(format!("exchange {id} did not ask for a tunnel"));
         };
         self.reader.begin_body(BodyEnd::UntilClose);
-        self.tunnel = Some(Tunnelling { id, tunnel, got: 0 });
+        self.tunnel = Some(Tunnelling { id, tunnel, got: 0, has_ended: false });
         if !tunnel.is_hasty {
             self.outbox.extend(pattern(id, Side::Request, 0, tunnel.up_bytes));
         }
@@ -505,7 +507,8 @@ impl Client {
 
     fn on_fin(&mut self, net: &mut Net, book: &mut Book) {
         let mut complaint = None;
-        if let Some(Tunnelling { id, tunnel, got }) = &self.tunnel {
+        if let Some(Tunnelling { id, tunnel, got, has_ended }) = &mut self.tunnel {
+            *has_ended = true;
             if *got < tunnel.down_bytes && book.exchanges[*id].is_calm {
                 complaint = Some(format!(
                     "exchange {id}: a tunnel that ended after {got} of {} bytes",
@@ -597,11 +600,10 @@ impl Client {
     fn judge_missing(&self, id: usize, book: &mut Book, is_excused: bool, why: &str) {
         let exchange = &book.exchanges[id];
         let is_behind_last = self.told_to_close;
+        let is_turned_away = book.drained && exchange.seen == 0;
         let complaint = if is_behind_last && exchange.seen > 0 {
             "was carried out behind an answer that was to be the last"
-        } else if is_behind_last || is_excused || !exchange.is_calm {
-            return;
-        } else if book.drained && exchange.seen == 0 {
+        } else if is_behind_last || is_excused || is_turned_away || !exchange.is_calm {
             return;
         } else {
             "has no answer"
@@ -623,13 +625,18 @@ fn status_of(head: &Head) -> Result<u16, String> {
     status.ok_or_else(|| format!("no status: {:?}", head.start_line))
 }
 
-fn check_answer_head(exchange: &Exchange, status: u16) -> Result<(), String> {
+fn check_answer_head(exchange: &Exchange, status: u16, head: &Head) -> Result<(), String> {
     let id = exchange.id;
     if exchange.seen == 0 {
         return Err(format!("exchange {id}: an answer of an app that was never asked"));
     }
     if status != exchange.answer.status {
         return Err(format!("exchange {id}: {status} instead of {}", exchange.answer.status));
+    }
+    let noise = head.find("x-noise").map_or(0, str::len);
+    let noise_sent = if status == 101 { 0 } else { exchange.answer.noise_bytes };
+    if noise != noise_sent || head.find("keep-alive").is_some() {
+        return Err(format!("exchange {id}: the lines of its answer are not its app's"));
     }
     if !matches!(exchange.callee, Callee::App(_)) {
         return Err(format!("exchange {id} was not for an app"));

@@ -78,10 +78,20 @@ pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: Body,
     pub(super) interim: Vec<u16>,
+    pub(super) noise_bytes: usize,
     /// Does not wait for the request's body.
     pub(super) is_early: bool,
     pub(super) says_close: bool,
     pub(super) mischief: Mischief,
+}
+
+/// Who ends a tunnel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Ends {
+    App,
+    Client,
+    /// Each when it has said all.
+    Either,
 }
 
 /// Bytes that go through a tunnel.
@@ -91,6 +101,8 @@ pub(super) struct Tunnel {
     pub(super) down_bytes: usize,
     /// The client does not wait for the 101.
     pub(super) is_hasty: bool,
+    /// Who sends FIN before the other does.
+    pub(super) ends_first: Ends,
 }
 
 #[derive(Debug)]
@@ -106,6 +118,8 @@ pub(super) struct Exchange {
     pub(super) keeps_alive: bool,
     pub(super) expects_continue: bool,
     pub(super) request: Body,
+    /// Of header lines that mean nothing, spelled so that the head cannot stay where it lies. 0: none.
+    pub(super) noise_bytes: usize,
     pub(super) answer: Answer,
     pub(super) tunnel: Option<Tunnel>,
     /// Larger than the callee's sidecar lets through.
@@ -206,6 +220,7 @@ impl Exchange {
         if self.expects_continue {
             line("Expect: 100-continue");
         }
+        push_noise(self.noise_bytes, &mut head);
         let mut bytes = Vec::new();
         self.push_message(head, Side::Request, self.request, true, &mut bytes);
         let head_bytes = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(0) + 4;
@@ -231,6 +246,7 @@ impl Exchange {
         if self.answer.says_close {
             head.push_str("Connection: close\r\n");
         }
+        push_noise(self.answer.noise_bytes, &mut head);
         let with_body = !self.is_bodiless();
         self.push_message(head, Side::Answer, self.answer.body, with_body, &mut bytes);
         bytes
@@ -282,6 +298,14 @@ impl Exchange {
             out.extend_from_slice(format!("X-Sim-Trailer: {}\r\n", self.id).as_bytes());
         }
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn push_noise(bytes: usize, head: &mut String) {
+    if bytes > 0 {
+        head.push_str("X-Odd:\t spaced \r\nKeep-Alive: timeout=1\r\nX-Noise:");
+        head.push_str(&"n".repeat(bytes));
+        head.push_str("\r\n");
     }
 }
 
@@ -391,6 +415,7 @@ impl Planner<'_> {
             keeps_alive: !self.random.chance(10) && (!is_http10 || self.random.chance(50)),
             expects_continue: false,
             request: self.request_body(method, is_http10),
+            noise_bytes: self.noise_bytes(),
             answer: self.answer(app_is_calm),
             tunnel: None,
             is_too_large: false,
@@ -438,6 +463,7 @@ impl Planner<'_> {
             up_bytes: self.body_bytes(),
             down_bytes: self.body_bytes(),
             is_hasty: false,
+            ends_first: self.random.pick(&[Ends::App, Ends::Client, Ends::Either, Ends::Either]),
         });
         if matches!(exchange.callee, Callee::App(_)) && self.random.chance(75) {
             exchange.answer.status = 101;
@@ -450,6 +476,14 @@ impl Planner<'_> {
             if let Some(tunnel) = &mut exchange.tunnel {
                 tunnel.is_hasty = hasty;
             }
+        }
+    }
+
+    fn noise_bytes(&mut self) -> usize {
+        match self.random.below(10) {
+            0..6 => 0,
+            6..9 => self.random.between(1, 60),
+            _ => self.random.between(60, 3000),
         }
     }
 
@@ -490,12 +524,13 @@ impl Planner<'_> {
         };
         let bytes = if shape == Shape::Empty { 0 } else { self.body_bytes() };
         let has_trailers = shape == Shape::Chunked && self.random.chance(30);
-        let interim = (0..3)
-            .filter_map(|_| self.random.chance(8).then(|| self.random.pick(&[100, 102, 103])));
+        let interim_count = self.random.pick(&[0, 0, 0, 0, 0, 0, 0, 1, 1, 3]);
+        let interim = (0..interim_count).map(|_| self.random.pick(&[100, 102, 103]));
         Answer {
             status,
             body: Body { shape, bytes, has_trailers },
             interim: interim.collect(),
+            noise_bytes: self.noise_bytes(),
             is_early: self.random.chance(10),
             says_close: shape == Shape::UntilClose || self.random.chance(10),
             mischief: if is_calm { Mischief::None } else { self.mischief(shape) },

@@ -18,20 +18,14 @@ use crate::{
     clock::Instant,
     connection::ConnectionKey,
     engine::{Engine, Event, ListenerKey},
+    link::Addresses,
     relay::{EngineFacts, Relay},
-    telemetry::Counters,
 };
 use snapshot::{
-    Address, App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Endpoint, InstanceId,
+    App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Balance, Delta, Endpoint, InstanceId,
     ListenerKind, Namespace, OnControlLost, Origin, Route, Snapshot, State, Version,
 };
-use std::{
-    cell::RefCell,
-    collections::{HashSet, VecDeque},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
 /// A round takes this long.
 const ROUND: Duration = Duration::from_micros(20);
@@ -76,16 +70,18 @@ struct Node {
     mail: VecDeque<Mail>,
     listeners: Vec<(ListenerKey, ListenerKind)>,
     /// Whose sidecar this is, and its number in the present snapshot.
-    own: AppId,
+    own: String,
     number: usize,
-    /// In force.
     snapshot: Arc<Snapshot>,
+    /// Those that it names.
+    addresses: Addresses,
+    epoch: u64,
     /// Calls that control will answer.
     calls: VecDeque<(Instant, ConnectionKey)>,
 }
 
 enum Mail {
-    Adopt(Arc<Snapshot>),
+    Adopt(Box<State>),
     Drain,
     Reply(ConnectionKey),
 }
@@ -122,6 +118,9 @@ impl World {
         let mut open = || net.open(self.random.chance(calm_percent));
         let [own, near, far, peer] = [open(), open(), open(), open()];
         let api = net.open(true);
+        // Where the own app is found as well.
+        let is_calm = net.is_calm(own);
+        let elsewhere = net.open(is_calm);
         let far_is_calm = net.is_calm(far) && (!has_peer || net.is_calm(peer));
         let facts = vec![
             AppFacts { id: "own", is_calm: net.is_calm(own) },
@@ -129,8 +128,11 @@ impl World {
             AppFacts { id: "far", is_calm: far_is_calm },
         ];
         drop(net);
-        self.apps =
-            vec![App::new(0, own, false), App::new(1, near, false), App::new(2, far, !has_peer)];
+        self.apps = vec![
+            App::new(0, vec![own, elsewhere], false),
+            App::new(1, vec![near], false),
+            App::new(2, vec![far], !has_peer),
+        ];
         let far_at = if has_peer { peer } else { far };
         let state = state(&[("own", own), ("near", near)], &[("far", far_at)]);
         self.add_node(state, api, ListenerKind::Api);
@@ -143,18 +145,17 @@ impl World {
     fn add_node(&mut self, state: State, place: Place, kind: ListenerKind) {
         let mut engine = SimEngine::new(Rc::clone(&self.net), self.random.fork());
         engine.eagerness = self.weather.eagerness;
-        let own = state.apps[0].id.clone();
+        let own = state.apps[0].id.to_string();
         let snapshot = Arc::new(Snapshot::build(state).expect("a sound state"));
+        let mut addresses = Addresses::default();
+        addresses.replace_all(&Snapshot::empty(), &snapshot);
         let listener = engine.descriptor_of(place);
         let listener = engine.listen(listener);
         self.nodes.push(Node {
-            relay: Relay::new(
-                engine,
-                Arc::clone(&snapshot),
-                Arc::new(Counters::default()),
-                self.now,
-            ),
+            relay: Relay::new(engine, Arc::clone(&snapshot), Arc::default(), self.now),
             snapshot,
+            addresses,
+            epoch: 0,
             events: Vec::new(),
             mail: VecDeque::new(),
             listeners: vec![(listener, kind)],
@@ -299,7 +300,8 @@ impl World {
         } else {
             let far = if self.nodes.len() > 1 { Place(3) } else { Place(2) };
             let routes = [("far", far), ("unused", Place(0))];
-            let mut apps = [("own", Place(0)), ("near", Place(1))];
+            let own = self.random.pick(&[Place(0), Place(5)]);
+            let mut apps = [("own", own), ("near", Place(1))];
             // Control may number its apps anew.
             if self.random.chance(50) {
                 apps.reverse();
@@ -307,8 +309,7 @@ impl World {
             state(&apps, &routes[..1 + usize::from(has_more)])
         };
         state.version = version;
-        let snapshot = Arc::new(Snapshot::build(state).expect("a sound state"));
-        self.nodes[node].mail.push_back(Mail::Adopt(snapshot));
+        self.nodes[node].mail.push_back(Mail::Adopt(Box::new(state)));
     }
 
     fn drain(&mut self, node: usize) {
@@ -439,21 +440,9 @@ impl Node {
     fn read_mail(&mut self, book: &mut Book) {
         while let Some(mail) = self.mail.pop_front() {
             match mail {
-                Mail::Adopt(snapshot) => {
-                    book.note(|| format!("adopts {:?}", snapshot.version));
-                    let is_own = |app: &OwnApp| app.id == self.own;
-                    let app = snapshot.apps.iter().find(|app| is_own(app));
-                    self.number = app.expect("a sidecar keeps its app").number as usize;
-                    let before = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
-                    self.relay.adopt(&Adoption {
-                        epoch: 0,
-                        difference: Difference::between(&before, &snapshot),
-                        left: addresses_of(&before)
-                            .difference(&addresses_of(&snapshot))
-                            .cloned()
-                            .collect(),
-                        snapshot,
-                    });
+                Mail::Adopt(state) => {
+                    book.note(|| format!("adopts {:?}", state.version));
+                    self.adopt(*state);
                 }
                 Mail::Drain => {
                     book.note(|| "drains".to_owned());
@@ -465,6 +454,30 @@ impl Node {
                 Mail::Reply(key) => self.relay.on_control_reply(key, 204, "", b""),
             }
         }
+    }
+
+    /// As the link does it: by a delta where apps keep their numbers, by a full state where they do not.
+    fn adopt(&mut self, state: State) {
+        let kept =
+            state.apps.iter().find(|app| app.id.as_str() == self.own).expect("it keeps its app");
+        let is_renumbered = self.number != kept.number as usize;
+        self.number = kept.number as usize;
+        self.epoch += 1;
+        let (snapshot, difference, left) = if is_renumbered {
+            let next = Snapshot::build(state).expect("a sound state");
+            let difference = Difference::between(&self.snapshot, &next);
+            let left = self.addresses.replace_all(&self.snapshot, &next);
+            (next, difference, left)
+        } else {
+            let (base, version) = (self.snapshot.version, state.version);
+            let delta = Delta { base, version, changes: self.snapshot.changes_to(state) };
+            let (next, replaced) = self.snapshot.apply(delta).expect("a sound delta");
+            let left = self.addresses.replace(&replaced);
+            (next, Difference::of_delta(&replaced), left)
+        };
+        self.snapshot = Arc::new(snapshot);
+        let snapshot = Arc::clone(&self.snapshot);
+        self.relay.adopt(&Adoption { epoch: self.epoch, snapshot, difference, left });
     }
 
     fn on_event(&mut self, event: Event) {
@@ -519,18 +532,13 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         namespace: Namespace::default(),
         channel: Some(AppChannel { address: address_of(place), protocol: AppProtocol::Http }),
         origin: Origin { host_ip: Some("10.0.0.1".to_owned()), host_name: None },
+        balance: Balance::default(),
+        zone: None,
         body_bytes_max: Some(BODY_BYTES_MAX as u64),
         head_bytes_max: 8192,
         health: AppHealth { unready: Vec::new(), outbound_ready: true },
         metadata_json: metadata_of(id),
     }
-}
-
-fn addresses_of(snapshot: &Snapshot) -> HashSet<Address> {
-    let channels = snapshot.apps.iter().filter_map(|app| app.channel.as_ref());
-    let endpoints = snapshot.routes().flat_map(|route| &route.endpoints);
-    let channels = channels.map(|channel| &channel.address);
-    channels.chain(endpoints.map(|endpoint| &endpoint.address)).cloned().collect()
 }
 
 /// What a client of the app's sidecar must be told.
@@ -542,6 +550,10 @@ fn route(id: &str, place: Place) -> Route {
     Route {
         id: AppId::new(id).expect("a sound id"),
         namespace: Namespace::default(),
-        endpoints: vec![Endpoint { instance: InstanceId(id.into()), address: address_of(place) }],
+        endpoints: vec![Endpoint {
+            instance: InstanceId(id.into()),
+            address: address_of(place),
+            zone: None,
+        }],
     }
 }

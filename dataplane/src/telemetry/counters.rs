@@ -89,8 +89,13 @@ counters! {
     upstream_reuses: Counter "ringcar_upstream_reuses_total",
     /// Requests sent again because a pooled connection died before it answered.
     upstream_replays: Counter "ringcar_upstream_replays_total",
-    /// Further attempts at a peer that could not be reached.
+    /// Further attempts of requests that a peer did not take, at the same or another endpoint.
     peer_retries: Counter "ringcar_peer_retries_total",
+    /// Endpoints that are called no more for a while, and those that are called again; each worker for itself.
+    endpoint_ejections: Counter "ringcar_endpoint_ejections_total",
+    endpoint_readmissions: Counter "ringcar_endpoint_readmissions_total",
+    /// Requests that another sidecar refused because it serves another app.
+    misdirected: Counter "ringcar_misdirected_total",
     tunnels: Counter "ringcar_tunnels_total",
     buffers_leased: Gauge "ringcar_buffers_leased",
     turns: Counter "ringcar_worker_turns_total",

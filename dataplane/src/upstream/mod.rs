@@ -4,8 +4,12 @@
 
 #![forbid(unsafe_code)]
 
+mod balance;
+mod health;
 mod pool;
 
+pub(crate) use balance::{Balancer, Call, Seat};
+pub(crate) use health::Failure;
 pub(crate) use pool::{EndpointKey, Endpoints};
 
 use crate::{
@@ -21,6 +25,8 @@ pub(crate) struct Upstream {
     pub socket: SocketKey,
     pub endpoint: EndpointKey,
     pub state: UpstreamState,
+    /// Where the request that has it counts as under way.
+    pub seat: Option<Seat>,
     /// Response bytes that are not understood yet.
     pub input: Input,
     /// It has served a request before: the other side may have closed it meanwhile.
@@ -50,6 +56,7 @@ impl Upstream {
             socket,
             endpoint,
             state: UpstreamState::Connecting(borrower),
+            seat: None,
             input: Input::default(),
             reused: false,
             answered: false,

@@ -8,12 +8,16 @@ use crate::{
     support::{App, DEADLINE, Link, Plane, ServedApp, Wire, listen_tcp, on_both_engines, route},
 };
 use dataplane::{clock, engine::Choice};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use snapshot::{
     Address, AppChannel, AppId, AppProtocol, Change, Delta, Listener, ListenerId, ListenerKind,
     Namespace, OnControlLost, Version,
-    wire::{self, FromDataPlane, ToDataPlane},
+    wire::{self, AdminRequest, FromDataPlane, HoldId, ToDataPlane},
 };
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
 
 /// The first app with another document of metadata, by which a version can be told from outside.
 fn metadata(plane: &Plane, json: &str) -> Vec<Change> {
@@ -36,6 +40,9 @@ fn local_address(socket: &OwnedFd) -> Address {
         }
     }
 }
+
+/// A wait that is short for a test, and long for all that happens in between.
+const SHORT: Duration = Duration::from_millis(300);
 
 on_both_engines! {
     fn exit_ends_the_data_plane(engine: Choice) {
@@ -81,6 +88,137 @@ on_both_engines! {
             plane.settle();
         }
         plane.assert_runs();
+    }
+
+    fn lost_control_that_does_not_come_back_ends_the_data_plane_gently(engine: Choice) {
+        let app = App::listen();
+        let mut plane = Plane::on(engine)
+            .app("checkout", Some(app.address()))
+            .edit(|s| s.on_control_lost = OnControlLost::ServeFor(SHORT))
+            .start();
+        // Comes back in time, and stays for longer than the time it had.
+        plane.link = Link::nowhere();
+        let hello = plane.relink();
+        assert!(matches!(hello, FromDataPlane::Hello { .. }), "{hello:?}");
+        std::thread::sleep(2 * SHORT);
+        let mut client = plane.client();
+        client.send(get(X));
+        let mut upstream = app.accept();
+        upstream.read_request();
+
+        plane.link = Link::nowhere();
+        let give_up = clock::now() + DEADLINE;
+        while Wire::try_connect(plane.api()).is_ok() {
+            assert!(clock::now() < give_up, "it still listens");
+        }
+        plane.second_link().assert_closed();
+        plane.assert_runs();
+        upstream.send(OK);
+        assert_eq!(client.read_response().text(), "ok", "what is in flight is finished");
+        plane.assert_ends();
+    }
+
+    fn lost_control_that_had_told_to_drain_is_not_waited_for(engine: Choice) {
+        let app = App::listen();
+        let mut plane = Plane::on(engine)
+            .app("checkout", Some(app.address()))
+            .edit(|s| s.on_control_lost = OnControlLost::Serve)
+            .start();
+        let mut client = plane.client();
+        client.send(get(X));
+        let mut upstream = app.accept();
+        upstream.read_request();
+        plane.link.send(&ToDataPlane::Drain, &[]);
+        plane.link = Link::nowhere();
+        plane.assert_runs();
+        upstream.send(OK);
+        assert_eq!(client.read_response().text(), "ok");
+        plane.assert_ends();
+    }
+
+    fn descriptors_are_held_until_they_are_replaced_released_or_the_end(engine: Choice) {
+        let mut plane = Plane::on(engine)
+            .app("checkout", None)
+            .edit(|s| s.on_control_lost = OnControlLost::Serve)
+            .start();
+        let pipe = || {
+            let (reader, writer) = std::io::pipe().unwrap();
+            (reader, Some(writer))
+        };
+        let mut pipes = [pipe(), pipe(), pipe(), pipe()];
+        let mut hold = |plane: &mut Plane, id: u32, index: usize| {
+            let writer = pipes[index].1.take().unwrap();
+            plane.link.send(&ToDataPlane::Hold { ids: vec![HoldId(id)] }, &[writer.as_fd()]);
+        };
+        hold(&mut plane, 1, 0);
+        hold(&mut plane, 2, 1);
+        hold(&mut plane, 1, 2);
+        hold(&mut plane, 3, 3);
+        plane.link.send(&ToDataPlane::Release { ids: vec![HoldId(2), HoldId(9)] }, &[]);
+        plane.publish(|_| {});
+        let is_closed = |reader: &std::io::PipeReader| {
+            let mut fds = [PollFd::new(reader, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+        };
+        let closed = |pipes: &[(std::io::PipeReader, _)]| -> Vec<bool> {
+            pipes.iter().map(|(reader, _)| is_closed(reader)).collect()
+        };
+        assert_eq!(closed(&pipes), [true, true, false, false]);
+        plane.link = Link::nowhere();
+        plane.settle();
+        assert_eq!(closed(&pipes), [true, true, false, false], "without control");
+        plane.relink();
+        plane.link.send(&ToDataPlane::Exit, &[]);
+        plane.assert_ends();
+        assert_eq!(closed(&pipes), [true; 4]);
+    }
+
+    fn what_a_control_died_over_is_asked_of_the_next(engine: Choice) {
+        let mut plane = Plane::on(engine)
+            .app("checkout", None)
+            .edit(|s| s.on_control_lost = OnControlLost::Serve)
+            .start();
+        let put = |key: &str| {
+            format!("PUT /v1.0/metadata/{key} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1")
+        };
+        let mut clients = [plane.client(), plane.client()];
+        clients[0].send(put("before"));
+        let first = plane.link.receive();
+        assert!(matches!(first, FromDataPlane::AdminCall { .. }), "{first:?}");
+        plane.link = Link::nowhere();
+        clients[1].send(put("without"));
+        plane.settle();
+        plane.relink();
+        // Only when it has told its state: until then it may not know the app.
+        let version = plane.send_state(|_| {});
+        let mut calls = Vec::new();
+        while calls.len() < 2 {
+            match plane.link.receive() {
+                FromDataPlane::AdminCall { call, request, .. } => calls.push((call, request)),
+                FromDataPlane::Live { version: live } => assert_eq!(live, version),
+                other => panic!("{other:?}"),
+            }
+        }
+        let keys: Vec<&str> = calls
+            .iter()
+            .map(|(_, request)| match request {
+                AdminRequest::SetMetadata { key, .. } => key.as_str(),
+                AdminRequest::Shutdown { .. } => "shutdown",
+            })
+            .collect();
+        assert_eq!(keys, ["before", "without"]);
+        for (call, _) in calls {
+            let (content_type, body) = (String::new(), Vec::new());
+            let reply = ToDataPlane::AdminReply { call, status: 204, content_type, body };
+            plane.link.send(&reply, &[]);
+        }
+        for client in &mut clients {
+            assert_eq!(client.read_response().status(), 204);
+        }
+        // What is answered is not asked again.
+        plane.link = Link::nowhere();
+        plane.relink();
+        plane.publish(|_| {});
     }
 
     fn state_that_breaks_a_rule_is_refused_and_the_last_one_stays(engine: Choice) {

@@ -6,8 +6,9 @@
 use super::{DEADLINE, Link, TempDir, Wire, app::listen_tcp};
 use dataplane::{Options, RunError, clock, engine::Choice};
 use snapshot::{
-    Address, App, AppChannel, AppHealth, AppId, AppProtocol, Change, Delta, Endpoint, InstanceId,
-    Listener, ListenerId, ListenerKind, Namespace, OnControlLost, Origin, Route, State, Version,
+    Address, App, AppChannel, AppHealth, AppId, AppProtocol, Balance, Change, Delta, Endpoint,
+    InstanceId, Listener, ListenerId, ListenerKind, Namespace, OnControlLost, Origin, Route, State,
+    Version,
     wire::{FromDataPlane, ToDataPlane},
 };
 use std::{
@@ -261,6 +262,8 @@ impl Builder {
                 host_ip: Some("10.0.0.1".to_owned()),
                 host_name: Some("h1".to_owned()),
             },
+            balance: Balance::default(),
+            zone: None,
             body_bytes_max: Some(4 << 20),
             head_bytes_max: 8192,
             health: AppHealth { unready: Vec::new(), outbound_ready: true },
@@ -347,6 +350,7 @@ pub(crate) fn route(id: &str, endpoints: &[&Address]) -> Route {
     let endpoint = |(index, address): (usize, &&Address)| Endpoint {
         instance: InstanceId(format!("{id}-{index}").into()),
         address: (*address).clone(),
+        zone: None,
     };
     Route {
         id: AppId::new(id).unwrap(),

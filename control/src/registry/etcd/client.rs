@@ -64,10 +64,10 @@ impl EtcdError {
         }
     }
 
-    /// Whether a server judged the call, so that trying again changes nothing.
+    /// Whether a server judged the call, so that trying again changes nothing. A token that ran out
+    /// is no verdict: the next connection gets a new one.
     pub(super) fn is_verdict(&self) -> bool {
-        const VERDICTS: [Code; 3] =
-            [Code::InvalidArgument, Code::PermissionDenied, Code::Unauthenticated];
+        const VERDICTS: [Code; 2] = [Code::InvalidArgument, Code::PermissionDenied];
         matches!(self, Self::Refused { status, .. } if VERDICTS.contains(&status.code()))
     }
 }

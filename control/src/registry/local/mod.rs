@@ -25,7 +25,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
 use tokio::task::JoinHandle;
@@ -52,6 +52,15 @@ impl LocalRegistry {
     }
 }
 
+impl LocalRegistry {
+    /// The entry of this instance, whether anybody holds it or not; `None` when there is none to
+    /// read.
+    pub(crate) fn find(&self, instance: &InstanceId) -> Option<Entry> {
+        let bytes = fs::read(self.dir.apps().join(file_name(instance))).ok()?;
+        Entry::parse(&bytes).ok()
+    }
+}
+
 impl Registrar for LocalRegistry {
     fn register(
         &self,
@@ -60,7 +69,7 @@ impl Registrar for LocalRegistry {
     ) -> Result<Box<dyn Registration>, RegistryError> {
         let path = self.dir.apps().join(file_name(&entry.instance));
         let file = write_locked(&path, entry).map_err(|e| file_error(&path, e))?;
-        Ok(Box::new(LocalRegistration { path, _locked: file }))
+        Ok(Box::new(LocalRegistration { path, locked: file }))
     }
 }
 
@@ -102,7 +111,7 @@ fn write_locked(path: &Path, entry: &Entry) -> io::Result<File> {
 
 struct LocalRegistration {
     path: PathBuf,
-    _locked: File,
+    locked: File,
 }
 
 impl Registration for LocalRegistration {
@@ -110,8 +119,12 @@ impl Registration for LocalRegistration {
         let file = write_locked(&self.path, entry).map_err(|e| file_error(&self.path, e))?;
         // The old file lost its name to the new one before its lock goes, so no watcher can take
         // the name for stale.
-        self._locked = file;
+        self.locked = file;
         Ok(())
+    }
+
+    fn hold(&self) -> io::Result<Option<OwnedFd>> {
+        Ok(Some(self.locked.try_clone()?.into()))
     }
 
     fn end(self: Box<Self>) -> Option<JoinHandle<()>> {
@@ -242,6 +255,23 @@ mod tests {
         });
         owner.wait().unwrap();
         assert!(!path.exists() && !peer.exists());
+    }
+
+    #[test]
+    fn a_copy_of_the_lock_keeps_the_entry_of_a_killed_owner() {
+        let place = place();
+        let entry = Entry::sample("orders", "1");
+        let owner = write_locked(&place.dir.apps().join("1.json"), &entry).unwrap();
+        let copy = owner.try_clone().unwrap();
+        run(async {
+            let mut watch = place.registry.watch().unwrap();
+            drop(owner);
+            assert_eq!(ids(&place.registry.read().unwrap()), ["orders"]);
+            assert_eq!(place.registry.find(&entry.instance), Some(entry.clone()));
+            drop(copy);
+            assert!(next(&mut watch).await.is_empty());
+        });
+        assert_eq!(place.registry.find(&entry.instance), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     registry::{
         Entry, EntryError, RegistryError, Table, entry::ENTRY_BYTES_MAX, local::file_error,
     },
-    runtime_dir::RuntimeDir,
+    runtime_dir::{RuntimeDir, is_still_named},
 };
 use rustix::{
     fs::{FlockOperation, flock},
@@ -21,7 +21,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     io::{self, Read},
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    os::unix::ffi::OsStrExt,
     path::Path,
     time::Duration,
 };
@@ -178,17 +178,8 @@ fn remove_stale(path: &Path, dir: &RuntimeDir) {
     if let Some(instance) = name.strip_suffix(SUFFIX) {
         let instance = InstanceId(instance.into());
         let _ = fs::remove_file(dir.peer_socket(&instance));
-        let _ = fs::remove_file(dir.link_socket(&instance));
     }
     let _ = fs::remove_file(path);
-}
-
-fn is_still_named(file: &File, path: &Path) -> bool {
-    let place = |m: fs::Metadata| (m.dev(), m.ino());
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(ours), Ok(named)) => place(ours) == place(named),
-        _ => false,
-    }
 }
 
 /// Sidecars of one machine. A directory with more files than this was not filled by sidecars.

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
@@ -32,6 +32,39 @@ pub(crate) fn try_call(port: u16, what: &str, headers: &[&str], body: &str) -> i
     let stream = TcpStream::connect_timeout(&address, super::DEADLINE)?;
     stream.set_read_timeout(Some(super::DEADLINE))?;
     exchange(stream, what, headers, body)
+}
+
+/// A connection that is used again and again.
+pub(crate) struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    pub(crate) fn open(port: u16) -> io::Result<Self> {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let stream = TcpStream::connect_timeout(&address, super::DEADLINE)?;
+        stream.set_read_timeout(Some(super::DEADLINE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Status and body of a GET.
+    pub(crate) fn get(&mut self, path: &str) -> io::Result<(u16, String)> {
+        write!(self.0.get_mut(), "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.0.read_line(&mut head)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let invalid = || io::Error::other(format!("no response: {head:?}"));
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(invalid)?;
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+        });
+        let mut body = vec![0; length.unwrap_or(0)];
+        self.0.read_exact(&mut body)?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
 }
 
 #[track_caller]

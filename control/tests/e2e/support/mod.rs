@@ -12,7 +12,7 @@ mod program;
 mod server;
 
 pub(crate) use app::App;
-pub(crate) use client::{call, call_unix, get, try_call};
+pub(crate) use client::{Connection, call, call_unix, get, try_call};
 pub(crate) use place::{Place, free_port, status_of};
 pub(crate) use process::{Finished, Process};
 pub(crate) use server::Server;

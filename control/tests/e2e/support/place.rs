@@ -4,9 +4,14 @@
 #![forbid(unsafe_code)]
 
 use super::{Process, try_call};
+use rustix::{
+    net::sockopt,
+    process::{Pid, Signal, kill_process},
+};
 use std::{
     fs,
     net::TcpListener,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -72,6 +77,18 @@ impl Place {
         more: &[&str],
     ) -> (Process, u16) {
         let http_port = free_port();
+        (self.sidecar_at(http_port, id, app_port, more), http_port)
+    }
+
+    /// A sidecar whose API has this port; the same again continues what a killed one left.
+    #[track_caller]
+    pub(crate) fn sidecar_at(
+        &self,
+        http_port: u16,
+        id: &str,
+        app_port: Option<u16>,
+        more: &[&str],
+    ) -> Process {
         let ports = [http_port.to_string(), app_port.unwrap_or(0).to_string()];
         let mut arguments = vec!["sidecar", "--app-id", id, "--dapr-http-port", &ports[0]];
         arguments.extend(["--app-port", &ports[1], "--dapr-listen-addresses", "127.0.0.1"]);
@@ -79,7 +96,7 @@ impl Place {
             arguments.push("--enable-metrics=false");
         }
         arguments.extend(more);
-        (self.start(&arguments), http_port)
+        self.start(&arguments)
     }
 
     /// Files of the registry: entries, or sockets.
@@ -89,8 +106,25 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Data planes that can be adopted, or are controlled.
+    pub(crate) fn data_planes(&self) -> Vec<u32> {
+        let sockets = fs::read_dir(self.path.join("run/dataplane")).into_iter().flatten();
+        let sockets = sockets.map(|file| file.unwrap().path());
+        let is_socket = |path: &PathBuf| path.extension().is_some_and(|e| e == "sock");
+        let streams = sockets.filter(is_socket).filter_map(|path| UnixStream::connect(path).ok());
+        let peers = streams.filter_map(|stream| sockopt::socket_peercred(stream).ok());
+        peers.map(|peer| peer.pid.as_raw_nonzero().get().unsigned_abs()).collect()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
+        // A test that killed control leaves what control would have ended.
+        for pid in self.data_planes().into_iter().filter(|pid| *pid != std::process::id()) {
+            let pid = Pid::from_raw(pid.cast_signed()).unwrap();
+            let _ = kill_process(pid, Signal::KILL);
+        }
         let _ = fs::remove_dir_all(&self.path);
     }
 }

@@ -72,6 +72,12 @@ impl Process {
         kill_process(pid, signal).unwrap();
     }
 
+    /// As a crash ends it: nobody is told, nothing is cleaned up.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }

@@ -38,7 +38,8 @@ pub(super) enum SendMode {
     /// although CQE_SKIP_SUCCESS was asked for. So once the completions after that enter are read, a send
     /// without one has left whole.
     Inline,
-    /// Completes when all has left, however long it takes.
+    /// Completes when some has left, however long that takes. Without WAITALL: progress shows, and the kernel, which moves a
+    /// send to a thread of its own after 128 attempts (APOLL_MAX_RETRY, Linux 6.18), begins to count anew.
     Waiting,
 }
 
@@ -63,7 +64,7 @@ impl SendMode {
     const fn flags(self) -> i32 {
         match self {
             Self::Inline => libc::MSG_NOSIGNAL | libc::MSG_WAITALL | libc::MSG_DONTWAIT,
-            Self::Waiting => libc::MSG_NOSIGNAL | libc::MSG_WAITALL,
+            Self::Waiting => libc::MSG_NOSIGNAL,
         }
     }
 

@@ -88,7 +88,7 @@ impl UringEngine {
         match completion.outcome() {
             Ok(count) if count > 0 => {
                 self.on_sent(key, count);
-                if sending == Sending::Inline && count < offered {
+                if count < offered {
                     self.wait_for_room(key);
                 }
             }
