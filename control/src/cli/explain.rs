@@ -29,7 +29,8 @@ use dataplane::{
 use hyper::{Method, body::Bytes};
 use serde::Serialize;
 use snapshot::{
-    Address, App, AppHealth, Endpoint, OnControlLost, Origin, Route, Snapshot, State, Version,
+    Address, App, AppHealth, Balance, Endpoint, OnControlLost, Origin, Route, Snapshot, State,
+    Version,
 };
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
@@ -251,7 +252,7 @@ fn snapshot(caller: &Entry, table: &Table) -> Snapshot {
         namespace: caller.namespace.clone(),
         channel: None,
         origin: Origin::default(),
-        balance: snapshot::Balance::default(),
+        balance: Balance::default(),
         zone: None,
         body_bytes_max: None,
         head_bytes_max: 0,
