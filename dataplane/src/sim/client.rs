@@ -570,7 +570,9 @@ impl Client {
     /// By its own decision: what it does not wait for is not owed.
     fn leave(&mut self, net: &mut Net, book: &mut Book, resets: bool, why: &str) {
         if !self.told_to_close {
-            self.awaiting.clear();
+            for id in self.awaiting.drain(..) {
+                book.exchanges[id].is_calm = false;
+            }
         }
         self.close(net, book, resets, why);
     }
@@ -596,6 +598,7 @@ impl Client {
         for id in std::mem::take(&mut self.awaiting) {
             self.judge_missing(id, book, is_excused, why);
             is_excused |= !book.exchanges[id].is_calm;
+            book.exchanges[id].is_calm = false;
         }
     }
 
