@@ -132,7 +132,9 @@ impl<E: Engine> Relay<E> {
             complain("waits for its upstream queue, which need not tell");
         }
         let pending: usize = connection.exchange.pending.iter().map(|chunk| chunk.len()).sum();
-        if connection.paused && upstream_queue + pending == 0 && !is_full {
+        // An exchange whose sending failed ends soon, one way or the other.
+        let is_ending = upstream.send_failed;
+        if connection.paused && upstream_queue + pending == 0 && !is_full && !is_ending {
             complain("is paused, and nothing will resume it");
         }
     }

@@ -316,7 +316,8 @@ impl<E: Engine> Relay<E> {
             if let Some(upstream) =
                 connection.exchange.upstream.and_then(|key| self.upstreams.find(key))
             {
-                self.engine.relax_sent(upstream.socket, true);
+                // A tunnel whose client has said all ends with these bytes, and must hear of it.
+                self.engine.relax_sent(upstream.socket, !connection.read_closed);
             }
         }
     }
