@@ -1,17 +1,20 @@
 //! A table whose copies share everything but what was changed: the route table of a machine.
 //!
-//! A trie over the bits of a keyed hash, highest first. Branches have 32 children; a leaf is one allocation of
-//! entries and becomes a branch when it grows beyond `LEAF_ENTRIES_MAX`. A change copies the path to one leaf, which at a
-//! million entries is some 2.5 KB. A lookup touches a branch a level (they stay cached), one leaf and one value; in the
-//! leaf it starts where the hash, being random, says that its entry must be, and so reads one cache line or two.
+//! A trie over the bits of a keyed hash, highest first. Branches have 32 children; a leaf is one
+//! allocation of entries and becomes a branch when it grows beyond `LEAF_ENTRIES_MAX`. A change
+//! copies the path to one leaf, which at a million entries is some 2.5 KB. A lookup touches a
+//! branch a level (they stay cached), one leaf and one value; in the leaf it starts where the hash,
+//! being random, says that its entry must be, and so reads one cache line or two.
 //!
-//! Invariant: no branch is left whose entries would fit into half a leaf, so a table that shrinks gives its memory back.
+//! Invariant: no branch is left whose entries would fit into half a leaf, so a table that shrinks
+//! gives its memory back.
 
 use crate::{AppId, Namespace};
 use foldhash::quality::RandomState;
 use std::{
     hash::{BuildHasher, Hasher},
     sync::Arc,
+    vec::IntoIter,
 };
 
 /// What a [`Table`] holds: something that has the name of an app.
@@ -60,10 +63,12 @@ impl<T: Named> Table<T> {
     pub(crate) fn build(values: impl IntoIterator<Item = T>) -> (Self, Vec<Arc<T>>) {
         let mut table = Self::default();
         let entry = |value: T| Entry { hash: table.hash_of(&value), value: Arc::new(value) };
-        let entries: Vec<Entry<T>> = values.into_iter().map(entry).collect();
+        let mut entries: Vec<Entry<T>> = values.into_iter().map(entry).collect();
+        // Stable: of those that share a name, the first one stays the first one.
+        entries.sort_by_key(|entry| entry.hash);
         let given = entries.len();
         let mut twice = Vec::new();
-        table.root = Node::build(entries, 0, &mut twice);
+        table.root = Node::build(&mut entries.into_iter(), given, 0, &mut twice);
         table.count = given - twice.len();
         (table, twice)
     }
@@ -134,18 +139,26 @@ impl<T: Named> Table<T> {
 }
 
 impl<T: Named> Node<T> {
-    fn build(mut entries: Vec<Entry<T>>, depth: u32, twice: &mut Vec<Arc<T>>) -> Self {
-        if entries.len() <= LEAF_ENTRIES_MAX || depth == DEPTH_MAX {
-            // Stable: of those that share a name, the first one stays the first one.
-            entries.sort_by_key(|entry| entry.hash);
+    /// Takes the next `count` of the entries, which are in the order of their hashes: each child's
+    /// are next to each other, and nothing but the table itself is allocated for long.
+    fn build(
+        sorted: &mut IntoIter<Entry<T>>,
+        count: usize,
+        depth: u32,
+        twice: &mut Vec<Arc<T>>,
+    ) -> Self {
+        if count <= LEAF_ENTRIES_MAX || depth == DEPTH_MAX {
+            let entries = sorted.take(count).collect();
             return Self::Leaf(first_of_each_name(entries, twice).into());
         }
-        let mut parts: [Vec<Entry<T>>; FAN_OUT] =
-            std::array::from_fn(|_| Vec::with_capacity(entries.len() / FAN_OUT + 1));
-        for entry in entries {
-            parts[slot(entry.hash << (depth * FAN_OUT_BITS))].push(entry);
-        }
-        let children = parts.map(|part| Self::build(part, depth + 1, twice));
+        let mut left = count;
+        let children = std::array::from_fn(|child| {
+            let is_of_child =
+                |entry: &Entry<T>| slot(entry.hash << (depth * FAN_OUT_BITS)) <= child;
+            let own = sorted.as_slice()[..left].partition_point(is_of_child);
+            left -= own;
+            Self::build(sorted, own, depth + 1, twice)
+        });
         Self::Branch(Arc::new(children)).merged()
     }
 
@@ -161,16 +174,17 @@ impl<T: Named> Node<T> {
             let place = &mut Arc::make_mut(entries)[position].value;
             return Some(std::mem::replace(place, entry.value));
         }
+        let position = entries.partition_point(|other| other.hash < entry.hash);
+        let (before, after) = entries.split_at(position);
+        let before = before.iter().cloned().chain(std::iter::once(entry));
+        let all = before.chain(after.iter().cloned());
         if entries.len() < LEAF_ENTRIES_MAX || depth == DEPTH_MAX {
-            let position = entries.partition_point(|other| other.hash < entry.hash);
-            let (before, after) = entries.split_at(position);
-            let before = before.iter().cloned().chain(std::iter::once(entry));
-            *entries = before.chain(after.iter().cloned()).collect();
-            return None;
+            *entries = all.collect();
+        } else {
+            let (all, count) = (all.collect::<Vec<_>>(), entries.len() + 1);
+            // No name is there twice, or it would have been found above.
+            *self = Self::build(&mut all.into_iter(), count, depth, &mut Vec::new());
         }
-        let all = entries.iter().cloned().chain(std::iter::once(entry)).collect();
-        // No name is there twice, or it would have been found above.
-        *self = Self::build(all, depth, &mut Vec::new());
         None
     }
 
@@ -256,8 +270,8 @@ const fn slot(bits: u64) -> usize {
     (bits >> (u64::BITS - FAN_OUT_BITS)) as usize
 }
 
-/// The entries of a leaf that have this hash. `bits` are those of its bits that the entries do not share, as high as they
-/// go: they say how far into the leaf the hash should lie.
+/// The entries of a leaf that have this hash. `bits` are those of its bits that the entries do not
+/// share, as high as they go: they say how far into the leaf the hash should lie.
 #[expect(clippy::cast_possible_truncation, reason = "a part of the length is no longer than it")]
 fn with_hash<T>(entries: &[Entry<T>], hash: u64, bits: u64) -> impl Iterator<Item = &Entry<T>> {
     let guess = ((u128::from(bits) * entries.len() as u128) >> u64::BITS) as usize;
