@@ -1,8 +1,9 @@
 //! What finding the target costs per request: read the call out of the request, look the app up in
 //! the snapshot.
 //!
-//! With one app elsewhere and with a million: what grows is only the time the memory takes. Ids are asked for in random
-//! order, so that neither the table nor the route is in a cache because of its neighbour.
+//! With one app elsewhere and with a million: what grows is only the time the memory takes. Ids are
+//! asked for in random order, so that neither the table nor the route is in a cache because of its
+//! neighbour.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a bench ends where its set-up fails")]

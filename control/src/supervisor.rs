@@ -147,7 +147,8 @@ impl Supervisor {
         if let Ok((next, _)) = self.told.apply(delta.clone()) {
             self.told = next;
         }
-        // One that breaks a rule goes out as well: the data plane says which, and both stay as they are.
+        // One that breaks a rule goes out as well: the data plane says which, and both stay as they
+        // are.
         self.send(&ToDataPlane::Delta { delta, sockets: Vec::new() });
     }
 

@@ -1,8 +1,10 @@
-//! A bare byte relay on the engine: what the trait itself costs, beside the hand-written yardsticks.
+//! A bare byte relay on the engine: what the trait itself costs, beside the hand-written
+//! yardsticks.
 //!
-//! `relay [--engine uring|epoll] --listen ADDRESS --upstream ADDRESS`, where an address is `127.0.0.1:0` or
-//! `unix:/path`; the first line it prints is the address it listens on. One thread, one upstream connection for
-//! each accepted one, half-close both ways, back-pressure by the marks of the real relay.
+//! `relay [--engine uring|epoll] --listen ADDRESS --upstream ADDRESS`, where an address is
+//! `127.0.0.1:0` or `unix:/path`; the first line it prints is the address it listens on. One
+//! thread, one upstream connection for each accepted one, half-close both ways, back-pressure by
+//! the marks of the real relay.
 
 #![forbid(unsafe_code)]
 

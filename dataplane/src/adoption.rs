@@ -1,7 +1,9 @@
-//! A snapshot on its way to the workers, with all that they need to adopt it at the cost of what changed.
+//! A snapshot on its way to the workers, with all that they need to adopt it at the cost of what
+//! changed.
 //!
-//! Made by the link, shared by the workers, dropped by the link: whoever holds the last reference frees what the next
-//! snapshot no longer shares, and after a full state that is a whole table. A worker must not be the one.
+//! Made by the link, shared by the workers, dropped by the link: whoever holds the last reference
+//! frees what the next snapshot no longer shares, and after a full state that is a whole table. A
+//! worker must not be the one.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +12,8 @@ use std::{collections::HashSet, sync::Arc};
 
 #[derive(Debug)]
 pub(crate) struct Adoption {
-    /// Counts the adoptions of this process. Versions are control's, and another control may count anew.
+    /// Counts the adoptions of this process. Versions are control's, and another control may count
+    /// anew.
     pub epoch: u64,
     pub snapshot: Arc<Snapshot>,
     pub difference: Difference,

@@ -1,4 +1,5 @@
-//! Time as the worker sees it: read once a turn, passed down as a value, so that tests decide what time it is.
+//! Time as the worker sees it: read once a turn, passed down as a value, so that tests decide what
+//! time it is.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,9 @@
-//! Ringcar's data plane: one worker per core, each with its own ring, connections, pools and counters.
+//! Ringcar's data plane: one worker per core, each with its own ring, connections, pools and
+//! counters.
 //!
 //! A request flows `listener → connection → http → dapr → route → upstream → relay → telemetry`, and each is a
-//! directory here. `http`, `dapr` and `route` are pure: bytes, time and a snapshot in, decisions out.
+//! directory here. `http`, `dapr` and `route` are pure: bytes, time and a snapshot in, decisions
+//! out.
 
 mod adoption;
 pub mod clock;

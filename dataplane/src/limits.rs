@@ -1,27 +1,29 @@
-//! Every bound of the data plane, by name and with its reason. A queue, buffer, retry or wait without an entry
-//! here is a defect.
+//! Every bound of the data plane, by name and with its reason. A queue, buffer, retry or wait
+//! without an entry here is a defect.
 
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
 
-/// Bytes one receive can bring. 16 KiB is where the copy cost per byte levels off, and 128 of them fit in L2.
+/// Bytes one receive can bring. 16 KiB is where the copy cost per byte levels off, and 128 of them
+/// fit in L2.
 pub const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Free bytes in front of received ones, for the lines that forwarding adds to a head; a usual head grows by
-/// some 250 bytes (caller and callee ids, `X-Forwarded-*`, `Forwarded`).
+/// Free bytes in front of received ones, for the lines that forwarding adds to a head; a usual head
+/// grows by some 250 bytes (caller and callee ids, `X-Forwarded-*`, `Forwarded`).
 pub const HEADROOM_BYTES: usize = 512;
 
-/// Buffers in the kernel's ring at the start of a turn: 2 MiB. The ring is first in, first out, so all of them are
-/// touched, and more would only be colder.
+/// Buffers in the kernel's ring at the start of a turn: 2 MiB. The ring is first in, first out, so
+/// all of them are touched, and more would only be colder.
 pub const BUFFERS_START: u16 = 128;
 
-/// Buffers a worker may come to use when slow readers hold the first ones: 16 MiB. Must be a power of two, as the
-/// kernel's ring wants.
+/// Buffers a worker may come to use when slow readers hold the first ones: 16 MiB. Must be a power
+/// of two, as the kernel's ring wants.
 pub const BUFFERS_MAX: u16 = 1024;
 
-/// Free buffers below which bytes that cannot leave at once are copied to the heap, so that a few clients that do not
-/// read cannot hold all buffers. What each of them makes us keep is bounded by RELAY_HIGH_BYTES.
+/// Free buffers below which bytes that cannot leave at once are copied to the heap, so that a few
+/// clients that do not read cannot hold all buffers. What each of them makes us keep is bounded by
+/// RELAY_HIGH_BYTES.
 pub const BUFFERS_SCARCE: usize = BUFFERS_MAX as usize / 2;
 
 /// Buffers kept out of the ring for heads that are emitted anew and for our own answers.
@@ -30,17 +32,19 @@ pub const SCRATCH_BUFFERS: u16 = 32;
 /// Submission queue entries; a turn that needs more submits in between.
 pub const RING_ENTRIES: u32 = 512;
 
-/// Completion queue entries. Multishot operations complete more than once per submission; what does not fit waits in
-/// the kernel, at a price.
+/// Completion queue entries. Multishot operations complete more than once per submission; what does
+/// not fit waits in the kernel, at a price.
 pub const COMPLETION_ENTRIES: u32 = 8 * RING_ENTRIES;
 
-/// Completions handled in one turn, so that one busy connection cannot keep timers and mailbox waiting.
+/// Completions handled in one turn, so that one busy connection cannot keep timers and mailbox
+/// waiting.
 pub const EVENTS_PER_TURN: usize = 1024;
 
 /// Slices gathered into one send. 64 × 16 KiB is more than a socket's send buffer takes at once.
 pub const GATHER_SLICES: usize = 64;
 
-/// Largest head that is ever accepted, from client or app; `--read-buffer-size` lowers or raises it below this.
+/// Largest head that is ever accepted, from client or app; `--read-buffer-size` lowers or raises it
+/// below this.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes offered in one send, so that counts fit the kernel's 32 bits.
@@ -55,11 +59,12 @@ pub const QUIESCE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Buffers that one receive offers at most, where the backend asks for each receive.
 pub const RECEIVE_SLICES: usize = 8;
 
-/// Free buffers at which sockets that found none are read again: a full ring. With fewer they would take turns at
-/// finding none.
+/// Free buffers at which sockets that found none are read again: a full ring. With fewer they would
+/// take turns at finding none.
 pub const REARM_BUFFERS_MIN: usize = BUFFERS_START as usize;
 
-/// Bytes one socket may send in one turn, so that a fast reader of a long body does not hold up the others.
+/// Bytes one socket may send in one turn, so that a fast reader of a long body does not hold up the
+/// others.
 pub const FLUSH_BYTES_MAX: usize = 1024 * 1024;
 
 /// Connections one listener may bring in one turn.
@@ -68,30 +73,34 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 /// Header lines in a head; more are refused with 431. Twice what a browser with many cookies sends.
 pub const HEADER_LINES_MAX: usize = 112;
 
-/// What of these bounds is kept for the lines that the caller's sidecar adds (at most nine: who calls, whom, through
-/// whom, `Host`, an upgrade), so that a head that passed the caller's sidecar also passes the callee's.
+/// What of these bounds is kept for the lines that the caller's sidecar adds (at most nine: who
+/// calls, whom, through whom, `Host`, an upgrade), so that a head that passed the caller's sidecar
+/// also passes the callee's.
 pub const PEER_HEADER_LINES: usize = 12;
 pub const PEER_HEAD_BYTES: usize = 2 * 1024;
 
-/// Options in the `Connection` lines of one head; each is compared with every line. More are refused with 431.
+/// Options in the `Connection` lines of one head; each is compared with every line. More are
+/// refused with 431.
 pub const CONNECTION_OPTIONS_MAX: usize = 32;
 
 /// Trailer lines after a chunked body, and the bytes they may take.
 pub const TRAILER_LINES_MAX: usize = 32;
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
-/// Bytes of chunk extensions in one body. They mean nothing to us and cost the peer's parser time (hyper's bound).
+/// Bytes of chunk extensions in one body. They mean nothing to us and cost the peer's parser time
+/// (hyper's bound).
 pub const CHUNK_EXTENSION_BYTES_MAX: usize = 16 * 1024;
 
-/// Bytes waiting to be sent in one direction at which its source is no longer read, and the level at which
-/// reading goes on.
+/// Bytes waiting to be sent in one direction at which its source is no longer read, and the level
+/// at which reading goes on.
 pub const RELAY_HIGH_BYTES: usize = 256 * 1024;
 pub const RELAY_LOW_BYTES: usize = 64 * 1024;
 
 /// Interim (1xx) responses relayed for one request; an app that sends more is at fault.
 pub const INTERIM_RESPONSES_MAX: u32 = 64;
 
-/// Time for a request head, from its first byte (or from accept), as Go's `ReadHeaderTimeout` in daprd.
+/// Time for a request head, from its first byte (or from accept), as Go's `ReadHeaderTimeout` in
+/// daprd.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A keep-alive client may be silent this long between requests.
@@ -103,8 +112,8 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// Time to connect to an app or a peer; daprd's dial timeout.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An idle upstream connection is kept this long. Shorter than the 60 s and more after which servers close, so
-/// that we close first.
+/// An idle upstream connection is kept this long. Shorter than the 60 s and more after which
+/// servers close, so that we close first.
 pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Idle connections kept per endpoint and worker; daprd's transport keeps 64.
@@ -113,21 +122,25 @@ pub const POOL_IDLE_MAX: usize = 64;
 /// Endpoints that a worker may know before it looks which ones are still in use.
 pub const ENDPOINTS_KEPT_MIN: usize = 256;
 
-/// After sending to an app failed, its answer, which may be why it stopped reading, is awaited this long.
+/// After sending to an app failed, its answer, which may be why it stopped reading, is awaited this
+/// long.
 pub const SEND_FAILED_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Request bytes remembered for the one replay on a fresh connection; larger requests are not replayed.
+/// Request bytes remembered for the one replay on a fresh connection; larger requests are not
+/// replayed.
 pub const REPLAY_BYTES_MAX: usize = 16 * 1024;
 
-/// daprd's built-in retry against another sidecar that cannot be reached: this often, this far apart.
+/// daprd's built-in retry against another sidecar that cannot be reached: this often, this far
+/// apart.
 pub const PEER_RETRY_MAX: u32 = 3;
 pub const PEER_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Endpoints of one app that a request goes to, one after the other without a pause, when none of them takes it.
+/// Endpoints of one app that a request goes to, one after the other without a pause, when none of
+/// them takes it.
 pub const ENDPOINTS_TRIED_MAX: usize = 8;
 
-/// Failures without an answer between them after which an endpoint is called no more. Five, as linkerd and Envoy have
-/// it: fewer would take one burst of resets for a dead instance.
+/// Failures without an answer between them after which an endpoint is called no more. Five, as
+/// linkerd and Envoy have it: fewer would take one burst of resets for a dead instance.
 pub const EJECTION_FAILURES: u32 = 5;
 
 /// How long an endpoint is left alone before a probe; twice as long after each probe that fails.
@@ -140,19 +153,21 @@ pub const PROBE_TIMEOUT: Duration = CONNECT_TIMEOUT;
 /// An endpoint's latency is forgotten at this rate, to 1/e after each: linkerd's 10 s.
 pub const LATENCY_DECAY: Duration = Duration::from_secs(10);
 
-/// Answers that come sooner than this are as good as each other: the difference is the network's and the scheduler's.
+/// Answers that come sooner than this are as good as each other: the difference is the network's
+/// and the scheduler's.
 pub const LATENCY_FLOOR: Duration = Duration::from_millis(1);
 
-/// Latencies that differ by no more than this factor are equal; requests under way then decide alone. Two instances of
-/// one app always differ a little, and without it the quicker one would get all calls while there are few.
+/// Latencies that differ by no more than this factor are equal; requests under way then decide
+/// alone. Two instances of one app always differ a little, and without it the quicker one would get
+/// all calls while there are few.
 pub const LATENCY_NOISE: f64 = 2.0;
 
-/// Apps with several endpoints whose health a worker remembers. With more, those that were not called of late are
-/// forgotten, and start anew.
+/// Apps with several endpoints whose health a worker remembers. With more, those that were not
+/// called of late are forgotten, and start anew.
 pub const GROUPS_MAX: usize = 4096;
 
-/// After an answer that left request bytes unread, this much and this long is read and dropped, so that the answer
-/// is not lost in a reset.
+/// After an answer that left request bytes unread, this much and this long is read and dropped, so
+/// that the answer is not lost in a reset.
 pub const LINGER_BYTES_MAX: usize = 256 * 1024;
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -162,14 +177,16 @@ pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long control may take over an answer.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Requests for control that are kept until they are answered, to be asked again of the control after the one that
-/// died; with their bodies 2 MiB at most.
+/// Requests for control that are kept until they are answered, to be asked again of the control
+/// after the one that died; with their bodies 2 MiB at most.
 pub const ASKED_MAX: usize = 32;
 
-/// Time for calls in flight once a data plane ends because no control came back; a sidecar's default graceful time.
+/// Time for calls in flight once a data plane ends because no control came back; a sidecar's
+/// default graceful time.
 pub const ALONE_DRAIN_MAX: Duration = Duration::from_secs(5);
 
-/// Client connections per worker. Below the usual 1,048,576 descriptors of a service, upstream ones included.
+/// Client connections per worker. Below the usual 1,048,576 descriptors of a service, upstream ones
+/// included.
 pub const CONNECTIONS_MAX: usize = 100_000;
 
 /// Pause after accept failed for want of descriptors or memory.

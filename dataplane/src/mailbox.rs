@@ -35,8 +35,8 @@ pub(crate) enum ToWorker {
         socket: OwnedFd,
     },
     Unlisten(ListenerId),
-    /// A connection that another worker accepted. The listener is looked up on arrival: the other worker may have been
-    /// on an older snapshot.
+    /// A connection that another worker accepted. The listener is looked up on arrival: the other
+    /// worker may have been on an older snapshot.
     Connection {
         socket: OwnedFd,
         listener: ListenerId,
@@ -112,8 +112,9 @@ impl<M> Mailbox<M> {
         Ok(())
     }
 
-    /// Waits for room. For the link thread, whose receivers empty their mailboxes each turn, and for what a worker says
-    /// once per message of the link thread, which therefore is not waiting for that worker.
+    /// Waits for room. For the link thread, whose receivers empty their mailboxes each turn, and
+    /// for what a worker says once per message of the link thread, which therefore is not waiting
+    /// for that worker.
     pub(crate) fn put(&self, message: M) {
         let mut message = message;
         while let Err(back) = self.try_put(message) {

@@ -20,13 +20,15 @@ use std::{
 /// Workers unless told otherwise: more than four cores of a node are its apps'.
 const WORKERS_DEFAULT_MAX: usize = 4;
 
-/// A worker's deepest path is shallow and allocates on no stack; the default 2 MiB would only be address space.
+/// A worker's deepest path is shallow and allocates on no stack; the default 2 MiB would only be
+/// address space.
 const WORKER_STACK_BYTES: usize = 512 * 1024;
 
 pub struct Options {
     /// A listening Unix socket, to which control connects.
     pub link: OwnedFd,
-    /// `None`: one per CPU that this process may use (cgroup quota and affinity counted), four at the most.
+    /// `None`: one per CPU that this process may use (cgroup quota and affinity counted), four at
+    /// the most.
     pub workers: Option<NonZeroUsize>,
     pub engine: Choice,
 }

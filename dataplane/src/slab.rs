@@ -1,7 +1,7 @@
 //! Generational slab: connections and upstreams live here, and their keys outlive them harmlessly.
 //!
-//! A key names one value for ever: after the value is removed its place may be taken, but never under the same
-//! generation. So a late event or timer finds nothing instead of a stranger.
+//! A key names one value for ever: after the value is removed its place may be taken, but never
+//! under the same generation. So a late event or timer finds nothing instead of a stranger.
 
 #![forbid(unsafe_code)]
 
@@ -127,7 +127,8 @@ impl<T> Slab<T> {
     pub(crate) fn remove(&mut self, key: Key<T>) -> Option<T> {
         self.find(key)?;
         let entry = &mut self.entries[key.index as usize];
-        // After 2^32 values in one place an old key could match again; no key is kept for that long.
+        // After 2^32 values in one place an old key could match again; no key is kept for that
+        // long.
         entry.generation = entry.generation.wrapping_add(1);
         let place = std::mem::replace(&mut entry.place, Place::Vacant { next: self.vacant });
         self.vacant = Some(key.index);

@@ -1,8 +1,8 @@
 //! Timer wheel: tells which keys to look at, and when. Pure; time comes in as a value.
 //!
-//! Deadlines are lazy. Whoever waits keeps the real deadline in its own state and has at most one entry in here;
-//! when the entry comes up it looks at its deadline again and may enter anew. So a deadline that moves with every
-//! request costs one store and no work here.
+//! Deadlines are lazy. Whoever waits keeps the real deadline in its own state and has at most one
+//! entry in here; when the entry comes up it looks at its deadline again and may enter anew. So a
+//! deadline that moves with every request costs one store and no work here.
 
 #![forbid(unsafe_code)]
 
@@ -19,7 +19,8 @@ const WORD_BITS: usize = 64;
 
 pub(crate) struct Wheel<K> {
     slots: Vec<Vec<K>>,
-    /// A bit per slot that is not empty, so that the next one is found without looking at all of them.
+    /// A bit per slot that is not empty, so that the next one is found without looking at all of
+    /// them.
     taken: [u64; SLOTS / WORD_BITS],
     /// All ticks before this one have been handled.
     tick: u64,
@@ -31,10 +32,11 @@ impl<K> Wheel<K> {
         Self { slots, taken: [0; SLOTS / WORD_BITS], tick: now.as_millis() / TICK_MS }
     }
 
-    /// Enters `key`, to come up at `at` or soon after; or before it, at the horizon, when `at` is far ahead.
-    /// Returns when that will be.
+    /// Enters `key`, to come up at `at` or soon after; or before it, at the horizon, when `at` is
+    /// far ahead. Returns when that will be.
     pub(crate) fn enter(&mut self, key: K, at: Instant) -> Instant {
-        // Rounded up: an entry must never come up before its deadline, or its owner would enter it in the same tick.
+        // Rounded up: an entry must never come up before its deadline, or its owner would enter it
+        // in the same tick.
         let wanted = at.as_millis() / TICK_MS + 1;
         let tick = wanted.clamp(self.tick + 1, self.tick + SLOTS as u64 - 1);
         let slot = slot_of(tick);

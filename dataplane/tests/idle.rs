@@ -25,7 +25,8 @@ const DESCRIPTORS: u64 = 2 * CONNECTIONS as u64 + 500;
 /// What DESIGN promises per idle connection, with the client's end in it.
 const BYTES_MAX: usize = 1024;
 
-/// Names the engine to a process that this test starts: what one engine leaves behind in a heap is not the other's.
+/// Names the engine to a process that this test starts: what one engine leaves behind in a heap is
+/// not the other's.
 const ENGINE: &str = "RINGCAR_TEST_IDLE_ENGINE";
 
 #[test]
@@ -52,8 +53,8 @@ fn idle_connections_cost_less_than_1_kib() {
 
 fn measure(engine: Choice) {
     let plane = Plane::on(engine).app("checkout", None).start();
-    // What is there after the first hundred is not there for each connection; nor are the receive buffers, all of which
-    // have been used once when each of these clients has called often.
+    // What is there after the first hundred is not there for each connection; nor are the receive
+    // buffers, all of which have been used once when each of these clients has called often.
     let mut clients: Vec<Wire> = Vec::with_capacity(CONNECTIONS);
     clients.extend((0..100).map(|_| used_client(&plane)));
     for _ in 0..20 {

@@ -1,4 +1,5 @@
-//! Chunked bodies: however they are split, relayed or decoded, they end at the same byte and say the same.
+//! Chunked bodies: however they are split, relayed or decoded, they end at the same byte and say
+//! the same.
 //!
 //! The first byte of the input is the size of the pieces that the rest arrives in.
 

@@ -1,6 +1,8 @@
-//! Request heads: one verdict however the bytes arrive, and what is forwarded reads as what was accepted.
+//! Request heads: one verdict however the bytes arrive, and what is forwarded reads as what was
+//! accepted.
 //!
-//! The first two bytes of the input are the size of the pieces that the rest arrives in, and the room for rewriting.
+//! The first two bytes of the input are the size of the pieces that the rest arrives in, and the
+//! room for rewriting.
 
 #![no_main]
 #![forbid(unsafe_code)]
@@ -124,7 +126,8 @@ fn check_rewrite(bytes: &[u8], head: &RequestHead, headroom: usize) {
 
 fn check_rewritten(text: &[u8], original: &RequestHead, want: &[(Vec<u8>, Vec<u8>)]) {
     let mut head = RequestHead::new();
-    // The new Host is one line more for a 1.0 request without one, and a prefix makes a line longer.
+    // The new Host is one line more for a 1.0 request without one, and a prefix makes a line
+    // longer.
     let verdict = parse_request(text, 2 * HEAD_BYTES_MAX, &mut head);
     if want.len() > HEADER_LINES_MAX {
         assert_eq!(verdict, Err(RequestError::Head(HeadError::TooManyLines)));

@@ -1,6 +1,8 @@
-//! Response heads: one verdict however the bytes arrive, and an end that does not depend on what follows.
+//! Response heads: one verdict however the bytes arrive, and an end that does not depend on what
+//! follows.
 //!
-//! The first two bytes of the input are the size of the pieces that the rest arrives in, and what was asked.
+//! The first two bytes of the input are the size of the pieces that the rest arrives in, and what
+//! was asked.
 
 #![no_main]
 #![forbid(unsafe_code)]

@@ -1,7 +1,8 @@
 //! The apps served here, by number and by name.
 //!
-//! A number is what listeners and connections hold on to. Its low half is a slot, its high half says how often the slot
-//! was filled: whoever still holds the number of an app that left finds nothing, never the app that came after it.
+//! A number is what listeners and connections hold on to. Its low half is a slot, its high half
+//! says how often the slot was filled: whoever still holds the number of an app that left finds
+//! nothing, never the app that came after it.
 
 use crate::{
     App,
@@ -70,7 +71,8 @@ impl Apps {
         self.chunks.get(slot / CHUNK)?[slot % CHUNK].as_ref()
     }
 
-    /// Puts the app into its slot. The caller has seen that neither slot nor name belong to another one.
+    /// Puts the app into its slot. The caller has seen that neither slot nor name belong to another
+    /// one.
     pub(crate) fn insert(&mut self, app: App) -> Option<Arc<App>> {
         let slot = Self::slot(app.number as usize);
         while self.chunks.len() <= slot / CHUNK {

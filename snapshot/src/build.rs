@@ -7,8 +7,8 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// A valid state with its index. Workers share it behind an `Arc` and never change it. A copy shares the tables with
-/// its original; [`Snapshot::apply`] makes the next version out of one.
+/// A valid state with its index. Workers share it behind an `Arc` and never change it. A copy
+/// shares the tables with its original; [`Snapshot::apply`] makes the next version out of one.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub version: Version,

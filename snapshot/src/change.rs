@@ -1,7 +1,8 @@
 //! What control tells once the data plane has a state: only what changed.
 //!
-//! A delta is applied to exactly the version it names, all of it or nothing. What is not named is shared with the
-//! snapshot before, so applying costs what the delta is long, whatever the size of the tables.
+//! A delta is applied to exactly the version it names, all of it or nothing. What is not named is
+//! shared with the snapshot before, so applying costs what the delta is long, whatever the size of
+//! the tables.
 
 use crate::{
     App, AppId, BuildError, Listener, ListenerId, Namespace, OnControlLost, Route, Snapshot, State,
@@ -28,13 +29,14 @@ pub struct Delta {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Change {
-    /// An app is served from now on, or served otherwise. One that is there already is known by its number, which it
-    /// keeps while it lives; so does its name.
+    /// An app is served from now on, or served otherwise. One that is there already is known by its
+    /// number, which it keeps while it lives; so does its name.
     App(App),
     AppRemoved {
         number: u32,
     },
-    /// A new listener comes with its socket; one that is there keeps its own unless another one comes.
+    /// A new listener comes with its socket; one that is there keeps its own unless another one
+    /// comes.
     Listener(Listener),
     ListenerRemoved {
         id: ListenerId,
@@ -91,7 +93,8 @@ impl Snapshot {
         if errors.is_empty() { Ok((next, replaced)) } else { Err(ApplyError::Invalid(errors)) }
     }
 
-    /// What leads from here to `state`, for who learns whole tables. Looks at all of both, unlike [`Self::apply`].
+    /// What leads from here to `state`, for who learns whole tables. Looks at all of both, unlike
+    /// [`Self::apply`].
     pub fn changes_to(&self, state: State) -> Vec<Change> {
         let mut changes = self.removals(&state);
         let differs = |app: &App| self.apps.get(app.number as usize) != Some(app);
@@ -108,7 +111,8 @@ impl Snapshot {
         changes
     }
 
-    /// What is not in `state` any more. Comes before what is new, so that numbers and names are free.
+    /// What is not in `state` any more. Comes before what is new, so that numbers and names are
+    /// free.
     fn removals(&self, state: &State) -> Vec<Change> {
         let apps: HashMap<u32, &App> = state.apps.iter().map(|app| (app.number, app)).collect();
         let stays = |app: &App| {
@@ -205,7 +209,8 @@ impl Snapshot {
         Ok(Some(Replaced::Route { old, new: Some(new) }))
     }
 
-    /// Listeners and apps are looked at together when all changes are made: they may come in any order.
+    /// Listeners and apps are looked at together when all changes are made: they may come in any
+    /// order.
     fn check_replaced(&self, replaced: &[Replaced], errors: &mut Vec<BuildError>) {
         let app_left =
             replaced.iter().any(|change| matches!(change, Replaced::App { new: None, .. }));

@@ -4,8 +4,8 @@ use compact_str::CompactString;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 use std::fmt;
 
-/// Longest app id or namespace, in bytes. DNS names end at 253; a longer id could never be resolved by Dapr's
-/// other name resolvers.
+/// Longest app id or namespace, in bytes. DNS names end at 253; a longer id could never be resolved
+/// by Dapr's other name resolvers.
 pub const ID_BYTES_MAX: usize = 253;
 
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -47,7 +47,8 @@ macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// Up to 24 bytes lie in place: no allocation of their own, and no other cache line to look them up.
+        /// Up to 24 bytes lie in place: no allocation of their own, and no other cache line to look
+        /// them up.
         #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
         pub struct $name(CompactString);
 

@@ -1,8 +1,8 @@
 //! The contract between control and data plane.
 //!
-//! Control describes the world as a [`State`], then its changes as [`Delta`]s, sends them over the [`wire`], and the data
-//! plane turns them into [`Snapshot`]s: validated once, then only read. Nothing in here touches a socket; both sides depend on this
-//! crate and on nothing of each other.
+//! Control describes the world as a [`State`], then its changes as [`Delta`]s, sends them over the
+//! [`wire`], and the data plane turns them into [`Snapshot`]s: validated once, then only read.
+//! Nothing in here touches a socket; both sides depend on this crate and on nothing of each other.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,7 @@
 //! What control tells: the apps served here, where other apps are, and which sockets to listen on.
 //!
-//! Plain values without rules of their own; [`crate::Snapshot::build`] checks what they must hold together.
+//! Plain values without rules of their own; [`crate::Snapshot::build`] checks what they must hold
+//! together.
 
 use crate::{Address, AppId, InstanceId, ListenerId, Namespace, Version};
 use serde::{Deserialize, Serialize};
@@ -21,21 +22,22 @@ pub struct State {
 /// What the data plane does when the link to control closes without a word.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum OnControlLost {
-    /// End at once: the sidecar was killed, and its ports and its name must be free for the next one.
+    /// End at once: the sidecar was killed, and its ports and its name must be free for the next
+    /// one.
     Exit,
     /// Serve on from the last snapshot until a control comes back.
     Serve,
-    /// Serve on, and end when no control came back in this time: somebody who starts control anew does so at once, and
-    /// a sidecar that nobody starts anew must not hold its port for ever.
+    /// Serve on, and end when no control came back in this time: somebody who starts control anew
+    /// does so at once, and a sidecar that nobody starts anew must not hold its port for ever.
     ServeFor(Duration),
 }
 
 /// An app served here: what stands between its caller and its port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct App {
-    /// Chosen by control; listeners name it. The low 16 bits are the app's slot, of which no two apps of a state have the
-    /// same; the rest says how often the slot was filled. A number that is given again to another app would make over to
-    /// it what still belongs to the first one.
+    /// Chosen by control; listeners name it. The low 16 bits are the app's slot, of which no two
+    /// apps of a state have the same; the rest says how often the slot was filled. A number that is
+    /// given again to another app would make over to it what still belongs to the first one.
     pub number: u32,
     pub id: AppId,
     pub namespace: Namespace,
@@ -61,7 +63,8 @@ pub struct AppChannel {
     pub protocol: AppProtocol,
 }
 
-/// `--app-protocol`. Only HTTP/1.1 without TLS is carried; control warns about the others and sends no channel.
+/// `--app-protocol`. Only HTTP/1.1 without TLS is carried; control warns about the others and sends
+/// no channel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum AppProtocol {
     Http,
@@ -70,15 +73,16 @@ pub enum AppProtocol {
 /// How a call finds its endpoint among several.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Balance {
-    /// Of two drawn at random the one that answers sooner: fewer requests under way, and quicker ones.
+    /// Of two drawn at random the one that answers sooner: fewer requests under way, and quicker
+    /// ones.
     #[default]
     PowerOfTwo,
     /// In turns.
     RoundRobin,
 }
 
-/// How a caller introduces itself: `X-Forwarded-For`, `X-Forwarded-Host` and `Forwarded`. daprd leaves out what
-/// it does not know.
+/// How a caller introduces itself: `X-Forwarded-For`, `X-Forwarded-Host` and `Forwarded`. daprd
+/// leaves out what it does not know.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Origin {
     /// Host address as text, IPv6 without brackets.

@@ -1,16 +1,20 @@
 //! A table whose copies share everything but what was changed: the route table of a machine.
 //!
-//! A trie over the bits of a keyed hash, lowest first. Branches have sixteen children; a leaf is one allocation of
-//! entries and becomes a branch when it grows beyond `LEAF_ENTRIES_MAX`. A change copies the path to one leaf, which at a
-//! million entries is some 3 KB. A lookup touches a branch a level (they stay cached), one leaf and one value.
+//! A trie over the bits of a keyed hash, highest first. Branches have 32 children; a leaf is one
+//! allocation of entries and becomes a branch when it grows beyond `LEAF_ENTRIES_MAX`. A change
+//! copies the path to one leaf, which at a million entries is some 2.5 KB. A lookup touches a
+//! branch a level (they stay cached), one leaf and one value; in the leaf it starts where the hash,
+//! being random, says that its entry must be, and so reads one cache line or two.
 //!
-//! Invariant: no branch is left whose entries would fit into half a leaf, so a table that shrinks gives its memory back.
+//! Invariant: no branch is left whose entries would fit into half a leaf, so a table that shrinks
+//! gives its memory back.
 
 use crate::{AppId, Namespace};
 use foldhash::quality::RandomState;
 use std::{
     hash::{BuildHasher, Hasher},
     sync::Arc,
+    vec::IntoIter,
 };
 
 /// What a [`Table`] holds: something that has the name of an app.
@@ -35,6 +39,7 @@ pub(crate) struct Table<T> {
 #[derive(Debug)]
 enum Node<T> {
     Branch(Arc<[Self; FAN_OUT]>),
+    /// In the order of their hashes.
     Leaf(Arc<[Entry<T>]>),
 }
 
@@ -44,11 +49,11 @@ struct Entry<T> {
     value: Arc<T>,
 }
 
-const FAN_OUT_BITS: u32 = 4;
+const FAN_OUT_BITS: u32 = 5;
 const FAN_OUT: usize = 1 << FAN_OUT_BITS;
 
-/// Entries a leaf holds before it becomes a branch: 512 bytes, scanned in order.
-const LEAF_ENTRIES_MAX: usize = 32;
+/// Entries a leaf holds before it becomes a branch: 1 KB.
+const LEAF_ENTRIES_MAX: usize = 64;
 
 /// After so many levels the hash has no more bits to tell entries apart; such a leaf may grow.
 const DEPTH_MAX: u32 = u64::BITS / FAN_OUT_BITS;
@@ -58,10 +63,12 @@ impl<T: Named> Table<T> {
     pub(crate) fn build(values: impl IntoIterator<Item = T>) -> (Self, Vec<Arc<T>>) {
         let mut table = Self::default();
         let entry = |value: T| Entry { hash: table.hash_of(&value), value: Arc::new(value) };
-        let entries: Vec<Entry<T>> = values.into_iter().map(entry).collect();
+        let mut entries: Vec<Entry<T>> = values.into_iter().map(entry).collect();
+        // Stable: of those that share a name, the first one stays the first one.
+        entries.sort_by_key(|entry| entry.hash);
         let given = entries.len();
         let mut twice = Vec::new();
-        table.root = Node::build(entries, 0, &mut twice);
+        table.root = Node::build(&mut entries.into_iter(), given, 0, &mut twice);
         table.count = given - twice.len();
         (table, twice)
     }
@@ -78,13 +85,11 @@ impl<T: Named> Table<T> {
             match node {
                 Node::Branch(children) => node = &children[slot(bits)],
                 Node::Leaf(entries) => {
-                    return entries
-                        .iter()
-                        .find(|entry| entry.hash == hash && entry.value.is_named(id, namespace))
-                        .map(|entry| &entry.value);
+                    let is_it = |entry: &&Entry<T>| entry.value.is_named(id, namespace);
+                    return with_hash(entries, hash, bits).find(is_it).map(|entry| &entry.value);
                 }
             }
-            bits >>= FAN_OUT_BITS;
+            bits <<= FAN_OUT_BITS;
         }
     }
 
@@ -134,23 +139,33 @@ impl<T: Named> Table<T> {
 }
 
 impl<T: Named> Node<T> {
-    fn build(entries: Vec<Entry<T>>, depth: u32, twice: &mut Vec<Arc<T>>) -> Self {
-        if entries.len() <= LEAF_ENTRIES_MAX || depth == DEPTH_MAX {
+    /// Takes the next `count` of the entries, which are in the order of their hashes: each child's
+    /// are next to each other, and nothing but the table itself is allocated for long.
+    fn build(
+        sorted: &mut IntoIter<Entry<T>>,
+        count: usize,
+        depth: u32,
+        twice: &mut Vec<Arc<T>>,
+    ) -> Self {
+        if count <= LEAF_ENTRIES_MAX || depth == DEPTH_MAX {
+            let entries = sorted.take(count).collect();
             return Self::Leaf(first_of_each_name(entries, twice).into());
         }
-        let mut parts: [Vec<Entry<T>>; FAN_OUT] =
-            std::array::from_fn(|_| Vec::with_capacity(entries.len() / FAN_OUT + 1));
-        for entry in entries {
-            parts[slot(entry.hash >> (depth * FAN_OUT_BITS))].push(entry);
-        }
-        let children = parts.map(|part| Self::build(part, depth + 1, twice));
+        let mut left = count;
+        let children = std::array::from_fn(|child| {
+            let is_of_child =
+                |entry: &Entry<T>| slot(entry.hash << (depth * FAN_OUT_BITS)) <= child;
+            let own = sorted.as_slice()[..left].partition_point(is_of_child);
+            left -= own;
+            Self::build(sorted, own, depth + 1, twice)
+        });
         Self::Branch(Arc::new(children)).merged()
     }
 
     fn insert(&mut self, entry: Entry<T>, depth: u32) -> Option<Arc<T>> {
         let entries = match self {
             Self::Branch(children) => {
-                let child = slot(entry.hash >> (depth * FAN_OUT_BITS));
+                let child = slot(entry.hash << (depth * FAN_OUT_BITS));
                 return Arc::make_mut(children)[child].insert(entry, depth + 1);
             }
             Self::Leaf(entries) => entries,
@@ -159,13 +174,17 @@ impl<T: Named> Node<T> {
             let place = &mut Arc::make_mut(entries)[position].value;
             return Some(std::mem::replace(place, entry.value));
         }
+        let position = entries.partition_point(|other| other.hash < entry.hash);
+        let (before, after) = entries.split_at(position);
+        let before = before.iter().cloned().chain(std::iter::once(entry));
+        let all = before.chain(after.iter().cloned());
         if entries.len() < LEAF_ENTRIES_MAX || depth == DEPTH_MAX {
-            *entries = entries.iter().cloned().chain(std::iter::once(entry)).collect();
-            return None;
+            *entries = all.collect();
+        } else {
+            let (all, count) = (all.collect::<Vec<_>>(), entries.len() + 1);
+            // No name is there twice, or it would have been found above.
+            *self = Self::build(&mut all.into_iter(), count, depth, &mut Vec::new());
         }
-        let all = entries.iter().cloned().chain(std::iter::once(entry)).collect();
-        // No name is there twice, or it would have been found above.
-        *self = Self::build(all, depth, &mut Vec::new());
         None
     }
 
@@ -177,7 +196,7 @@ impl<T: Named> Node<T> {
     ) -> Option<Arc<T>> {
         let removed = match self {
             Self::Branch(children) => {
-                let child = slot(hash >> (depth * FAN_OUT_BITS));
+                let child = slot(hash << (depth * FAN_OUT_BITS));
                 Arc::make_mut(children)[child].remove(hash, depth + 1, is_it)
             }
             Self::Leaf(entries) => {
@@ -246,10 +265,22 @@ impl<T> Default for Table<T> {
     }
 }
 
-/// The child that the lowest bits name.
-#[expect(clippy::cast_possible_truncation, reason = "four bits are left")]
+/// The child that the highest bits name.
 const fn slot(bits: u64) -> usize {
-    (bits & (FAN_OUT as u64 - 1)) as usize
+    (bits >> (u64::BITS - FAN_OUT_BITS)) as usize
+}
+
+/// The entries of a leaf that have this hash. `bits` are those of its bits that the entries do not
+/// share, as high as they go: they say how far into the leaf the hash should lie.
+#[expect(clippy::cast_possible_truncation, reason = "a part of the length is no longer than it")]
+fn with_hash<T>(entries: &[Entry<T>], hash: u64, bits: u64) -> impl Iterator<Item = &Entry<T>> {
+    let guess = ((u128::from(bits) * entries.len() as u128) >> u64::BITS) as usize;
+    let mut start = guess;
+    while start > 0 && entries[start - 1].hash >= hash {
+        start -= 1;
+    }
+    let ahead = entries[start..].iter().skip_while(move |entry| entry.hash < hash);
+    ahead.take_while(move |entry| entry.hash == hash)
 }
 
 fn first_of_each_name<T: Named>(entries: Vec<Entry<T>>, twice: &mut Vec<Arc<T>>) -> Vec<Entry<T>> {
@@ -307,13 +338,16 @@ mod tests {
             match self {
                 Self::Leaf(entries) => {
                     assert!(entries.len() <= LEAF_ENTRIES_MAX || depth == DEPTH_MAX);
-                    let mask = 1u64.checked_shl(depth * FAN_OUT_BITS).map_or(u64::MAX, |b| b - 1);
-                    assert!(entries.iter().all(|entry| entry.hash & mask == prefix));
+                    let is_below = |entry: &Entry<Thing>| {
+                        depth == 0 || entry.hash >> (u64::BITS - depth * FAN_OUT_BITS) == prefix
+                    };
+                    assert!(entries.iter().all(is_below));
+                    assert!(entries.is_sorted_by_key(|entry| entry.hash));
                     entries.len()
                 }
                 Self::Branch(children) => {
                     let below = |(index, child): (usize, &Self)| {
-                        child.check(prefix | (index as u64) << (depth * FAN_OUT_BITS), depth + 1)
+                        child.check(prefix << FAN_OUT_BITS | index as u64, depth + 1)
                     };
                     let count = children.iter().enumerate().map(below).sum();
                     assert!(count > LEAF_ENTRIES_MAX / 2, "a branch for {count} entries");

@@ -1,23 +1,26 @@
 //! How control and data plane talk: length-prefixed frames over a Unix stream socket.
 //!
-//! A frame is `u32` length of the rest (little endian), `u16` protocol, then one message in postcard. Listening
-//! sockets travel as SCM_RIGHTS with the first byte of the frame of the message that names them, in the order of its
-//! `sockets`. The data plane listens, control connects: a control that comes back finds the data plane where it was.
+//! A frame is `u32` length of the rest (little endian), `u16` protocol, then one message in
+//! postcard. Listening sockets travel as SCM_RIGHTS with the first byte of the frame of the message
+//! that names them, in the order of its `sockets`. The data plane listens, control connects: a
+//! control that comes back finds the data plane where it was.
 //!
-//! A frame that cannot be understood is passed over, for its length is known; [`FromDataPlane::Resync`] then asks for
-//! everything anew. Only a length beyond all bounds ends a link: where the next frame starts is then unknown.
+//! A frame that cannot be understood is passed over, for its length is known;
+//! [`FromDataPlane::Resync`] then asks for everything anew. Only a length beyond all bounds ends a
+//! link: where the next frame starts is then unknown.
 
 use crate::{App, AppId, Delta, Listener, ListenerId, Namespace, Route, State, Version};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// Counts up whenever a message changes its shape. A peer that speaks another protocol is refused by name.
+/// Counts up whenever a message changes its shape. A peer that speaks another protocol is refused
+/// by name.
 pub const PROTOCOL: u16 = 2;
 
 /// Largest frame. Routes are cut into parts of ROUTES_PER_FRAME, so this is a mistake, not a state.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Routes that [`state_messages`] puts into one frame: some 2 MiB, so that neither side ever holds a large state as one
-/// string of bytes.
+/// Routes that [`state_messages`] puts into one frame: some 2 MiB, so that neither side ever holds
+/// a large state as one string of bytes.
 pub const ROUTES_PER_FRAME: usize = 16 * 1024;
 
 /// Routes of one state, all parts together.
@@ -31,22 +34,24 @@ const PROTOCOL_BYTES: usize = 2;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToDataPlane {
-    /// The whole state, together with the [`Self::Routes`] and [`Self::Sockets`] before it, of which there are `parts`.
-    /// `sockets` names the listeners whose sockets come with this frame; the data plane keeps the sockets it has and
-    /// closes those whose listener is gone.
+    /// The whole state, together with the [`Self::Routes`] and [`Self::Sockets`] before it, of
+    /// which there are `parts`. `sockets` names the listeners whose sockets come with this frame;
+    /// the data plane keeps the sockets it has and closes those whose listener is gone.
     State { state: State, sockets: Vec<ListenerId>, parts: u32 },
     /// Some of the routes of the [`Self::State`] that comes next.
     Routes(Vec<Route>),
-    /// Sockets of listeners that the [`Self::State`] or [`Self::Delta`] that comes next names; they come with this frame.
+    /// Sockets of listeners that the [`Self::State`] or [`Self::Delta`] that comes next names; they
+    /// come with this frame.
     Sockets(Vec<ListenerId>),
     /// What changed; `sockets` as with a state.
     Delta { delta: Delta, sockets: Vec<ListenerId> },
-    /// Hand over copies of all listening sockets: for a control that adopts this data plane and must be able to feed the
-    /// one after it. Answered by [`FromDataPlane::Listeners`].
+    /// Hand over copies of all listening sockets: for a control that adopts this data plane and
+    /// must be able to feed the one after it. Answered by [`FromDataPlane::Listeners`].
     ListenersWanted,
-    /// Keep the descriptors that come with this frame open for as long as this process lives, each in the place of the
-    /// one with the same id before it. A registry entry counts for as long as its lock is held, so an app stays known
-    /// while control is away, and is gone the moment that both processes are.
+    /// Keep the descriptors that come with this frame open for as long as this process lives, each
+    /// in the place of the one with the same id before it. A registry entry counts for as long as
+    /// its lock is held, so an app stays known while control is away, and is gone the moment that
+    /// both processes are.
     Hold { ids: Vec<HoldId> },
     /// Close what is held under these ids.
     Release { ids: Vec<HoldId> },
@@ -58,8 +63,8 @@ pub enum ToDataPlane {
     Drain,
     /// End now.
     Exit,
-    /// All that can be known of what [`FromDataPlane::Resolve`] asked for has been sent: a route that is not there now
-    /// is not to be had.
+    /// All that can be known of what [`FromDataPlane::Resolve`] asked for has been sent: a route
+    /// that is not there now is not to be had.
     Resolved { query: u64 },
 }
 
@@ -77,14 +82,14 @@ pub enum FromDataPlane {
     Live {
         version: Version,
     },
-    /// The state or delta was not adopted; the last one stays in force. With the default version: the link itself is
-    /// refused, and closed.
+    /// The state or delta was not adopted; the last one stays in force. With the default version:
+    /// the link itself is refused, and closed.
     Refused {
         version: Version,
         problems: Vec<String>,
     },
-    /// The data plane has missed something, serves on from version `have`, and asks for a full state. Deltas are passed
-    /// over until it comes.
+    /// The data plane has missed something, serves on from version `have`, and asks for a full
+    /// state. Deltas are passed over until it comes.
     Resync {
         have: Version,
         reason: String,
@@ -109,7 +114,8 @@ pub enum FromDataPlane {
         message: String,
     },
     Drained,
-    /// A call wants an app that no route leads to. Some registries know only what they are asked for.
+    /// A call wants an app that no route leads to. Some registries know only what they are asked
+    /// for.
     Resolve {
         query: u64,
         id: AppId,
@@ -117,13 +123,14 @@ pub enum FromDataPlane {
     },
 }
 
-/// What a data plane serves already when control comes to it: enough to go on where the last control stopped.
+/// What a data plane serves already when control comes to it: enough to go on where the last
+/// control stopped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Held {
     /// The default when no control has told it anything.
     pub version: Version,
-    /// As the last control described them, with what it knew of their health and their metadata. They keep their
-    /// numbers from one control to the next.
+    /// As the last control described them, with what it knew of their health and their metadata.
+    /// They keep their numbers from one control to the next.
     pub apps: Vec<App>,
     /// The data plane has their sockets.
     pub listeners: Vec<Listener>,
@@ -214,8 +221,8 @@ impl ToDataPlane {
     }
 }
 
-/// Cuts a state into messages of bounded size, to be sent in this order. [`ToDataPlane::sockets`] says which sockets go
-/// with each.
+/// Cuts a state into messages of bounded size, to be sent in this order. [`ToDataPlane::sockets`]
+/// says which sockets go with each.
 pub fn state_messages(mut state: State, sockets: &[ListenerId]) -> Vec<ToDataPlane> {
     let mut messages = Vec::new();
     let mut routes = std::mem::take(&mut state.routes);
@@ -253,11 +260,11 @@ pub fn frame_bytes(bytes: &[u8]) -> Result<Option<usize>, WireError> {
     Ok((rest.len() >= length).then_some(LENGTH_BYTES + length))
 }
 
-/// Takes the first whole frame off `bytes`, if there is one: the message, and how many bytes it took.
+/// Takes the first whole frame off `bytes`, if there is one: the message, and how many bytes it
+/// took.
 ///
-/// # Errors
-/// After [`WireError::TooLong`] the link cannot be used any further. After any other, what this frame said is lost, and
-/// [`frame_bytes`] tells how much to pass over.
+/// # Errors After [`WireError::TooLong`] the link cannot be used any further. After any other, what
+/// this frame said is lost, and [`frame_bytes`] tells how much to pass over.
 pub fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(M, usize)>, WireError> {
     let Some(whole) = frame_bytes(bytes)? else { return Ok(None) };
     let frame = &bytes[LENGTH_BYTES..whole];

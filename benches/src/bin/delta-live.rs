@@ -1,7 +1,9 @@
-//! How soon a change of one app among very many is in force on every worker, and what each app costs.
+//! How soon a change of one app among very many is in force on every worker, and what each app
+//! costs.
 //!
-//! Starts a data plane, tells it a state over its real link as control does, then changes one route at a time and waits
-//! for each to be live on all workers. `delta-live --apps 1000000 --workers 2 --deltas 2000`, built with `--release`.
+//! Starts a data plane, tells it a state over its real link as control does, then changes one route
+//! at a time and waits for each to be live on all workers. `delta-live --apps 1000000 --workers 2
+//! --deltas 2000`, built with `--release`.
 
 #![forbid(unsafe_code)]
 

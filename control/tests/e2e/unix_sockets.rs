@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use crate::support::{App, Place, Process, call_unix, eventually, free_port, get};
-use rustix::process::{Pid, Signal, kill_process};
 use std::{fs, os::unix::net::UnixListener};
 
 /// A sidecar with its API socket in `place`, not yet ready.

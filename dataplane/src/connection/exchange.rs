@@ -20,7 +20,8 @@ pub(crate) enum Encoding {
     /// As they come.
     #[default]
     AsIs,
-    /// The app ends its body by closing; the client gets chunks, and so learns whether it was whole.
+    /// The app ends its body by closing; the client gets chunks, and so learns whether it was
+    /// whole.
     Chunked,
     /// The app sends chunks, the client speaks HTTP/1.0: content only, ended by closing.
     Unchunked,
@@ -42,7 +43,8 @@ pub(crate) struct Exchange {
     pub expects_continue: bool,
     pub hop: Hop,
     pub endpoint: Option<EndpointKey>,
-    /// The endpoint's place among several, which its outcome is told to. `None`: there was no choice.
+    /// The endpoint's place among several, which its outcome is told to. `None`: there was no
+    /// choice.
     pub seat: Option<Seat>,
     /// Endpoints that did not take the request; at most ENDPOINTS_TRIED_MAX, then there is a pause.
     pub tried: Vec<EndpointKey>,
@@ -100,7 +102,8 @@ impl Exchange {
     }
 }
 
-/// The growing parts of an exchange. They go from exchange to exchange, so that a warm worker allocates nothing.
+/// The growing parts of an exchange. They go from exchange to exchange, so that a warm worker
+/// allocates nothing.
 #[derive(Default)]
 pub(crate) struct Buffers {
     notes: CallNotes,

@@ -1,7 +1,8 @@
 //! Received bytes that are not understood yet, kept contiguous for the parser.
 //!
-//! The usual head arrives in one piece and stays where the kernel put it. Anything else is copied to the heap at once,
-//! so that a client that sends its head byte by byte cannot hold a receive buffer.
+//! The usual head arrives in one piece and stays where the kernel put it. Anything else is copied
+//! to the heap at once, so that a client that sends its head byte by byte cannot hold a receive
+//! buffer.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +18,8 @@ pub(crate) enum Input {
     Empty,
     /// One piece, as received. Short-lived: parsed in the same turn, or copied.
     Whole(Chunk),
-    /// Bytes behind HEADROOM_BYTES of free room, and how far they were searched for the end of the head.
+    /// Bytes behind HEADROOM_BYTES of free room, and how far they were searched for the end of the
+    /// head.
     Assembling { bytes: Vec<u8>, scan: HeadScan },
 }
 
@@ -70,8 +72,8 @@ impl Input {
         Self::Assembling { bytes, scan: HeadScan::new(HEAD_BYTES_MAX) }
     }
 
-    /// Takes all bytes for parsing when that can bring something new: a first piece always (rubbish shows early), later
-    /// ones once the end of a head is among them or `bytes_max` is reached.
+    /// Takes all bytes for parsing when that can bring something new: a first piece always (rubbish
+    /// shows early), later ones once the end of a head is among them or `bytes_max` is reached.
     pub(crate) fn take_for_parsing(&mut self, bytes_max: usize) -> Option<Chunk> {
         match std::mem::take(self) {
             Self::Empty => None,

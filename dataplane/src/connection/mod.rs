@@ -35,7 +35,8 @@ pub(crate) struct Connection {
     /// Whose sidecar the client called: index into the snapshot's apps.
     pub app: usize,
     pub state: State,
-    /// Bytes received and not yet understood: the next head, or what was pipelined behind the current request.
+    /// Bytes received and not yet understood: the next head, or what was pipelined behind the
+    /// current request.
     pub input: Input,
     pub exchange: Exchange,
     /// When to look at this connection, if nothing happens before. `None`: never.
@@ -70,7 +71,8 @@ pub(crate) enum State {
     Flushing {
         linger: bool,
     },
-    /// Sent FIN; reads and drops what the client still sends, so that our answer is not lost in a reset.
+    /// Sent FIN; reads and drops what the client still sends, so that our answer is not lost in a
+    /// reset.
     Lingering {
         bytes_left: usize,
     },

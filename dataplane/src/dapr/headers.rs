@@ -49,8 +49,8 @@ pub fn write_callee(id: &str, out: &mut Vec<u8>) {
     push_line("Dapr-Callee-App-Id", &[id], out);
 }
 
-/// Appends the line that names the callee for its sidecar: `target`, as the caller wrote it. A target
-/// that led to an app is its id, or its id and namespace, and so fit for a header line.
+/// Appends the line that names the callee for its sidecar: `target`, as the caller wrote it. A
+/// target that led to an app is its id, or its id and namespace, and so fit for a header line.
 pub fn write_destination(target: &[u8], out: &mut Vec<u8>) {
     debug_assert!(target.iter().all(|byte| !byte.is_ascii_control()), "ids have no such bytes");
     out.extend_from_slice(DESTINATION.as_bytes());

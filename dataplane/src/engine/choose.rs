@@ -1,7 +1,8 @@
 //! Which backend, and why: asked once at start, before the workers make their engines.
 //!
-//! io_uring is taken only after real bytes went through a ring of its own in this very process: kernels, sandboxes and
-//! limits refuse it in ways that no version number tells. Each refusal becomes words with a remedy.
+//! io_uring is taken only after real bytes went through a ring of its own in this very process:
+//! kernels, sandboxes and limits refuse it in ways that no version number tells. Each refusal
+//! becomes words with a remedy.
 
 #![forbid(unsafe_code)]
 
@@ -108,7 +109,8 @@ fn disabled_by_sysctl() -> bool {
         .is_ok_and(|value| matches!(value.trim(), "1" | "2"))
 }
 
-/// Sends real bytes through the engine: a message, more than a socket holds, a FIN, and a receive that is cancelled.
+/// Sends real bytes through the engine: a message, more than a socket holds, a FIN, and a receive
+/// that is cancelled.
 ///
 /// # Errors
 /// What did not work.

@@ -1,7 +1,8 @@
 //! A chunk: a range of bytes that something received or wrote, passed on without copying.
 //!
-//! Several chunks may share one buffer; who holds the only one may write, also in front of its start, which is how a
-//! forwarded head grows where it lies. Dropping the last chunk gives the slot back to the pool.
+//! Several chunks may share one buffer; who holds the only one may write, also in front of its
+//! start, which is how a forwarded head grows where it lies. Dropping the last chunk gives the slot
+//! back to the pool.
 
 use super::pool::{BufferPool, SLOT_BYTES, Slot};
 use crate::limits::HEADROOM_BYTES;
@@ -92,7 +93,8 @@ impl Chunk {
         self.start = start;
     }
 
-    /// The whole buffer from index 0 to this chunk's end, when this is its only chunk. `None` for static bytes.
+    /// The whole buffer from index 0 to this chunk's end, when this is its only chunk. `None` for
+    /// static bytes.
     pub fn unique_mut(&mut self) -> Option<&mut [u8]> {
         match &mut self.buffer {
             Buffer::Heap(bytes) => Rc::get_mut(bytes)?.get_mut(..self.end),
@@ -144,7 +146,8 @@ impl fmt::Debug for Excerpt<'_> {
     }
 }
 
-/// Writes a head or an answer into a scratch slot; what does not fit there, or finds none free, goes to the heap.
+/// Writes a head or an answer into a scratch slot; what does not fit there, or finds none free,
+/// goes to the heap.
 pub struct ChunkWriter {
     target: Target,
     /// Index behind the last byte, headroom included.
@@ -168,7 +171,8 @@ impl BufferPool {
 
 #[cfg(test)]
 impl BufferPool {
-    /// What a receive of `bytes` leaves in a receive slot, for an engine that is made of memory. `None`: no slot is free.
+    /// What a receive of `bytes` leaves in a receive slot, for an engine that is made of memory.
+    /// `None`: no slot is free.
     ///
     /// # Panics
     /// When they are more than one receive brings.
@@ -243,7 +247,8 @@ mod tests {
     use crate::limits::{BUFFER_BYTES, SCRATCH_BUFFERS};
     use std::io::Write as _;
 
-    /// The same content in each kind of buffer, with `HEADROOM_BYTES` in front where the kind has room.
+    /// The same content in each kind of buffer, with `HEADROOM_BYTES` in front where the kind has
+    /// room.
     fn all_kinds(pool: &BufferPool, content: &'static [u8]) -> [(&'static str, Chunk); 3] {
         let mut writer = pool.writer();
         writer.put(content);

@@ -1,7 +1,7 @@
 //! How the worker asks the kernel for things, and who owns a buffer meanwhile.
 //!
-//! Two backends, io_uring and epoll, behind one trait; the state machines above cannot tell them apart, and the same
-//! tests run on both.
+//! Two backends, io_uring and epoll, behind one trait; the state machines above cannot tell them
+//! apart, and the same tests run on both.
 //!
 //! # Who may touch a buffer
 //!
@@ -18,16 +18,18 @@
 //!
 //! * **Free**: nobody. The pool may publish it to the kernel or lend it as scratch.
 //! * **Submitted for receiving**: the kernel writes. No [`Chunk`] of it exists.
-//! * **Leased**: the [`Chunk`]s of it read. A chunk that is the only one may write, in front of its start too.
-//! * **Submitted for sending**: the engine holds a chunk until the kernel's last completion for that send, so the buffer
-//!   is shared and nobody can get at it to write.
+//! * **Leased**: the [`Chunk`]s of it read. A chunk that is the only one may write, in front of its
+//!   start too.
+//! * **Submitted for sending**: the engine holds a chunk until the kernel's last completion for
+//!   that send, so the buffer is shared and nobody can get at it to write.
 //!
 //! # Who owns a socket
 //!
-//! The engine owns each descriptor from [`Engine::adopt`] or [`Engine::connect`] on. [`Engine::close`] is the owner's
-//! last word: no event of that key comes after it. The descriptor itself and the buffers of its operations live on
-//! inside the engine until the kernel's last completion (a cancelled operation included), so no completion can ever
-//! find another socket behind its number. Keys carry a generation for the same reason.
+//! The engine owns each descriptor from [`Engine::adopt`] or [`Engine::connect`] on.
+//! [`Engine::close`] is the owner's last word: no event of that key comes after it. The descriptor
+//! itself and the buffers of its operations live on inside the engine until the kernel's last
+//! completion (a cancelled operation included), so no completion can ever find another socket
+//! behind its number. Keys carry a generation for the same reason.
 
 mod choose;
 mod chunk;
@@ -70,8 +72,8 @@ pub struct ListenerKey {
 
 /// What an engine does, one implementation per way of asking the kernel.
 ///
-/// Calls only note what is wanted; all of it happens in [`Engine::turn`], which is the only place that may enter the
-/// kernel to wait. No call blocks.
+/// Calls only note what is wanted; all of it happens in [`Engine::turn`], which is the only place
+/// that may enter the kernel to wait. No call blocks.
 pub trait Engine {
     fn backend(&self) -> Backend;
 
@@ -93,30 +95,32 @@ pub trait Engine {
     /// Takes a connected stream socket. It is not read until [`Engine::receive_start`].
     fn adopt(&mut self, socket: OwnedFd) -> SocketKey;
 
-    /// Starts to connect; [`Event::Connected`] or [`Event::Failed`] follows. TCP sockets get TCP_NODELAY.
+    /// Starts to connect; [`Event::Connected`] or [`Event::Failed`] follows. TCP sockets get
+    /// TCP_NODELAY.
     ///
     /// # Errors
     /// When no socket can be made (descriptors or memory are short).
     fn connect(&mut self, address: &Address) -> Result<SocketKey, Errno>;
 
-    /// Receives until told otherwise: each piece comes as [`Event::Received`]. No effect when already receiving or
-    /// after [`Event::ReceiveClosed`].
+    /// Receives until told otherwise: each piece comes as [`Event::Received`]. No effect when
+    /// already receiving or after [`Event::ReceiveClosed`].
     fn receive_start(&mut self, socket: SocketKey);
 
-    /// Stops receiving, so that the peer's window fills. Some [`Event::Received`] may still follow: the kernel may have
-    /// completed them already.
+    /// Stops receiving, so that the peer's window fills. Some [`Event::Received`] may still follow:
+    /// the kernel may have completed them already.
     fn receive_stop(&mut self, socket: SocketKey);
 
-    /// Appends to the socket's queue; all that waits leaves in one gathered send. An empty chunk is ignored.
-    /// [`Event::Sent`] tells of progress. No effect after the socket failed.
+    /// Appends to the socket's queue; all that waits leaves in one gathered send. An empty chunk is
+    /// ignored. [`Event::Sent`] tells of progress. No effect after the socket failed.
     fn send(&mut self, socket: SocketKey, chunk: Chunk);
 
     /// Bytes given to [`Engine::send`] that the kernel has not taken.
     fn send_queued_bytes(&self, socket: SocketKey) -> usize;
 
-    /// While `relaxed`, a send that took all of this socket's queue at once does not end the wait of a turn: its
-    /// [`Event::Sent`] comes with whatever ends it. Saves a system call per message where the answer is what one waits
-    /// for. Off at first; turn it off again before waiting for [`Event::Sent`] itself (to close, or to read on).
+    /// While `relaxed`, a send that took all of this socket's queue at once does not end the wait
+    /// of a turn: its [`Event::Sent`] comes with whatever ends it. Saves a system call per message
+    /// where the answer is what one waits for. Off at first; turn it off again before waiting for
+    /// [`Event::Sent`] itself (to close, or to read on).
     fn relax_sent(&mut self, socket: SocketKey, relaxed: bool);
 
     /// Sends FIN after what is queued (half-close).
@@ -125,15 +129,17 @@ pub trait Engine {
     /// Closes; what is queued is dropped. The key is void afterwards.
     fn close(&mut self, socket: SocketKey);
 
-    /// As [`Engine::close`], with a reset (SO_LINGER 0), so that the peer cannot take a cut-off body for a whole one.
+    /// As [`Engine::close`], with a reset (SO_LINGER 0), so that the peer cannot take a cut-off
+    /// body for a whole one.
     fn reset(&mut self, socket: SocketKey);
 
-    /// Submits what is wanted, waits until something happened or `timeout` is over (`None`: no limit; zero: does not
-    /// wait), and appends what happened to `events`: at most [`crate::limits::EVENTS_PER_TURN`], each `Sent` before a
-    /// `Received` that the peer sent in answer.
+    /// Submits what is wanted, waits until something happened or `timeout` is over (`None`: no
+    /// limit; zero: does not wait), and appends what happened to `events`: at most
+    /// [`crate::limits::EVENTS_PER_TURN`], each `Sent` before a `Received` that the peer sent in
+    /// answer.
     ///
-    /// # Errors
-    /// Only when the engine itself is broken; the worker then ends. What goes wrong with a socket is an event.
+    /// # Errors Only when the engine itself is broken; the worker then ends. What goes wrong with a
+    /// socket is an event.
     fn turn(
         &mut self,
         timeout: Option<Duration>,
@@ -169,7 +175,8 @@ pub enum Event {
         socket: SocketKey,
         bytes: usize,
     },
-    /// Connecting, receiving or sending failed. Comes once for each of them; the owner closes the socket.
+    /// Connecting, receiving or sending failed. Comes once for each of them; the owner closes the
+    /// socket.
     Failed {
         socket: SocketKey,
         operation: Operation,

@@ -1,8 +1,9 @@
 //! The worker's buffers: one mapping, cut into slots that are counted without atomics.
 //!
-//! Receives land in receive slots, our own heads are written into scratch slots. The invariant that all unsafe code
-//! here rests on: a slot's bytes are written only while its state is `SUBMITTED` (by the kernel) or while exactly
-//! one [`Slot`] of it exists (by that one's owner, through `&mut`); in any other state they are only read.
+//! Receives land in receive slots, our own heads are written into scratch slots. The invariant that
+//! all unsafe code here rests on: a slot's bytes are written only while its state is `SUBMITTED`
+//! (by the kernel) or while exactly one [`Slot`] of it exists (by that one's owner, through
+//! `&mut`); in any other state they are only read.
 
 use crate::limits::{BUFFER_BYTES, BUFFERS_MAX, BUFFERS_SCARCE, HEADROOM_BYTES, SCRATCH_BUFFERS};
 use rustix::{
@@ -68,8 +69,8 @@ impl BufferPool {
         Some(self.lease(id))
     }
 
-    /// A slot for the kernel to write into, and where its room for received bytes begins. It comes back through
-    /// [`Self::complete`].
+    /// A slot for the kernel to write into, and where its room for received bytes begins. It comes
+    /// back through [`Self::complete`].
     pub(super) fn submit(&self) -> Option<(u16, NonNull<u8>)> {
         let id = self.0.receive.borrow_mut().pop()?;
         let state = self.0.state(id);
@@ -143,10 +144,11 @@ impl Slot {
     /// When the range does not lie inside the slot.
     pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
         let start = self.start_of(&range);
-        // SAFETY: the range was checked to lie inside this slot, and the mapping outlives `self` through its `Rc`.
-        // While a `Slot` exists nobody writes: the kernel got the slot neither before (`complete` ended that) nor
-        // since (`release` comes with the last share), and `unique_bytes_mut` hands out `&mut` only to an only
-        // share, whose borrow of `self` then excludes this one. Lending a submitted slot would break this.
+        // SAFETY: the range was checked to lie inside this slot, and the mapping outlives `self`
+        // through its `Rc`. While a `Slot` exists nobody writes: the kernel got the slot neither
+        // before (`complete` ended that) nor since (`release` comes with the last share), and
+        // `unique_bytes_mut` hands out `&mut` only to an only share, whose borrow of `self` then
+        // excludes this one. Lending a submitted slot would break this.
         unsafe { slice::from_raw_parts(start.as_ptr(), range.len()) }
     }
 
@@ -157,9 +159,10 @@ impl Slot {
             return None;
         }
         let start = self.start_of(&range);
-        // SAFETY: the range was checked to lie inside this slot. The count is one, so this is the only share, and it
-        // is borrowed mutably: no other reference into the slot exists. The kernel reads a slot only while the
-        // engine holds a share of its own for the send. A second `Slot` made without counting would break this.
+        // SAFETY: the range was checked to lie inside this slot. The count is one, so this is the
+        // only share, and it is borrowed mutably: no other reference into the slot exists. The
+        // kernel reads a slot only while the engine holds a share of its own for the send. A second
+        // `Slot` made without counting would break this.
         Some(unsafe { slice::from_raw_parts_mut(start.as_ptr(), range.len()) })
     }
 
@@ -209,16 +212,17 @@ impl Mapping {
     /// When `offset` lies behind the end.
     pub(super) fn at(&self, offset: usize) -> NonNull<u8> {
         assert!(offset <= self.bytes, "an offset inside the mapping");
-        // SAFETY: the offset was checked to lie inside the one mapping that `start` points to, which is unmapped only
-        // in `drop`.
+        // SAFETY: the offset was checked to lie inside the one mapping that `start` points to,
+        // which is unmapped only in `drop`.
         unsafe { self.start.add(offset) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours alone, made in `new` with this length. Everything that points into it holds its
-        // owner: slots by `Rc`, and the kernel because the engine keeps the pool until its ring is quiet.
+        // SAFETY: the mapping is ours alone, made in `new` with this length. Everything that points
+        // into it holds its owner: slots by `Rc`, and the kernel because the engine keeps the pool
+        // until its ring is quiet.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) };
         debug_assert!(unmapped.is_ok());
     }

@@ -1,14 +1,15 @@
 //! What one socket has yet to send, in order.
 //!
-//! Chunks stay in the queue until the kernel has taken their bytes, so a send in flight always points into chunks that
-//! are held here.
+//! Chunks stay in the queue until the kernel has taken their bytes, so a send in flight always
+//! points into chunks that are held here.
 
 #![forbid(unsafe_code)]
 
 use super::Chunk;
 use std::collections::VecDeque;
 
-/// The usual message is one chunk, so the first one lies here and an idle socket keeps no memory for more.
+/// The usual message is one chunk, so the first one lies here and an idle socket keeps no memory
+/// for more.
 #[derive(Debug, Default)]
 pub(super) struct SendQueue {
     front: Option<Chunk>,
@@ -46,7 +47,8 @@ impl SendQueue {
         self.front.iter().chain(&self.rest).take(count)
     }
 
-    /// Copies to the heap what lies in receive buffers. Only while no send of this queue is with the kernel.
+    /// Copies to the heap what lies in receive buffers. Only while no send of this queue is with
+    /// the kernel.
     pub(super) fn copy_out(&mut self) {
         for chunk in self.front.iter_mut().chain(&mut self.rest) {
             *chunk = std::mem::replace(chunk, Chunk::from_static(b"")).into_heap();

@@ -1,4 +1,5 @@
-//! What both backends do with a socket by plain system calls: make it, connect it, close it hard, judge its errors.
+//! What both backends do with a socket by plain system calls: make it, connect it, close it hard,
+//! judge its errors.
 
 #![forbid(unsafe_code)]
 
@@ -48,8 +49,8 @@ pub(super) fn connect_tcp(socket: impl AsFd, address: &SocketAddr) -> Connecting
     }
 }
 
-/// Connects a non-blocking Unix socket. That never takes time: where the listener's backlog is full the kernel says
-/// EAGAIN, and waiting for room would be a wait without a bound.
+/// Connects a non-blocking Unix socket. That never takes time: where the listener's backlog is full
+/// the kernel says EAGAIN, and waiting for room would be a wait without a bound.
 pub(super) fn connect_unix(socket: impl AsFd, path: &Path) -> Connecting {
     match SocketAddrUnix::new(path).and_then(|address| connect(socket, &address)) {
         Ok(()) => Connecting::Connected,
@@ -83,7 +84,8 @@ pub(super) enum AcceptError {
     Listener,
 }
 
-/// Linux passes pending network errors of the new connection on as errors of accept; `accept(2)` lists them.
+/// Linux passes pending network errors of the new connection on as errors of accept; `accept(2)`
+/// lists them.
 pub(super) const fn judge_accept_error(error: Errno) -> AcceptError {
     match error {
         Errno::CONNABORTED

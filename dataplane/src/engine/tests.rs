@@ -1,7 +1,7 @@
 //! One suite, run on both backends: what the trait promises, over real sockets.
 //!
-//! Peers are plain blocking sockets of the standard library. Nothing sleeps: a test turns the engine until what it
-//! waits for is there, or the deadline fails it.
+//! Peers are plain blocking sockets of the standard library. Nothing sleeps: a test turns the
+//! engine until what it waits for is there, or the deadline fails it.
 
 use super::*;
 use crate::{
@@ -312,7 +312,8 @@ fn gathers_many_chunks<E: Engine>(mut bench: Bench<E>) {
     }
 }
 
-/// Relays with the high and low marks of the relay; the reader starts only once the source was stopped.
+/// Relays with the high and low marks of the relay; the reader starts only once the source was
+/// stopped.
 fn relays_much_to_a_slow_reader<E: Engine>(mut bench: Bench<E>) {
     for transport in Transport::ALL {
         let (source, mut writer) = bench.pair(transport);
@@ -690,8 +691,8 @@ fn waits_no_longer_than_asked<E: Engine>(mut bench: Bench<E>) {
 }
 
 fn a_peer_that_has_gone_fails_the_send<E: Engine>(mut bench: Bench<E>) {
-    // SAFETY: the default action of a signal is no code of ours. The standard library ignores SIGPIPE at start, which
-    // would hide what this test is about: that none is raised.
+    // SAFETY: the default action of a signal is no code of ours. The standard library ignores
+    // SIGPIPE at start, which would hide what this test is about: that none is raised.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     for transport in Transport::ALL {
         let (key, peer) = bench.pair(transport);
@@ -843,7 +844,8 @@ macro_rules! suite {
 
         mod on_uring {
             $(#[test] fn $test() {
-                // A machine that refuses io_uring says so. One that does not, but where it fails, fails here.
+                // A machine that refuses io_uring says so. One that does not, but where it fails,
+                // fails here.
                 match super::uring() {
                     Ok(engine) => super::$test(super::Bench::new(engine)),
                     Err(error) => eprintln!("not run: {error}"),

@@ -1,4 +1,5 @@
-//! What the kernel hands back with an event, packed into its 64 bits of user data: which operation, on whom.
+//! What the kernel hands back with an event, packed into its 64 bits of user data: which operation,
+//! on whom.
 //!
 //! The generation lets a late event of a closed socket miss the next one at the same index.
 

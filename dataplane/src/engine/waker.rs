@@ -1,7 +1,7 @@
 //! Wakes a worker out of its turn, from any thread.
 //!
-//! An eventfd that the engine watches. Whoever wakes has put its message where the worker looks before; a worker that
-//! sees [`super::Event::Woken`] therefore finds it.
+//! An eventfd that the engine watches. Whoever wakes has put its message where the worker looks
+//! before; a worker that sees [`super::Event::Woken`] therefore finds it.
 
 use rustix::{
     event::{EventfdFlags, eventfd},
@@ -42,8 +42,8 @@ impl Waker {
         debug_assert!(written.is_ok());
     }
 
-    /// Makes the descriptor unreadable again. What was published before a `wake` that this takes back is visible
-    /// afterwards.
+    /// Makes the descriptor unreadable again. What was published before a `wake` that this takes
+    /// back is visible afterwards.
     pub fn drain(&self) {
         let mut count = [0; 8];
         // Nothing to read is fine: another turn took it.

@@ -1,7 +1,7 @@
 //! `host [":" port]`, as in `Host` and in absolute targets (RFC 3986 §3.2, RFC 9110 §7.2).
 //!
-//! Two parsers that read a host differently send a request to two places, so only the grammar is accepted: no user,
-//! no path, no blanks, no bytes that need a decision.
+//! Two parsers that read a host differently send a request to two places, so only the grammar is
+//! accepted: no user, no path, no blanks, no bytes that need a decision.
 
 #![forbid(unsafe_code)]
 

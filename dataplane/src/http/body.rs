@@ -1,7 +1,8 @@
 //! Where a message's body ends, however it is framed.
 //!
-//! A relay asks [`BodyReader::take`] how many of the bytes at hand still belong to this message, and passes them on
-//! unchanged; who needs the content asks [`BodyReader::next_data`]. Never both for one message.
+//! A relay asks [`BodyReader::take`] how many of the bytes at hand still belong to this message,
+//! and passes them on unchanged; who needs the content asks [`BodyReader::next_data`]. Never both
+//! for one message.
 
 #![forbid(unsafe_code)]
 
@@ -35,7 +36,8 @@ pub struct Piece {
     pub data: usize,
 }
 
-/// The sender closed before its body was complete. The recipient has to notice, so it gets no proper end either.
+/// The sender closed before its body was complete. The recipient has to notice, so it gets no
+/// proper end either.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the body ended before it was complete")]
 pub struct Truncated;
@@ -63,7 +65,8 @@ impl BodyReader {
         matches!(self.state, State::Chunked(_))
     }
 
-    /// How many of `bytes` belong to this body, its framing included. Fewer than all means that the body is complete.
+    /// How many of `bytes` belong to this body, its framing included. Fewer than all means that the
+    /// body is complete.
     ///
     /// # Errors
     /// When the chunks are malformed, and from then on always.
@@ -77,8 +80,8 @@ impl BodyReader {
         Ok(count)
     }
 
-    /// The next piece of content in `bytes`; to be called with the bytes after it until all are used or the body is
-    /// complete.
+    /// The next piece of content in `bytes`; to be called with the bytes after it until all are
+    /// used or the body is complete.
     ///
     /// # Errors
     /// When the chunks are malformed, and from then on always.
@@ -151,7 +154,8 @@ mod tests {
         limits::{CHUNK_EXTENSION_BYTES_MAX, TRAILER_BYTES_MAX, TRAILER_LINES_MAX},
     };
 
-    /// What a reader makes of all bytes: how many were the body's, the content, whether it is whole.
+    /// What a reader makes of all bytes: how many were the body's, the content, whether it is
+    /// whole.
     type Reading = Result<(usize, Vec<u8>, bool), ChunkError>;
 
     /// Reads content from `bytes`, which arrive in pieces of `sizes`, and relays them beside it.

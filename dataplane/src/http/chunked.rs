@@ -1,7 +1,8 @@
 //! Chunked bodies (RFC 9112 §7.1): where does each chunk's data begin, and where does the body end?
 //!
-//! Framing is read byte by byte, so it may be split anywhere; data is skipped as a block. Only what the grammar allows
-//! is accepted. A bare LF in here is never a line end: that is how two parsers come to disagree about the next request.
+//! Framing is read byte by byte, so it may be split anywhere; data is skipped as a block. Only what
+//! the grammar allows is accepted. A bare LF in here is never a line end: that is how two parsers
+//! come to disagree about the next request.
 
 #![forbid(unsafe_code)]
 
@@ -73,7 +74,8 @@ impl ChunkReader {
         self.trailers.is_complete()
     }
 
-    /// Reads framing up to the next data, the end of the body or the end of `bytes`; says how many bytes that were.
+    /// Reads framing up to the next data, the end of the body or the end of `bytes`; says how many
+    /// bytes that were.
     pub(super) fn take_framing(&mut self, bytes: &[u8]) -> Result<usize, ChunkError> {
         let mut count = 0;
         while count < bytes.len() && self.state != State::Data && !self.is_complete() {
@@ -180,5 +182,6 @@ pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Sixteen digits and CRLF.
 pub const CHUNK_HEADER_BYTES: usize = 18;
 
-/// No sum overflows, and no peer that counts with 64-bit integers can read such a size as another one.
+/// No sum overflows, and no peer that counts with 64-bit integers can read such a size as another
+/// one.
 const SIZE_DIGITS_MAX: usize = 15;

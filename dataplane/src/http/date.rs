@@ -1,6 +1,7 @@
 //! The `Date` line's text, made once a second.
 //!
-//! IMF-fixdate (RFC 9110 §5.6.7), from the wall clock's seconds that the worker passes in; years have four digits.
+//! IMF-fixdate (RFC 9110 §5.6.7), from the wall clock's seconds that the worker passes in; years
+//! have four digits.
 
 #![forbid(unsafe_code)]
 
@@ -52,7 +53,8 @@ fn format(unix_seconds: u64) -> [u8; DATE_BYTES] {
     text
 }
 
-/// Year, month and day, counted in 400-year eras of years that begin in March, so that the leap day is the last.
+/// Year, month and day, counted in 400-year eras of years that begin in March, so that the leap day
+/// is the last.
 fn civil(days_since_1970: u64) -> (u64, u64, u64) {
     let days = days_since_1970 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

@@ -1,6 +1,8 @@
-//! Which header field is this? Only fields that something here or in `dapr` looks at have a name of their own.
+//! Which header field is this? Only fields that something here or in `dapr` looks at have a name of
+//! their own.
 //!
-//! A name is told apart by its length and first letter, so an ordinary line costs one comparison and never a hash.
+//! A name is told apart by its length and first letter, so an ordinary line costs one comparison
+//! and never a hash.
 
 #![forbid(unsafe_code)]
 
@@ -26,8 +28,9 @@ pub enum Field {
     Forwarded,
     /// `grpc-*`, which apps see as `dapr-grpc-*`.
     GrpcPrefixed,
-    /// Fields that concern one connection and have no other meaning to us: `keep-alive`, `proxy-connection`, `te`,
-    /// `trailer`, `http2-settings`, `proxy-authorization`, `proxy-authenticate`.
+    /// Fields that concern one connection and have no other meaning to us: `keep-alive`,
+    /// `proxy-connection`, `te`, `trailer`, `http2-settings`, `proxy-authorization`,
+    /// `proxy-authenticate`.
     HopByHop,
     Host,
     Other,
@@ -89,8 +92,9 @@ impl Field {
     }
 }
 
-/// Is this token `known`, whatever the case? `known` has its length in its type, so this becomes a few comparisons of
-/// whole words. It consists of small letters, digits and dashes: no other token characters become these with LOWER.
+/// Is this token `known`, whatever the case? `known` has its length in its type, so this becomes a
+/// few comparisons of whole words. It consists of small letters, digits and dashes: no other token
+/// characters become these with LOWER.
 fn is<const LENGTH: usize>(name: &[u8], known: &[u8; LENGTH]) -> bool {
     let Ok(name) = <&[u8; LENGTH]>::try_from(name) else { return false };
     name.iter().zip(known).fold(0, |difference, (a, b)| difference | ((a | LOWER) ^ b)) == 0

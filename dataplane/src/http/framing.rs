@@ -1,7 +1,7 @@
 //! How long is this body? Asked once per head, before anything else is done with it; pure.
 //!
-//! The checks follow RFC 9112 §6.3 in order. Whatever two parsers could read differently is refused: the next one on
-//! the path may be the other one.
+//! The checks follow RFC 9112 §6.3 in order. Whatever two parsers could read differently is
+//! refused: the next one on the path may be the other one.
 
 #![forbid(unsafe_code)]
 
@@ -40,8 +40,8 @@ pub enum FramingError {
     UnsupportedCoding,
 }
 
-/// Spells the field that frames a body as everybody does, where its sender did not (`CHUNKED`, `007`): appends the line to
-/// `out` and returns the field whose line it replaces.
+/// Spells the field that frames a body as everybody does, where its sender did not (`CHUNKED`,
+/// `007`): appends the line to `out` and returns the field whose line it replaces.
 pub fn respell(framing: Framing, lines: &Lines, head: &[u8], out: &mut Vec<u8>) -> FieldSet {
     let mut digits = [0; 20];
     let (field, name, usual) = match framing {
@@ -60,7 +60,8 @@ pub fn respell(framing: Framing, lines: &Lines, head: &[u8], out: &mut Vec<u8>) 
     FieldSet::of(&[field])
 }
 
-/// A request's body is empty unless its head says otherwise, and never lasts until the client closes.
+/// A request's body is empty unless its head says otherwise, and never lasts until the client
+/// closes.
 pub(super) fn of_request(
     lines: &Lines,
     head: &[u8],
@@ -69,7 +70,8 @@ pub(super) fn of_request(
     Ok(declared(lines, head, version)?.unwrap_or(Framing::Empty))
 }
 
-/// Contradictory fields are refused even where a response has no body (RFC 9112 §6.3 rule 1): they would travel on.
+/// Contradictory fields are refused even where a response has no body (RFC 9112 §6.3 rule 1): they
+/// would travel on.
 pub(super) fn of_response(
     lines: &Lines,
     head: &[u8],
@@ -102,8 +104,8 @@ fn declared(lines: &Lines, head: &[u8], version: Version) -> Result<Option<Frami
     }
 }
 
-/// Only `chunked` is relayed. A list that ends with it is sound and merely not ours to decode; anything else leaves
-/// the length open.
+/// Only `chunked` is relayed. A list that ends with it is sound and merely not ours to decode;
+/// anything else leaves the length open.
 fn parse_coding(value: &[u8]) -> Result<Framing, FramingError> {
     if value.eq_ignore_ascii_case(CHUNKED) {
         return Ok(Framing::Chunked);

@@ -1,7 +1,9 @@
-//! What request and response heads have in common: their header lines, and the bounds and line ends of the whole.
+//! What request and response heads have in common: their header lines, and the bounds and line ends
+//! of the whole.
 //!
-//! httparse finds the parts and refuses characters that belong nowhere; it is lenient about line ends, so these are
-//! checked here. A head is only ever accepted with CRLF at the end of each line (RFC 9112 §2.2 lets us insist).
+//! httparse finds the parts and refuses characters that belong nowhere; it is lenient about line
+//! ends, so these are checked here. A head is only ever accepted with CRLF at the end of each line
+//! (RFC 9112 §2.2 lets us insist).
 
 #![forbid(unsafe_code)]
 
@@ -43,8 +45,8 @@ pub struct Line {
     /// After its CRLF, where the next line begins.
     pub end: u32,
     pub field: Field,
-    /// Named in `Connection`, so it concerns this connection only. Never set on framing lines or `Host`: a sender
-    /// must not be able to have them removed.
+    /// Named in `Connection`, so it concerns this connection only. Never set on framing lines or
+    /// `Host`: a sender must not be able to have them removed.
     pub nominated: bool,
 }
 
@@ -95,7 +97,8 @@ impl Lines {
         headers: &[httparse::Header<'_>],
         head: &[u8],
     ) -> Result<(), HeadError> {
-        // Were the empty line at the end a bare LF, this would lie inside the line end before it, and fail below.
+        // Were the empty line at the end a bare LF, this would lie inside the line end before it,
+        // and fail below.
         let lines_end = head.len() - CRLF.len();
         let start_of = |index: usize| match headers.get(index) {
             Some(header) => Span::locate(header.name.as_bytes(), head).start as usize,
@@ -161,7 +164,8 @@ pub enum HeadError {
 }
 
 impl HeadError {
-    /// Of a mistake outside the start line's version, which request and response tell apart themselves.
+    /// Of a mistake outside the start line's version, which request and response tell apart
+    /// themselves.
     pub(super) fn from_httparse(error: httparse::Error) -> Self {
         match error {
             httparse::Error::HeaderName => Self::BadName,
@@ -175,8 +179,8 @@ impl HeadError {
     }
 }
 
-/// The part of `bytes` that a head may lie in. Looking at no more makes the verdict independent of how many bytes
-/// happened to arrive together.
+/// The part of `bytes` that a head may lie in. Looking at no more makes the verdict independent of
+/// how many bytes happened to arrive together.
 pub(super) fn window(bytes: &[u8], bytes_max: usize) -> &[u8] {
     &bytes[..bytes.len().min(bytes_max).min(HEAD_BYTES_MAX)]
 }
@@ -196,7 +200,8 @@ fn check_line_end(head: &[u8], end: usize) -> Result<(), HeadError> {
     if head[..end].ends_with(CRLF) { Ok(()) } else { Err(HeadError::BadLineEnd) }
 }
 
-/// Without spaces and tabs at both ends, and nothing else: other parsers disagree about what else is blank.
+/// Without spaces and tabs at both ends, and nothing else: other parsers disagree about what else
+/// is blank.
 pub(super) fn trim(value: &[u8]) -> &[u8] {
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let start = value.iter().position(|byte| !is_blank(byte)).unwrap_or(value.len());

@@ -19,7 +19,8 @@ pub enum Method {
 }
 
 impl Method {
-    /// As it stands in a request line. Another token than these cannot be told; it is never sent under this name.
+    /// As it stands in a request line. Another token than these cannot be told; it is never sent
+    /// under this name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Connect => "CONNECT",

@@ -1,10 +1,12 @@
-//! HTTP/1.1 as bytes: heads are parsed where they lie, bodies are measured, heads are rewritten for the next hop.
+//! HTTP/1.1 as bytes: heads are parsed where they lie, bodies are measured, heads are rewritten for
+//! the next hop.
 //!
-//! Second station of a call, between the connection that brings bytes and `dapr`, which asks who is called. Pure:
-//! slices in, decisions out; no allocation, no clock, no socket.
+//! Second station of a call, between the connection that brings bytes and `dapr`, which asks who is
+//! called. Pure: slices in, decisions out; no allocation, no clock, no socket.
 //!
-//! The invariant: what leaves here has one reading. Whatever two parsers could understand differently is an error,
-//! never a repair, because the next parser on the path may be the other one.
+//! The invariant: what leaves here has one reading. Whatever two parsers could understand
+//! differently is an error, never a repair, because the next parser on the path may be the other
+//! one.
 
 #![forbid(unsafe_code)]
 

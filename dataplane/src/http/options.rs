@@ -1,4 +1,5 @@
-//! The `Connection` field: what its sender wants of this connection, and which lines concern only it.
+//! The `Connection` field: what its sender wants of this connection, and which lines concern only
+//! it.
 //!
 //! RFC 9110 §7.6.1: an intermediary removes the lines that `Connection` names, in both directions.
 

@@ -13,8 +13,8 @@ pub struct Reply<'a> {
     pub body: &'a [u8],
     /// Does the connection stay?
     pub keep_alive: bool,
-    /// The request's version. We answer as 1.1 in any case (RFC 9110 §6.2), but a 1.0 client has to be told that the
-    /// connection stays.
+    /// The request's version. We answer as 1.1 in any case (RFC 9110 §6.2), but a 1.0 client has to
+    /// be told that the connection stays.
     pub version: Version,
     /// The answer to a HEAD: says how long the body is, and leaves it out.
     pub head_only: bool,
@@ -74,7 +74,8 @@ pub fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
     }
 }
 
-/// The reason phrase, in the words of Go's `http.StatusText`, which daprd's clients see. Empty for a status without one.
+/// The reason phrase, in the words of Go's `http.StatusText`, which daprd's clients see. Empty for
+/// a status without one.
 pub fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",

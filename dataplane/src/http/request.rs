@@ -1,7 +1,7 @@
 //! Request heads: parsed in place, checked once, then only read.
 //!
-//! What is accepted here is forwarded, so everything that RFC 9112 §3 and §6 leave to the recipient's mercy is refused.
-//! Spans are offsets into exactly the bytes that were parsed.
+//! What is accepted here is forwarded, so everything that RFC 9112 §3 and §6 leave to the
+//! recipient's mercy is refused. Spans are offsets into exactly the bytes that were parsed.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,8 @@ use crate::limits::HEADER_LINES_MAX;
 use memchr::{memchr, memchr2};
 use std::mem::MaybeUninit;
 
-/// A request head. Kept by its owner and filled again for each request, so that its 2 KiB are never moved.
+/// A request head. Kept by its owner and filled again for each request, so that its 2 KiB are never
+/// moved.
 #[derive(Debug)]
 pub struct RequestHead {
     pub method: Method,
@@ -105,8 +106,8 @@ impl RequestError {
 
 /// Parses the head at the start of `bytes`, of which it may take `bytes_max`.
 ///
-/// # Errors
-/// When the bytes are no request that we forward; nothing that follows on the connection can be trusted then.
+/// # Errors When the bytes are no request that we forward; nothing that follows on the connection
+/// can be trusted then.
 pub fn parse_request(
     bytes: &[u8],
     bytes_max: usize,
@@ -178,8 +179,8 @@ impl RequestHead {
         }
     }
 
-    /// RFC 9110 §10.1.1: nothing else can be expected, a 1.0 client cannot wait, and without a body there is nothing to
-    /// wait with.
+    /// RFC 9110 §10.1.1: nothing else can be expected, a 1.0 client cannot wait, and without a body
+    /// there is nothing to wait with.
     fn parse_expect(&self, head: &[u8]) -> Result<bool, RequestError> {
         if !self.lines.has(Field::Expect) {
             return Ok(false);
@@ -192,8 +193,9 @@ impl RequestHead {
         Ok(self.version == Version::Http11 && self.has_body())
     }
 
-    /// RFC 9110 §7.8. A request with a body is never a tunnel's beginning: where the body ends, the app decides what
-    /// follows. h2c is not offered to an app: what it would answer, nobody here reads.
+    /// RFC 9110 §7.8. A request with a body is never a tunnel's beginning: where the body ends, the
+    /// app decides what follows. h2c is not offered to an app: what it would answer, nobody here
+    /// reads.
     fn find_upgrade(&self, options: Options, head: &[u8]) -> Option<Span> {
         if !options.upgrade
             || self.version == Version::Http10
@@ -213,8 +215,8 @@ impl RequestHead {
     }
 }
 
-/// How many bytes precede the request line. RFC 9112 §2.2 asks to ignore an empty line there, which old clients send
-/// after a body; one is enough. `None`: that is not known yet.
+/// How many bytes precede the request line. RFC 9112 §2.2 asks to ignore an empty line there, which
+/// old clients send after a body; one is enough. `None`: that is not known yet.
 fn skip_empty_line(window: &[u8]) -> Result<Option<usize>, HeadError> {
     match window {
         [] | [b'\r'] | [b'\r', b'\n'] => Ok(None),
@@ -257,7 +259,8 @@ fn is_target_too_long(error: HeadError, window: &[u8]) -> bool {
     error == HeadError::TooLarge && memchr(b'\n', window.get(2..).unwrap_or(&[])).is_none()
 }
 
-/// Another version of HTTP, or no HTTP at all? What follows the second blank of the first line tells.
+/// Another version of HTTP, or no HTTP at all? What follows the second blank of the first line
+/// tells.
 fn judge_version(window: &[u8]) -> RequestError {
     let window = window.strip_prefix(b"\r\n").unwrap_or(window);
     let version = window.splitn(3, |byte| *byte == b' ').nth(2).unwrap_or_default();

@@ -1,7 +1,8 @@
-//! Response heads: parsed in place, as strictly as requests, because an app's answer decides where the next one
-//! begins.
+//! Response heads: parsed in place, as strictly as requests, because an app's answer decides where
+//! the next one begins.
 //!
-//! An error here means: this connection to the app is of no use any more, and the client gets our own answer.
+//! An error here means: this connection to the app is of no use any more, and the client gets our
+//! own answer.
 
 #![forbid(unsafe_code)]
 
@@ -16,7 +17,8 @@ use super::{
 use crate::limits::HEADER_LINES_MAX;
 use std::mem::MaybeUninit;
 
-/// A response head. Kept by its owner and filled again for each response, so that its 2 KiB are never moved.
+/// A response head. Kept by its owner and filled again for each response, so that its 2 KiB are
+/// never moved.
 #[derive(Debug)]
 pub struct ResponseHead {
     /// 100 to 999.
@@ -65,11 +67,12 @@ pub enum ResponseError {
     Head(#[from] HeadError),
 }
 
-/// Parses the head at the start of `bytes`, of which it may take `bytes_max`. What was asked decides with RFC 9112
-/// §6.3 whether there is a body; `request_method` is never CONNECT, which [`super::parse_request`] refuses.
+/// Parses the head at the start of `bytes`, of which it may take `bytes_max`. What was asked
+/// decides with RFC 9112 §6.3 whether there is a body; `request_method` is never CONNECT, which
+/// [`super::parse_request`] refuses.
 ///
-/// # Errors
-/// When the bytes are no response that we forward; nothing that follows on the connection can be trusted then.
+/// # Errors When the bytes are no response that we forward; nothing that follows on the connection
+/// can be trusted then.
 pub fn parse_response(
     bytes: &[u8],
     bytes_max: usize,
@@ -109,7 +112,8 @@ impl ResponseHead {
         self.version = Version::from_minor(response.version);
         self.bytes = offset(head.len());
         self.lines.fill(response.headers, head)?;
-        // httparse hides a reason with bytes above 127. The line is `HTTP/1.x sss`, then perhaps a blank and a reason.
+        // httparse hides a reason with bytes above 127. The line is `HTTP/1.x sss`, then perhaps a
+        // blank and a reason.
         let lines_start =
             self.lines.as_slice().first().map_or(head.len() - 2, |line| line.name.start as usize);
         let end = lines_start - 2;
@@ -129,7 +133,8 @@ impl ResponseHead {
         Ok(())
     }
 
-    /// RFC 9110 §15.2.2: a 101 names the one protocol it changes to, in a field that `Connection` names.
+    /// RFC 9110 §15.2.2: a 101 names the one protocol it changes to, in a field that `Connection`
+    /// names.
     fn find_upgrade(&self, options: Options) -> Option<Span> {
         let is_switch = self.status == 101
             && self.version == Version::Http11

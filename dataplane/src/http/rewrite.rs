@@ -1,7 +1,9 @@
-//! A head for the next hop: another start line, some lines gone, some lines new, the rest as it came.
+//! A head for the next hop: another start line, some lines gone, some lines new, the rest as it
+//! came.
 //!
-//! Two ways with one result. In place costs two short moves and no buffer; anew is for heads that do not fit or that
-//! need another name. Both keep the order of the lines, which RFC 9110 §5.3 lets carry meaning.
+//! Two ways with one result. In place costs two short moves and no buffer; anew is for heads that
+//! do not fit or that need another name. Both keep the order of the lines, which RFC 9110 §5.3 lets
+//! carry meaning.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +12,8 @@ use super::{
     head::{CRLF, Line, Lines},
 };
 
-/// What to change. Lines that `Connection` names go in any case; of several `Baggage` lines the first stays, as in daprd.
+/// What to change. Lines that `Connection` names go in any case; of several `Baggage` lines the
+/// first stays, as in daprd.
 #[derive(Clone, Copy, Debug)]
 pub struct Rewrite<'a> {
     /// The parts of the start line, its CRLF included.
@@ -20,11 +23,13 @@ pub struct Rewrite<'a> {
     pub added: &'a [&'a [u8]],
 }
 
-/// Rewrites the head `buffer[head_start..head_start + head_bytes]` so that it ends where it ended and what follows it
-/// stays. Kept lines move right over dropped ones; the new start line and lines are written in front of them, into what
-/// that freed and the free bytes before `head_start`. Returns where the head begins now.
+/// Rewrites the head `buffer[head_start..head_start + head_bytes]` so that it ends where it ended
+/// and what follows it stays. Kept lines move right over dropped ones; the new start line and lines
+/// are written in front of them, into what that freed and the free bytes before `head_start`.
+/// Returns where the head begins now.
 ///
-/// `None`, with nothing changed, when there is no room or a kept line needs another name: then [`rewrite_anew`].
+/// `None`, with nothing changed, when there is no room or a kept line needs another name: then
+/// [`rewrite_anew`].
 pub fn rewrite_in_place(
     buffer: &mut [u8],
     head_start: usize,
@@ -82,8 +87,9 @@ fn stays(lines: &[Line], index: usize, drop: FieldSet) -> bool {
     !line.nominated && !drop.contains(line.field) && !is_more_baggage()
 }
 
-/// Moves each run of kept lines to the right, the last one first, so that nothing is overwritten before it moved. The
-/// empty line at the end, and the kept lines that touch it, stay where they are.
+/// Moves each run of kept lines to the right, the last one first, so that nothing is overwritten
+/// before it moved. The empty line at the end, and the kept lines that touch it, stay where they
+/// are.
 fn move_right(
     buffer: &mut [u8],
     head_start: usize,
@@ -154,7 +160,8 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    /// The head rewritten in a buffer with this much room in front, if it can be; checks that nothing else changes.
+    /// The head rewritten in a buffer with this much room in front, if it can be; checks that
+    /// nothing else changes.
     fn in_place(head: &[u8], rewrite: &Rewrite<'_>, headroom: usize) -> Option<String> {
         let lines = parse(head).lines;
         let mut buffer = [&vec![b'#'; headroom][..], head, BODY].concat();

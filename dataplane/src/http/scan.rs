@@ -1,8 +1,8 @@
 //! Heads that arrive in pieces: is it worth parsing again?
 //!
-//! Parsing from the front on every piece costs the square of a slow sender's bytes. This looks at each byte once, and
-//! finds what can never become a head (a bare CR or LF, a control character), so that such a sender is refused at
-//! once and not when its time is up.
+//! Parsing from the front on every piece costs the square of a slow sender's bytes. This looks at
+//! each byte once, and finds what can never become a head (a bare CR or LF, a control character),
+//! so that such a sender is refused at once and not when its time is up.
 
 #![forbid(unsafe_code)]
 
@@ -24,8 +24,8 @@ impl HeadScan {
         Self { bytes_max: bytes_max.min(HEAD_BYTES_MAX), scanned: 0 }
     }
 
-    /// Would parsing `bytes` (all of the head so far) give a verdict? That is so when its empty line is there,
-    /// something that no head contains, or as many bytes as a head may have.
+    /// Would parsing `bytes` (all of the head so far) give a verdict? That is so when its empty
+    /// line is there, something that no head contains, or as many bytes as a head may have.
     pub fn is_complete(&mut self, bytes: &[u8]) -> bool {
         if bytes.len() >= self.bytes_max {
             return true;
@@ -56,7 +56,8 @@ impl HeadScan {
     }
 }
 
-/// What makes these bytes, all of them part of one head, hopeless: looked for when a head is not complete.
+/// What makes these bytes, all of them part of one head, hopeless: looked for when a head is not
+/// complete.
 pub(super) fn find_error(bytes: &[u8]) -> Option<HeadError> {
     let mut position = 0;
     while let Some(found) = memchr2(b'\r', b'\n', &bytes[position..]) {
@@ -91,7 +92,8 @@ fn ends_head(bytes: &[u8], at: usize) -> bool {
     bytes[..at].ends_with(b"\r\n")
 }
 
-/// A control character other than tab, CR and LF. Written so that the compiler compares many bytes at a time.
+/// A control character other than tab, CR and LF. Written so that the compiler compares many bytes
+/// at a time.
 fn has_control(bytes: &[u8]) -> bool {
     bytes.chunks(256).any(|block| block.iter().fold(false, |found, byte| found | is_control(*byte)))
 }
@@ -104,7 +106,8 @@ fn is_control(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// What is looked for, said as plainly as possible: an offset after which a verdict is possible.
+    /// What is looked for, said as plainly as possible: an offset after which a verdict is
+    /// possible.
     fn verdict_at(bytes: &[u8]) -> Option<usize> {
         (0..=bytes.len()).find(|end| {
             let bytes = &bytes[..*end];

@@ -1,7 +1,7 @@
 //! A piece of a head, as offsets into the bytes that were parsed.
 //!
-//! Heads live in buffers that move between owners, so nothing here borrows them: a span means something only together
-//! with the very bytes it was parsed from.
+//! Heads live in buffers that move between owners, so nothing here borrows them: a span means
+//! something only together with the very bytes it was parsed from.
 
 #![forbid(unsafe_code)]
 

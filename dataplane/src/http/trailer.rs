@@ -1,8 +1,8 @@
-//! The trailer section of a chunked body, byte by byte: as strict as header lines, and without any field that a
-//! recipient could take for framing, routing or proof of identity.
+//! The trailer section of a chunked body, byte by byte: as strict as header lines, and without any
+//! field that a recipient could take for framing, routing or proof of identity.
 //!
-//! RFC 9110 §6.5.1 forbids senders such fields. Trailers pass through where they lie, so what must not be in them is
-//! refused; a name is remembered only as far as that takes.
+//! RFC 9110 §6.5.1 forbids senders such fields. Trailers pass through where they lie, so what must
+//! not be in them is refused; a name is remembered only as far as that takes.
 
 #![forbid(unsafe_code)]
 
@@ -107,7 +107,8 @@ impl TrailerReader {
     fn on_name_end(&self) -> Result<State, TrailerError> {
         let start = &self.name[..self.name_bytes.min(NAME_BYTES)];
         let is_whole = self.name_bytes <= NAME_BYTES;
-        // RFC 9530 §2 puts digests into trailers; the other content fields say how to read what was read already.
+        // RFC 9530 §2 puts digests into trailers; the other content fields say how to read what was
+        // read already.
         let is_digest = is_whole && start.eq_ignore_ascii_case(b"content-digest");
         let is_forbidden = is_whole && FORBIDDEN.contains(Field::from_name(start))
             || has_prefix(start, b"dapr-")

@@ -1,7 +1,8 @@
 //! The link to control: states and deltas come in, acknowledgements and questions go out.
 //!
-//! Runs on the process' first thread and only ever waits in `poll`. Workers know nothing of it but a mailbox. When
-//! control goes away without a word the workers serve on, or end, as the last state said.
+//! Runs on the process' first thread and only ever waits in `poll`. Workers know nothing of it but
+//! a mailbox. When control goes away without a word the workers serve on, or end, as the last state
+//! said.
 //!
 //! ```text
 //!   Following ──gap, unreadable frame──► AwaitingState ──full state──► Following
@@ -181,7 +182,8 @@ impl Link {
             if listener_ready {
                 self.accept();
             }
-            // After all that somebody waits for: freeing the table of a replaced state takes its time.
+            // After all that somebody waits for: freeing the table of a replaced state takes its
+            // time.
             drop(self.progress.take_outlived());
         }
     }
@@ -282,7 +284,8 @@ impl Link {
     }
 
     fn drain(&mut self) {
-        // Our copies would keep the listeners open for connections that nobody accepts, and the apps known.
+        // Our copies would keep the listeners open for connections that nobody accepts, and the
+        // apps known.
         self.listening.clear();
         self.holds.clear();
         self.tell_all(|| ToWorker::Drain);
@@ -313,7 +316,8 @@ impl Link {
         }
     }
 
-    /// Whatever that frame was to say is missing from now on. It may have been the very state that is awaited.
+    /// Whatever that frame was to say is missing from now on. It may have been the very state that
+    /// is awaited.
     fn on_unreadable(&mut self, error: &WireError) {
         self.stage = Stage::Following;
         self.resync(error.to_string());
@@ -569,8 +573,8 @@ impl Link {
         }
     }
 
-    /// A question for control. One that a control dies over is put to the next; one that is pushed out has a client
-    /// that stops waiting by itself.
+    /// A question for control. One that a control dies over is put to the next; one that is pushed
+    /// out has a client that stops waiting by itself.
     fn ask(&mut self, question: Question) {
         if self.asked.len() >= ASKED_MAX {
             self.asked.pop_front();
@@ -608,7 +612,8 @@ fn texts(errors: &[BuildError]) -> Vec<String> {
     told.chain((more > 0).then(|| format!("and {more} more"))).collect()
 }
 
-/// Problems of one state that are told; whoever wrote ten thousand wrong rows learns nothing from the rest.
+/// Problems of one state that are told; whoever wrote ten thousand wrong rows learns nothing from
+/// the rest.
 const PROBLEMS_MAX: usize = 20;
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use snapshot::{Snapshot, Version};
 use std::{collections::VecDeque, sync::Arc};
 
 pub(super) struct Progress {
-    /// The last one is in force for all that comes; the first one is the oldest that a worker may still run on.
+    /// The last one is in force for all that comes; the first one is the oldest that a worker may
+    /// still run on.
     adoptions: VecDeque<Arc<Adoption>>,
     /// The epoch that each worker runs on.
     adopted: Vec<u64>,
@@ -53,7 +54,8 @@ impl Progress {
         live.map(|adoption| adoption.snapshot.version)
     }
 
-    /// Takes out what no worker holds any more. The caller drops it when it has nothing better to do.
+    /// Takes out what no worker holds any more. The caller drops it when it has nothing better to
+    /// do.
     pub(super) fn take_outlived(&mut self) -> Vec<Arc<Adoption>> {
         let count = self.adoptions.iter().take_while(|adoption| adoption.epoch < self.live).count();
         let outlived: Vec<Arc<Adoption>> = self.adoptions.drain(..count).collect();

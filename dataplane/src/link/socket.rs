@@ -1,8 +1,9 @@
 //! The link's socket: frames with descriptors beside them.
 //!
-//! Descriptors come with the first byte of their frame, and one read never takes the descriptors of two frames (the
-//! kernel ends a read of a stream socket behind the bytes that brought some). So those of one read belong to the frame
-//! that holds the last byte of it, whatever becomes of that frame.
+//! Descriptors come with the first byte of their frame, and one read never takes the descriptors of
+//! two frames (the kernel ends a read of a stream socket behind the bytes that brought some). So
+//! those of one read belong to the frame that holds the last byte of it, whatever becomes of that
+//! frame.
 
 #![forbid(unsafe_code)]
 
@@ -175,7 +176,8 @@ mod tests {
     use super::*;
     use std::{io::Write, net::TcpListener, os::unix::net::UnixStream};
 
-    /// Sends as control does: descriptors with the first byte, the rest of the frame in whatever pieces.
+    /// Sends as control does: descriptors with the first byte, the rest of the frame in whatever
+    /// pieces.
     fn send(stream: &UnixStream, bytes: &[u8], sockets: &[BorrowedFd<'_>], first: usize) {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);

@@ -1,8 +1,8 @@
 //! Listening sockets, and which worker serves a new connection.
 //!
-//! The first worker accepts for all: one listening socket, no SO_REUSEPORT, whose hashing would spread the few
-//! connections of a sidecar badly and lose queued ones when a socket closes. The connection goes to the worker with the
-//! fewest.
+//! The first worker accepts for all: one listening socket, no SO_REUSEPORT, whose hashing would
+//! spread the few connections of a sidecar badly and lose queued ones when a socket closes. The
+//! connection goes to the worker with the fewest.
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +20,8 @@ use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, time::Duration};
 pub(crate) struct Listeners {
     by_key: HashMap<ListenerKey, Listener>,
     keys: HashMap<ListenerId, ListenerKey>,
-    /// Where accepting pauses after a failure, and until when. A node has thousands of listeners and looks here each turn.
+    /// Where accepting pauses after a failure, and until when. A node has thousands of listeners
+    /// and looks here each turn.
     paused: Vec<(Instant, ListenerKey)>,
 }
 
@@ -103,7 +104,8 @@ impl Admission {
         Self { own, mailboxes }
     }
 
-    /// A connection beyond CONNECTIONS_MAX is closed at once: better than one that is accepted and then starves.
+    /// A connection beyond CONNECTIONS_MAX is closed at once: better than one that is accepted and
+    /// then starves.
     pub(crate) fn admit<E: Engine>(
         &self,
         listeners: &Listeners,

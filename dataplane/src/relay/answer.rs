@@ -74,8 +74,8 @@ impl<E: Engine> Relay<E> {
         }
     }
 
-    /// The exchange ends with `cause`: the client gets an answer, or, when it has part of the app's already, a cut
-    /// connection, so that it cannot take what it has for the whole.
+    /// The exchange ends with `cause`: the client gets an answer, or, when it has part of the app's
+    /// already, a cut connection, so that it cannot take what it has for the whole.
     pub(super) fn fail(&mut self, key: ConnectionKey, cause: Cause) {
         self.release_upstream(key);
         let Some(connection) = self.connections.find_mut(key) else { return };

@@ -90,9 +90,9 @@ impl<E: Engine> Relay<E> {
         self.start_upstream(key, endpoint, head, rest);
     }
 
-    /// A request that may have to be sent again is remembered while it is small: one that is safe to repeat, should its
-    /// pooled connection turn out to be dead; any, while another endpoint could take it, should the first one turn out
-    /// to be another app's.
+    /// A request that may have to be sent again is remembered while it is small: one that is safe
+    /// to repeat, should its pooled connection turn out to be dead; any, while another endpoint
+    /// could take it, should the first one turn out to be another app's.
     fn remember_for_replay(&mut self, key: ConnectionKey, head: &Chunk, rest: &Chunk) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let exchange = &mut connection.exchange;
@@ -175,7 +175,8 @@ impl<E: Engine> Relay<E> {
         self.note_progress(borrower);
     }
 
-    /// Request bytes go to the upstream connection, or wait for it; either way the client is not read without bound.
+    /// Request bytes go to the upstream connection, or wait for it; either way the client is not
+    /// read without bound.
     pub(super) fn send_upstream(&mut self, key: ConnectionKey, chunk: Chunk) {
         if chunk.is_empty() {
             return;

@@ -1,6 +1,7 @@
 //! What must hold between two turns, whatever happened: for tests, the simulation above all.
 //!
-//! Each rule here is one that a stuck, leaked or mixed-up exchange would break before anybody outside could see it.
+//! Each rule here is one that a stuck, leaked or mixed-up exchange would break before anybody
+//! outside could see it.
 
 #![forbid(unsafe_code)]
 
@@ -145,7 +146,8 @@ impl<E: Engine> Relay<E> {
         facts: &EngineFacts<'_>,
         complain: &mut dyn FnMut(&str),
     ) {
-        // What one turn brings is there before anybody can stop it; what was in flight comes a turn later.
+        // What one turn brings is there before anybody can stop it; what was in flight comes a turn
+        // later.
         let queue_max = RELAY_HIGH_BYTES + 2 * facts.turn_bytes_max + HEAD_BYTES_MAX;
         let queue = self.engine.send_queued_bytes(connection.socket);
         if queue > queue_max {

@@ -56,7 +56,8 @@ impl<E: Engine> Relay<E> {
         self.set_deadline(key, Some(DOWNSTREAM_IDLE_TIMEOUT));
     }
 
-    /// Closes once the client took what is queued. `linger`: it may be sending, and must not be answered by a reset.
+    /// Closes once the client took what is queued. `linger`: it may be sending, and must not be
+    /// answered by a reset.
     pub(super) fn close_after_flush(&mut self, key: ConnectionKey, linger: bool) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         connection.state = State::Flushing { linger };

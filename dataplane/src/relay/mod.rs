@@ -1,7 +1,8 @@
-//! The relay moves exchanges: bytes from downstream to upstream and back, from the first head to the last trailer.
+//! The relay moves exchanges: bytes from downstream to upstream and back, from the first head to
+//! the last trailer.
 //!
-//! It owns the engine and every connection of its worker. Each event of the engine ends in one of the `on_*` methods;
-//! the files of this directory follow a request's way:
+//! It owns the engine and every connection of its worker. Each event of the engine ends in one of
+//! the `on_*` methods; the files of this directory follow a request's way:
 //!
 //! ```text
 //! request.rs   downstream bytes → head → who is asked
@@ -82,7 +83,8 @@ pub(crate) struct Relay<E> {
     date: DateCache,
     unix_seconds: u64,
     draining: bool,
-    /// Connections whose next request is already here; looked at when the current event is done with.
+    /// Connections whose next request is already here; looked at when the current event is done
+    /// with.
     ready: Vec<ConnectionKey>,
     /// Heads are parsed into these, so that their 2 KB are never moved.
     request_head: Box<RequestHead>,
@@ -156,8 +158,8 @@ impl<E: Engine> Relay<E> {
         self.reconsider_retries();
     }
 
-    /// Connections stay their app's when the new snapshot numbers its apps otherwise. Those of an app that is gone end
-    /// now if they are idle, and otherwise with their next request.
+    /// Connections stay their app's when the new snapshot numbers its apps otherwise. Those of an
+    /// app that is gone end now if they are idle, and otherwise with their next request.
     fn renumber(&mut self, renumbered: &[(usize, Option<usize>)]) {
         if renumbered.is_empty() {
             return;
@@ -193,7 +195,8 @@ impl<E: Engine> Relay<E> {
         self.connections.len()
     }
 
-    /// A connection that another worker accepted; if its listener is gone by now, so is the connection.
+    /// A connection that another worker accepted; if its listener is gone by now, so is the
+    /// connection.
     pub(crate) fn accept_from(&mut self, socket: OwnedFd, listener: ListenerId) {
         let listener = self.view.snapshot.find_listener(listener);
         if let Some((kind, app)) = listener.map(|listener| (listener.kind, listener.app)) {
@@ -354,14 +357,16 @@ impl<E: Engine> Relay<E> {
 
     // Deadlines.
 
-    /// Something moved in this exchange: the stall clock starts anew, or stops when nobody owes us a byte.
+    /// Something moved in this exchange: the stall clock starts anew, or stops when nobody owes us
+    /// a byte.
     fn note_progress(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let upstream = connection.exchange.upstream.and_then(|key| self.upstreams.find(key));
         let queued = self.engine.send_queued_bytes(connection.socket)
             + upstream.map_or(0, |upstream| self.engine.send_queued_bytes(upstream.socket));
         let stalls = match connection.state {
-            // A client that sent FIN, or is not read, may be gone altogether; nothing else would tell us.
+            // A client that sent FIN, or is not read, may be gone altogether; nothing else would
+            // tell us.
             State::Exchanging => {
                 let is_deaf = connection.read_closed || connection.paused;
                 queued > 0 || !connection.exchange.request.is_complete() || is_deaf
@@ -451,6 +456,6 @@ impl<E: Engine> Relay<E> {
     }
 }
 
-/// An entry that comes up at most this much after the deadline is not replaced by an earlier one; timer entries are
-/// rounded up by up to two ticks.
+/// An entry that comes up at most this much after the deadline is not replaced by an earlier one;
+/// timer entries are rounded up by up to two ticks.
 const EARLIER_ENTRY_SLACK: Duration = Duration::from_millis(100);

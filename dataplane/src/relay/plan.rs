@@ -1,7 +1,8 @@
 //! Decides a call: where it goes, under which verb and path, which lines go and which come.
 //!
-//! Three ways lead to an app: our app calls one that this data plane serves, our app calls one behind another sidecar,
-//! another sidecar calls our app. Pure: a head, a view and the exchange's notes in, a [`Plan`] out.
+//! Three ways lead to an app: our app calls one that this data plane serves, our app calls one
+//! behind another sidecar, another sidecar calls our app. Pure: a head, a view and the exchange's
+//! notes in, a [`Plan`] out.
 
 #![forbid(unsafe_code)]
 
@@ -70,7 +71,8 @@ impl<'v> Planner<'_, 'v> {
         }
     }
 
-    /// Another sidecar calls. It names the app it means, for an address can have changed hands since it looked.
+    /// Another sidecar calls. It names the app it means, for an address can have changed hands
+    /// since it looked.
     pub(super) fn plan_call_from_peer(self) -> Result<Plan<'v>, Cause> {
         self.lines.clear();
         self.exchange.hop = Hop::InboundFromPeer;
@@ -167,8 +169,8 @@ fn push_query(exchange: &mut Exchange) {
     }
 }
 
-/// The verb the app is called with, after daprd's rules for those that HTTP does not know. `head` would become one
-/// whose response has no body, unlike the client thinks.
+/// The verb the app is called with, after daprd's rules for those that HTTP does not know. `head`
+/// would become one whose response has no body, unlike the client thinks.
 fn verb_of(method: Method, name: &[u8]) -> Result<Method, Cause> {
     let verb = verb(name).ok_or(Cause::InvalidVerb)?;
     match Method::from_bytes(verb.as_bytes()) {

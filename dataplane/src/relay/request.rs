@@ -82,7 +82,8 @@ impl<E: Engine> Relay<E> {
         }
     }
 
-    /// A head that is not to be understood: the client is told why, and nothing more is read as HTTP.
+    /// A head that is not to be understood: the client is told why, and nothing more is read as
+    /// HTTP.
     fn refuse(&mut self, key: ConnectionKey, error: RequestError) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         self.counters.requests_refused.add(1);
@@ -132,13 +133,14 @@ impl<E: Engine> Relay<E> {
         }
     }
 
-    /// Takes the part of `chunk` that is this request's body; the rest is kept for the next one. `None`: the body is
-    /// broken or too large, and the client was told.
+    /// Takes the part of `chunk` that is this request's body; the rest is kept for the next one.
+    /// `None`: the body is broken or too large, and the client was told.
     pub(super) fn take_body(&mut self, key: ConnectionKey, chunk: Chunk) -> Option<Chunk> {
         self.take_message(key, chunk, 0)
     }
 
-    /// As [`Self::take_body`], with `head_bytes` of an already understood head in front, which stay in front.
+    /// As [`Self::take_body`], with `head_bytes` of an already understood head in front, which stay
+    /// in front.
     pub(super) fn take_message(
         &mut self,
         key: ConnectionKey,
@@ -188,7 +190,8 @@ impl<E: Engine> Relay<E> {
         }
     }
 
-    /// The rest of a body that nobody wants, as far as it is cheaper to read it than to lose the connection.
+    /// The rest of a body that nobody wants, as far as it is cheaper to read it than to lose the
+    /// connection.
     fn discard(&mut self, key: ConnectionKey, chunk: Chunk) {
         let received = chunk.len();
         let Some(_) = self.take_body(key, chunk) else { return };
@@ -218,8 +221,8 @@ impl<E: Engine> Relay<E> {
             State::Discarding { .. } => self.close_after_flush(key, false),
             // A sidecar that closes its connection has lost its client; it never half-closes one.
             State::Exchanging if connection.listener == ListenerKind::Peer => self.abandon(key),
-            // A client may close its side after its request and still read the answer (RFC 9112 §9.6), but a request
-            // that will never be whole must not be completed.
+            // A client may close its side after its request and still read the answer (RFC 9112
+            // §9.6), but a request that will never be whole must not be completed.
             State::Exchanging | State::Retrying if !connection.exchange.request.is_complete() => {
                 self.abandon(key);
             }
@@ -291,7 +294,8 @@ impl<E: Engine> Relay<E> {
     }
 }
 
-/// A client's head grows by a few lines on its way to another sidecar. What passed the first one must pass the second.
+/// A client's head grows by a few lines on its way to another sidecar. What passed the first one
+/// must pass the second.
 fn head_bounds(listener: ListenerKind, app: &App) -> (usize, usize) {
     match listener {
         ListenerKind::Peer => (HEAD_BYTES_MAX, HEADER_LINES_MAX),
@@ -310,7 +314,8 @@ fn bad_body(_: ChunkError) -> Cause {
     Cause::BadRequest("the chunked body is malformed")
 }
 
-/// Bytes behind the current request. They are copied: a slow exchange must not hold a receive buffer.
+/// Bytes behind the current request. They are copied: a slow exchange must not hold a receive
+/// buffer.
 pub(super) fn keep_for_later(connection: &mut Connection, chunk: Chunk) {
     if !chunk.is_empty() {
         connection.input.push(chunk);

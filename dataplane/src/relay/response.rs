@@ -164,7 +164,8 @@ impl<E: Engine> Relay<E> {
         self.forward_body(borrower, key, chunk);
     }
 
-    /// The other sidecar serves another app, and says so. No app can: its own sidecar would drop the line.
+    /// The other sidecar serves another app, and says so. No app can: its own sidecar would drop
+    /// the line.
     fn is_misdirected(&self, borrower: ConnectionKey, bytes: &[u8]) -> bool {
         let head = &self.response_head;
         if head.status != MISDIRECTED_REQUEST {
@@ -197,7 +198,8 @@ impl<E: Engine> Relay<E> {
         match exchange.response.take(&chunk[head_bytes..]) {
             Ok(count) => {
                 let message = chunk.split_to(head_bytes + count);
-                // More than was announced: whatever it is, this connection cannot be trusted with another request.
+                // More than was announced: whatever it is, this connection cannot be trusted with
+                // another request.
                 exchange.upstream_keep_alive &= chunk.is_empty();
                 let socket = connection.socket;
                 self.engine.send(socket, message);
@@ -265,8 +267,8 @@ impl<E: Engine> Relay<E> {
 /// Room for a status line; a longer reason phrase, which nobody reads, is cut.
 const STATUS_LINE_BYTES_MAX: usize = 128;
 
-/// Decides how the body reaches the client and whether its connection goes on. Fills `lines` with what is added, and
-/// returns what is dropped.
+/// Decides how the body reaches the client and whether its connection goes on. Fills `lines` with
+/// what is added, and returns what is dropped.
 fn prepare(
     connection: &mut Connection,
     head: &ResponseHead,
@@ -292,7 +294,8 @@ fn prepare(
     let overtakes = !exchange.request.is_complete();
     exchange.keep_alive &= !(draining || ends_by_close || overtakes || is_last);
     if head.status == NO_CONTENT {
-        // RFC 9110 §8.6 and RFC 9112 §6.1: it has neither, and an app that sends them confuses its client.
+        // RFC 9110 §8.6 and RFC 9112 §6.1: it has neither, and an app that sends them confuses its
+        // client.
         drop = drop.with(&[Field::ContentLength, Field::TransferEncoding]);
     }
     match exchange.encoding {

@@ -16,7 +16,8 @@ impl<E: Engine> Relay<E> {
         connection.state = State::Tunnel;
         connection.deadline = None;
         self.counters.tunnels.add(1);
-        // What the client sent ahead was kept as the start of a next request; it belongs to the new protocol.
+        // What the client sent ahead was kept as the start of a next request; it belongs to the new
+        // protocol.
         let ahead = connection.input.take_all();
         self.tunnel_downstream(key, early);
         self.tunnel_upstream(key, ahead);
@@ -75,7 +76,8 @@ impl<E: Engine> Relay<E> {
         let Some(upstream) = connection.exchange.upstream else { return };
         let queued =
             self.upstreams.find(upstream).map_or(0, |u| self.engine.send_queued_bytes(u.socket));
-        // The upstream queue may be the longer one; the tunnel ends when it has gone, see `on_sent`.
+        // The upstream queue may be the longer one; the tunnel ends when it has gone, see
+        // `on_sent`.
         if let Some(upstream) = self.upstreams.find(upstream) {
             self.engine.relax_sent(upstream.socket, false);
         }

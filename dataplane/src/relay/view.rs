@@ -1,4 +1,5 @@
-//! A snapshot as one worker reads it: with the lines that every call of an app carries, ready to be copied.
+//! A snapshot as one worker reads it: with the lines that every call of an app carries, ready to be
+//! copied.
 //!
 //! Kept, not made anew: adopting a snapshot looks at the apps that changed and at nothing else.
 

@@ -1,4 +1,5 @@
-//! A scripted app: answers what it is asked as the exchange's plan says, and complains of requests that no client made.
+//! A scripted app: answers what it is asked as the exchange's plan says, and complains of requests
+//! that no client made.
 
 #![forbid(unsafe_code)]
 
@@ -84,7 +85,8 @@ impl App {
         self.connections.len()
     }
 
-    /// Closes connections that are between requests, as servers do after a while; a calm one does not.
+    /// Closes connections that are between requests, as servers do after a while; a calm one does
+    /// not.
     pub(super) fn close_idle(&mut self, net: &mut Net, random: &mut Random) {
         if self.places.iter().any(|place| net.is_calm(*place)) {
             return;
@@ -309,7 +311,8 @@ impl Connection {
             }
             return;
         }
-        // A server that answers early and closes reads what is on its way, or its answer would be lost in a reset.
+        // A server that answers early and closes reads what is on its way, or its answer would be
+        // lost in a reset.
         let may_end = self.then == Then::Reset || self.serving.is_none();
         let has_spoken = self.serving.as_ref().is_none_or(|serving| serving.is_answered);
         if self.then != Then::Keep && has_spoken && may_end {

@@ -1,5 +1,5 @@
-//! A scripted client: sends the requests of its plan in whatever rhythm and pieces, and takes nothing for an answer that
-//! is not the one it is owed.
+//! A scripted client: sends the requests of its plan in whatever rhythm and pieces, and takes
+//! nothing for an answer that is not the one it is owed.
 
 #![forbid(unsafe_code)]
 
@@ -19,7 +19,8 @@ use std::{collections::VecDeque, time::Duration};
 /// A client that expects a 100 sends its body without one after this long.
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// No calm exchange takes longer: no timer of ours is part of it, and what others wait for is shorter.
+/// No calm exchange takes longer: no timer of ours is part of it, and what others wait for is
+/// shorter.
 const CALM_PATIENCE: Duration = Duration::from_secs(5);
 
 const RESET: &str = "reset";
@@ -499,7 +500,8 @@ impl Client {
             self.told_to_close = true;
             self.held = None;
         } else if !book.exchanges[id].sent_whole {
-            // The answer came before the body was asked for, and the connection goes on: so must the body.
+            // The answer came before the body was asked for, and the connection goes on: so must
+            // the body.
             self.release_body(book, true);
         }
         Ok(())
@@ -587,8 +589,8 @@ impl Client {
             net.close(end);
         }
         self.phase = Phase::Done;
-        // What is behind an exchange that may fail may fail with it. So may what is before it and not wholly taken: a
-        // cut answer ends in a reset.
+        // What is behind an exchange that may fail may fail with it. So may what is before it and
+        // not wholly taken: a cut answer ends in a reset.
         let may_fail = |id: &usize| {
             let exchange = &book.exchanges[*id];
             !exchange.is_calm || exchange.request.bytes > LINGER_BYTES_MAX / 2

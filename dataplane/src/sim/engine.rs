@@ -1,8 +1,9 @@
-//! An engine made of memory: keeps the contract of [`crate::engine`] and otherwise does what is least convenient.
+//! An engine made of memory: keeps the contract of [`crate::engine`] and otherwise does what is
+//! least convenient.
 //!
-//! Receives come in pieces of any size, sends take any part of what is queued, sockets are served in any order or not at
-//! all in a turn, receives that were stopped still bring something, and a relaxed `Sent` is kept back until something
-//! else happens, as the real engines may.
+//! Receives come in pieces of any size, sends take any part of what is queued, sockets are served
+//! in any order or not at all in a turn, receives that were stopped still bring something, and a
+//! relaxed `Sent` is kept back until something else happens, as the real engines may.
 
 #![forbid(unsafe_code)]
 
@@ -105,7 +106,8 @@ impl SimEngine {
         }
     }
 
-    /// Takes all but `left` receive slots away, and gives those back that were taken before: whether there were any.
+    /// Takes all but `left` receive slots away, and gives those back that were taken before:
+    /// whether there were any.
     pub(super) fn set_free_buffers(&mut self, left: usize) -> bool {
         let had_some = !self.hoard.is_empty();
         self.hoard.clear();
@@ -388,7 +390,8 @@ impl Engine for SimEngine {
         self.close(key);
     }
 
-    /// Does not wait: no event means that the real one would be waiting still, unless `timeout` is zero.
+    /// Does not wait: no event means that the real one would be waiting still, unless `timeout` is
+    /// zero.
     fn turn(
         &mut self,
         timeout: Option<Duration>,

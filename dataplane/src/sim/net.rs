@@ -1,7 +1,9 @@
-//! The network of the simulation: byte streams in memory that behave as Linux TCP does where it hurts.
+//! The network of the simulation: byte streams in memory that behave as Linux TCP does where it
+//! hurts.
 //!
-//! A direction holds a bounded number of bytes. Closing with unread bytes, or sending to a closed end, is a reset, and a
-//! reset takes along whatever had not yet left the sender. What arrived before a reset can still be read.
+//! A direction holds a bounded number of bytes. Closing with unread bytes, or sending to a closed
+//! end, is a reset, and a reset takes along whatever had not yet left the sender. What arrived
+//! before a reset can still be read.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,8 @@
-//! What each exchange of a simulation is to be: every byte of it follows from its number, so that whoever receives one
-//! knows whose it is.
+//! What each exchange of a simulation is to be: every byte of it follows from its number, so that
+//! whoever receives one knows whose it is.
 //!
-//! The book holds all exchanges, and what has become of them; clients and apps check against it and complain to it.
+//! The book holds all exchanges, and what has become of them; clients and apps check against it and
+//! complain to it.
 
 #![forbid(unsafe_code)]
 
@@ -118,7 +119,8 @@ pub(super) struct Exchange {
     pub(super) keeps_alive: bool,
     pub(super) expects_continue: bool,
     pub(super) request: Body,
-    /// Of header lines that mean nothing, spelled so that the head cannot stay where it lies. 0: none.
+    /// Of header lines that mean nothing, spelled so that the head cannot stay where it lies. 0:
+    /// none.
     pub(super) noise_bytes: usize,
     pub(super) answer: Answer,
     pub(super) tunnel: Option<Tunnel>,
@@ -543,7 +545,8 @@ impl Planner<'_> {
 
     fn mischief(&mut self, shape: Shape) -> Mischief {
         match self.random.below(14) {
-            // A body that lasts until the close cannot be cut by one, and takes in whatever follows it.
+            // A body that lasts until the close cannot be cut by one, and takes in whatever follows
+            // it.
             0 | 2 if shape == Shape::UntilClose => Mischief::Reset(self.random.below(200)),
             7 if shape == Shape::UntilClose => Mischief::None,
             0 => Mischief::Cut(self.random.below(200)),

@@ -1,4 +1,5 @@
-//! Reads HTTP/1.1 as the scripted peers do: simply, strictly, and without a line of the code under test.
+//! Reads HTTP/1.1 as the scripted peers do: simply, strictly, and without a line of the code under
+//! test.
 
 #![forbid(unsafe_code)]
 
@@ -55,7 +56,8 @@ impl Head {
         value.parse().map(Some).map_err(|_| format!("{name} is no number: {value:?}"))
     }
 
-    /// The body that the head declares, if it does. Both, or one twice, is what nobody may ever be sent.
+    /// The body that the head declares, if it does. Both, or one twice, is what nobody may ever be
+    /// sent.
     pub(super) fn declared(&self) -> Result<Option<BodyEnd>, String> {
         let of = |name: &str| self.lines.iter().filter(|(other, _)| other == name).count();
         match (of("content-length"), of("transfer-encoding")) {

@@ -1,7 +1,9 @@
-//! One simulated world: sidecars, their clients and apps, the network between them, and one seed that decides the rest.
+//! One simulated world: sidecars, their clients and apps, the network between them, and one seed
+//! that decides the rest.
 //!
-//! It turns until all clients are done and every timeout has passed. Time moves a little with each round, and jumps to
-//! the next timer when nothing else moves, so that whoever waits for nothing but a timer is found out.
+//! It turns until all clients are done and every timeout has passed. Time moves a little with each
+//! round, and jumps to the next timer when nothing else moves, so that whoever waits for nothing
+//! but a timer is found out.
 
 #![forbid(unsafe_code)]
 
@@ -121,7 +123,8 @@ impl World {
         // Where the own app is found as well.
         let is_calm = net.is_calm(own);
         let elsewhere = net.open(is_calm);
-        // The other app behind a peer has a second instance, which is gone when the first one is behind a sidecar.
+        // The other app behind a peer has a second instance, which is gone when the first one is
+        // behind a sidecar.
         let is_calm = net.is_calm(far);
         let far_too = net.open(is_calm);
         debug_assert_eq!(far_too, FAR_TOO);
@@ -463,7 +466,8 @@ impl Node {
         }
     }
 
-    /// As the link does it: by a delta where apps keep their numbers, by a full state where they do not.
+    /// As the link does it: by a delta where apps keep their numbers, by a full state where they do
+    /// not.
     fn adopt(&mut self, state: State) {
         let kept =
             state.apps.iter().find(|app| app.id.as_str() == self.own).expect("it keeps its app");

@@ -1,7 +1,7 @@
 //! Counters of one worker: written by it alone, summed by the link thread when control asks.
 //!
-//! A count is a relaxed load and store, not an atomic addition: there is one writer, so nothing can be lost, and no bus
-//! lock is paid on the request path.
+//! A count is a relaxed load and store, not an atomic addition: there is one writer, so nothing can
+//! be lost, and no bus lock is paid on the request path.
 
 #![forbid(unsafe_code)]
 
@@ -34,7 +34,8 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Adds this worker's values to `sums`, which has one place per counter in the order of [`Self::describe`].
+            /// Adds this worker's values to `sums`, which has one place per counter in the order of
+            /// [`Self::describe`].
             pub(crate) fn add_to(&self, sums: &mut [u64]) {
                 let values = [$(self.$field.value()),*];
                 for (sum, value) in sums.iter_mut().zip(values) {
@@ -91,7 +92,8 @@ counters! {
     upstream_replays: Counter "ringcar_upstream_replays_total",
     /// Further attempts of requests that a peer did not take, at the same or another endpoint.
     peer_retries: Counter "ringcar_peer_retries_total",
-    /// Endpoints that are called no more for a while, and those that are called again; each worker for itself.
+    /// Endpoints that are called no more for a while, and those that are called again; each worker
+    /// for itself.
     endpoint_ejections: Counter "ringcar_endpoint_ejections_total",
     endpoint_readmissions: Counter "ringcar_endpoint_readmissions_total",
     /// Requests that another sidecar refused because it serves another app.

@@ -1,6 +1,7 @@
 //! Upstream connections: to apps and to other sidecars.
 //!
-//! Each belongs to one endpoint and is at any time connecting, idle in its endpoint's pool, or lent to one exchange.
+//! Each belongs to one endpoint and is at any time connecting, idle in its endpoint's pool, or lent
+//! to one exchange.
 
 #![forbid(unsafe_code)]
 

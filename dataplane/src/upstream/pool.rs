@@ -1,7 +1,8 @@
-//! Idle connections per endpoint, last in first out: the warmest one is lent, the coldest ones time out.
+//! Idle connections per endpoint, last in first out: the warmest one is lent, the coldest ones time
+//! out.
 //!
-//! An endpoint that is used for the first time is remembered here; when many are, the owner forgets those that nothing
-//! names any more, so what is kept follows what is in use and not what ever was.
+//! An endpoint that is used for the first time is remembered here; when many are, the owner forgets
+//! those that nothing names any more, so what is kept follows what is in use and not what ever was.
 
 #![forbid(unsafe_code)]
 
@@ -44,8 +45,8 @@ impl Default for Endpoints {
 }
 
 impl Endpoints {
-    /// The endpoint at `address`, which the snapshot in force names. The same address has the same key as long as it is
-    /// kept.
+    /// The endpoint at `address`, which the snapshot in force names. The same address has the same
+    /// key as long as it is kept.
     pub(crate) fn intern(&mut self, address: &Address) -> EndpointKey {
         if let Some(key) = self.by_address.get(address) {
             if let Some(endpoint) = self.entries.find_mut(*key) {
@@ -91,8 +92,8 @@ impl Endpoints {
 
     /// Takes a connection back.
     ///
-    /// # Errors
-    /// Returns the key when the pool is full or nobody will call there again; the caller closes the connection.
+    /// # Errors Returns the key when the pool is full or nobody will call there again; the caller
+    /// closes the connection.
     pub(crate) fn checkin(
         &mut self,
         endpoint: EndpointKey,
@@ -124,7 +125,8 @@ impl Endpoints {
 
     /// Takes out all idle connections to addresses that have left the snapshot.
     pub(crate) fn retire(&mut self, left: &HashSet<Address>) -> Vec<UpstreamKey> {
-        // Whichever is shorter: a full state may leave a million behind, a worker that called many may know more.
+        // Whichever is shorter: a full state may leave a million behind, a worker that called many
+        // may know more.
         let keys: Vec<EndpointKey> = if left.len() < self.by_address.len() {
             left.iter().filter_map(|address| self.by_address.get(address)).copied().collect()
         } else {

@@ -1,6 +1,8 @@
-//! A worker: one thread, one engine, its own connections. It turns: mailbox, engine, events, timers, and again.
+//! A worker: one thread, one engine, its own connections. It turns: mailbox, engine, events,
+//! timers, and again.
 //!
-//! Workers share nothing they could wait for. What one tells another, or the link, goes through a bounded mailbox.
+//! Workers share nothing they could wait for. What one tells another, or the link, goes through a
+//! bounded mailbox.
 
 #![forbid(unsafe_code)]
 
@@ -78,7 +80,8 @@ impl<E: Engine> Worker<E> {
         let timeout = self.timeout();
         self.relay.engine.turn(timeout, &mut events)?;
         self.relay.set_time(clock::now(), clock::unix_seconds());
-        // Before the events: a request must see any snapshot that was announced before the request was sent.
+        // Before the events: a request must see any snapshot that was announced before the request
+        // was sent.
         self.read_mailbox();
         for event in events.drain(..) {
             match event {

@@ -136,8 +136,8 @@ impl Plane {
         assert_eq!(self.link.receive(), FromDataPlane::Live { version });
     }
 
-    /// Changes, with the sockets of new listeners, and the version they lead to; what the data plane
-    /// says to it is for the test to read.
+    /// Changes, with the sockets of new listeners, and the version they lead to; what the data
+    /// plane says to it is for the test to read.
     pub(crate) fn send_changes(
         &mut self,
         changes: Vec<Change>,

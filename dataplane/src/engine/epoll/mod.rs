@@ -1,8 +1,9 @@
 //! The backend for kernels and sandboxes without io_uring.
 //!
-//! Sockets are watched edge-triggered, with one `epoll_ctl` in their life; sends are tried at once in the turn and
-//! watched for room only when the kernel took less. The invariant: a socket that is readable and wanted is in
-//! `ready` (or `starved`, while no buffer is free), so an edge is never lost.
+//! Sockets are watched edge-triggered, with one `epoll_ctl` in their life; sends are tried at once
+//! in the turn and watched for room only when the kernel took less. The invariant: a socket that is
+//! readable and wanted is in `ready` (or `starved`, while no buffer is free), so an edge is never
+//! lost.
 
 #![forbid(unsafe_code)]
 
@@ -166,7 +167,8 @@ impl EpollEngine {
         }
     }
 
-    /// A Unix socket that is watched for room has an edge each time its peer reads, so it is not for longer than needed.
+    /// A Unix socket that is watched for room has an edge each time its peer reads, so it is not
+    /// for longer than needed.
     fn unwatch_writable(&mut self, index: u32, generation: u32) {
         let Some(socket) = self.sockets.find_mut(index, generation) else { return };
         if socket.watches_writable && socket.queue.is_empty() {
@@ -467,7 +469,8 @@ fn socket_data(index: u32, generation: u32) -> EventData {
     EventData::new_u64(Token { kind: Kind::Socket, index, generation }.pack())
 }
 
-/// Whole milliseconds pass through `epoll_pwait`, which every sandbox allows; finer ones need `epoll_pwait2`.
+/// Whole milliseconds pass through `epoll_pwait`, which every sandbox allows; finer ones need
+/// `epoll_pwait2`.
 fn round_up_to_millis(timeout: Duration) -> Timespec {
     let millis = timeout.as_nanos().div_ceil(1_000_000);
     let millis = i64::try_from(millis).unwrap_or(i64::MAX).min(WAIT_MILLIS_MAX);

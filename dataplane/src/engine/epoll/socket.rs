@@ -21,7 +21,8 @@ pub(super) struct Socket {
     pub(super) receive: Receive,
     /// There may be something to receive: no receive came back empty since the last edge.
     readable: bool,
-    /// The peer is done or gone, so a receive that is not full still needs the next one, which says so.
+    /// The peer is done or gone, so a receive that is not full still needs the next one, which says
+    /// so.
     hung_up: bool,
     /// Stands in `ready` or `starved`.
     pub(super) queued: bool,

@@ -1,7 +1,8 @@
 //! The ring through which the kernel gets buffers to receive into.
 //!
-//! First in, first out, so its length decides how warm the buffers are: it never holds more than [`BUFFERS_START`],
-//! however many are leased, and is filled each turn from the pool's stack of the last used ones. A slot is in this ring or leased or free, never two of them.
+//! First in, first out, so its length decides how warm the buffers are: it never holds more than
+//! [`BUFFERS_START`], however many are leased, and is filled each turn from the pool's stack of the
+//! last used ones. A slot is in this ring or leased or free, never two of them.
 
 use crate::{
     engine::{BufferPool, pool::Mapping, pool::Slot},
@@ -31,8 +32,8 @@ impl BufferRing {
     pub(super) fn register(submitter: &Submitter<'_>) -> Result<Self, Errno> {
         let entries = Mapping::new(usize::from(BUFFERS_MAX) * size_of::<BufRingEntry>())?;
         let address = entries.at(0).as_ptr() as u64;
-        // SAFETY: the mapping holds BUFFERS_MAX entries, is aligned to a page, and lives in the value that is returned,
-        // which the engine drops after the ring.
+        // SAFETY: the mapping holds BUFFERS_MAX entries, is aligned to a page, and lives in the
+        // value that is returned, which the engine drops after the ring.
         unsafe { submitter.register_buf_ring_with_flags(address, BUFFERS_MAX, GROUP, 0) }
             .map_err(|error| super::ring::errno(&error))?;
         Ok(Self { entries, tail: 0, published: 0 })
@@ -66,9 +67,10 @@ impl BufferRing {
     fn write(&self, id: u16, room: NonNull<u8>) {
         let index = usize::from(self.tail % BUFFERS_MAX);
         let entry = self.entries.at(index * size_of::<BufRingEntry>()).cast::<BufRingEntry>();
-        // SAFETY: the entry lies inside the mapping, which is zeroed memory of plain integers. The kernel reads entries
-        // before the shared tail only, and `publish` never has more than BUFFERS_MAX outstanding, so not this one;
-        // nor does the tail itself, in the first entry's reserved bytes, have another borrower here.
+        // SAFETY: the entry lies inside the mapping, which is zeroed memory of plain integers. The
+        // kernel reads entries before the shared tail only, and `publish` never has more than
+        // BUFFERS_MAX outstanding, so not this one; nor does the tail itself, in the first entry's
+        // reserved bytes, have another borrower here.
         let entry = unsafe { &mut *entry.as_ptr() };
         entry.set_addr(room.as_ptr() as u64);
         entry.set_len(ENTRY_BYTES);
@@ -79,8 +81,8 @@ impl BufferRing {
         let first = self.entries.at(0).cast::<BufRingEntry>();
         // SAFETY: `first` is the ring's first entry, as the call asks, and lies inside the mapping.
         let tail = unsafe { BufRingEntry::tail(first.as_ptr()) };
-        // SAFETY: the tail lies inside the mapping, which lives as long as `self`, and is aligned to its size. The kernel
-        // only reads it, and here it is only touched through this atomic.
+        // SAFETY: the tail lies inside the mapping, which lives as long as `self`, and is aligned
+        // to its size. The kernel only reads it, and here it is only touched through this atomic.
         unsafe { AtomicU16::from_ptr(tail.cast_mut()) }
     }
 }

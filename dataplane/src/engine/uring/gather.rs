@@ -1,6 +1,7 @@
 //! Several chunks as one message: the vector that a gathered send points to.
 //!
-//! Boxed, since the header points into its own slices; filled once, then left alone until the send's completion.
+//! Boxed, since the header points into its own slices; filled once, then left alone until the
+//! send's completion.
 
 #![forbid(unsafe_code)]
 

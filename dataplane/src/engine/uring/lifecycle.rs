@@ -1,7 +1,7 @@
 //! How sockets come and go: connect, accept, close, and the end of the engine itself.
 //!
-//! A descriptor is closed when the kernel's last completion for it is in, never before: its number could be another
-//! socket's by then, and its memory ours no more.
+//! A descriptor is closed when the kernel's last completion for it is in, never before: its number
+//! could be another socket's by then, and its memory ours no more.
 
 use super::{
     Completion, UringEngine, failure, listener_token, op,
@@ -39,7 +39,8 @@ impl UringEngine {
         if let Some(socket) = self.sockets.find_mut(index, generation) {
             let address = socket.address.insert(address);
             let entry = op::connect(&socket.fd, address, socket_token(Kind::Connect, key));
-            // SAFETY: the address is boxed and stays with the socket until `on_connect` sees the last completion.
+            // SAFETY: the address is boxed and stays with the socket until `on_connect` sees the
+            // last completion.
             unsafe { self.ring.push(entry) };
         }
         key
@@ -112,7 +113,8 @@ impl UringEngine {
     ) {
         let key = ListenerKey { index: token.index, generation: token.generation };
         let outcome = completion.outcome().map(|_| {
-            // SAFETY: a completed accept made this descriptor for us, and each completion is handled once.
+            // SAFETY: a completed accept made this descriptor for us, and each completion is
+            // handled once.
             unsafe { OwnedFd::from_raw_fd(completion.result) }
         });
         let Some(listener) = self.listeners.find_mut(key.index, key.generation) else { return };
@@ -168,8 +170,8 @@ impl UringEngine {
 }
 
 impl Drop for UringEngine {
-    /// Cancels everything and waits for the kernel to let go of our memory. Should that fail, the memory is
-    /// leaked: a leak is harmless, a kernel that writes into freed memory is not.
+    /// Cancels everything and waits for the kernel to let go of our memory. Should that fail, the
+    /// memory is leaked: a leak is harmless, a kernel that writes into freed memory is not.
     fn drop(&mut self) {
         for socket in self.sockets.values_mut() {
             socket.stage = Stage::Closing;
@@ -178,7 +180,8 @@ impl Drop for UringEngine {
         unsafe { self.ring.push(op::cancel_all()) };
         let mut idle = 0;
         while idle < QUIESCE_ROUNDS {
-            // The kernel runs some twenty deferred completions an enter, so only rounds without any count.
+            // The kernel runs some twenty deferred completions an enter, so only rounds without any
+            // count.
             idle = if self.backlog.is_empty() { idle + 1 } else { 0 };
             for completion in mem::take(&mut self.backlog) {
                 self.forget(completion);
@@ -205,7 +208,8 @@ impl UringEngine {
         }
         let Some(token) = Token::unpack(completion.bits) else { return };
         if token.kind == Kind::Accept && completion.result >= 0 {
-            // SAFETY: a completed accept made this descriptor for us, and each completion is handled once.
+            // SAFETY: a completed accept made this descriptor for us, and each completion is
+            // handled once.
             drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
         }
         if token.kind != Kind::Cancel && completion.is_last() {

@@ -1,9 +1,10 @@
 //! The io_uring backend: one enter a turn submits what is wanted and brings what happened.
 //!
-//! Receives are multishot into a ring of provided buffers, so an idle connection holds none and a FIN is seen at
-//! once. Sends run inside the enter that submits them. Completions are read in two passes, sends first, so
-//! that a `Sent` precedes what the peer answered. The invariant: everything the kernel may still touch (descriptor,
-//! chunks, slices, address) stays where it is until `operations` of its socket is zero.
+//! Receives are multishot into a ring of provided buffers, so an idle connection holds none and a
+//! FIN is seen at once. Sends run inside the enter that submits them. Completions are read in two
+//! passes, sends first, so that a `Sent` precedes what the peer answered. The invariant: everything
+//! the kernel may still touch (descriptor, chunks, slices, address) stays where it is until
+//! `operations` of its socket is zero.
 
 mod buffers;
 mod gather;

@@ -25,7 +25,8 @@ pub(super) fn connect(socket: impl AsFd, address: &SockAddr, token: Token) -> En
         .user_data(token.pack())
 }
 
-/// Completes for each piece, in a buffer of the group's ring, until FIN, failure, an empty ring or a cancel.
+/// Completes for each piece, in a buffer of the group's ring, until FIN, failure, an empty ring or
+/// a cancel.
 pub(super) fn receive(socket: impl AsFd, token: Token) -> Entry {
     opcode::RecvMulti::new(fd(socket), GROUP).build().user_data(token.pack())
 }
@@ -33,13 +34,14 @@ pub(super) fn receive(socket: impl AsFd, token: Token) -> Entry {
 /// How a send behaves when the socket has no room for all of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum SendMode {
-    /// Runs inside the enter that submits it. Completes only when it took less than everything: WAITALL makes a short
-    /// send a failure to the kernel, DONTWAIT has it reported instead of waited out, and a failure is reported
-    /// although CQE_SKIP_SUCCESS was asked for. So once the completions after that enter are read, a send
-    /// without one has left whole.
+    /// Runs inside the enter that submits it. Completes only when it took less than everything:
+    /// WAITALL makes a short send a failure to the kernel, DONTWAIT has it reported instead of
+    /// waited out, and a failure is reported although CQE_SKIP_SUCCESS was asked for. So once the
+    /// completions after that enter are read, a send without one has left whole.
     Inline,
-    /// Completes when some has left, however long that takes. Without WAITALL: progress shows, and the kernel, which moves a
-    /// send to a thread of its own after 128 attempts (APOLL_MAX_RETRY, Linux 6.18), begins to count anew.
+    /// Completes when some has left, however long that takes. Without WAITALL: progress shows, and
+    /// the kernel, which moves a send to a thread of its own after 128 attempts (APOLL_MAX_RETRY,
+    /// Linux 6.18), begins to count anew.
     Waiting,
 }
 
@@ -82,7 +84,8 @@ pub(super) fn watch(descriptor: impl AsFd, token: Token) -> Entry {
     opcode::PollAdd::new(fd(descriptor), readable).multi(true).build().user_data(token.pack())
 }
 
-/// Ends the operation with this token. That it is over already is no news, and its own completion says how it went.
+/// Ends the operation with this token. That it is over already is no news, and its own completion
+/// says how it went.
 pub(super) fn cancel(target: Token) -> Entry {
     opcode::AsyncCancel::new(target.pack())
         .build()

@@ -1,6 +1,7 @@
 //! Receiving: one multishot operation a socket, ended by FIN, failure, want of buffers or a cancel.
 //!
-//! Each completion that carries a buffer gives it back to the engine, whatever else it says; its chunk or nobody owns it.
+//! Each completion that carries a buffer gives it back to the engine, whatever else it says; its
+//! chunk or nobody owns it.
 
 use super::{
     Completion, UringEngine, failure, op,
@@ -73,7 +74,8 @@ impl UringEngine {
                 socket.receive = Receive::Starved;
                 self.starved.push(key);
             }
-            // It ended by itself (a full completion ring, a signal) or was cancelled: not the socket's end.
+            // It ended by itself (a full completion ring, a signal) or was cancelled: not the
+            // socket's end.
             Ok(_) | Err(Errno::CANCELED | Errno::INTR | Errno::NOBUFS) => {
                 socket.receive = Receive::Off;
                 if wanted {
@@ -87,8 +89,8 @@ impl UringEngine {
         }
     }
 
-    /// Gives the kernel fresh buffers, and arms those that found none once enough are free that they will not take turns
-    /// at starving.
+    /// Gives the kernel fresh buffers, and arms those that found none once enough are free that
+    /// they will not take turns at starving.
     pub(super) fn feed(&mut self) {
         self.buffer_ring.publish(&self.buffers);
         if self.starved.is_empty()

@@ -1,7 +1,7 @@
 //! The submission and completion rings: entries go in, one enter a turn, completions come out.
 //!
-//! Entries leave in the order in which they were pushed, however many there are. A full submission ring is not an
-//! error: what does not fit waits here and leaves in the same enter's wake.
+//! Entries leave in the order in which they were pushed, however many there are. A full submission
+//! ring is not an error: what does not fit waits here and leaves in the same enter's wake.
 
 use super::Completion;
 use io_uring::{EnterFlags, IoUring, Submitter, cqueue, squeue, types};
@@ -11,7 +11,8 @@ use std::{collections::VecDeque, io, ptr::NonNull, time::Duration};
 use crate::limits::{COMPLETION_ENTRIES, RING_ENTRIES};
 
 pub(super) struct Ring {
-    /// Keeps the registered index of the ring's descriptor, so there is one for the ring's whole life.
+    /// Keeps the registered index of the ring's descriptor, so there is one for the ring's whole
+    /// life.
     submitter: Submitter<'static>,
     ring: NonNull<IoUring>,
     waiting: VecDeque<squeue::Entry>,
@@ -43,11 +44,13 @@ impl Ring {
 
     fn around((ring, mode): (IoUring, TaskMode)) -> Self {
         let ring = NonNull::from(Box::leak(Box::new(ring)));
-        // SAFETY: the box was just leaked, so the ring stays where it is until `drop` takes it back, and it is only
-        // ever borrowed shared. `submitter` lives no longer: `drop` uses it last.
+        // SAFETY: the box was just leaked, so the ring stays where it is until `drop` takes it
+        // back, and it is only ever borrowed shared. `submitter` lives no longer: `drop` uses it
+        // last.
         let shared: &'static IoUring = unsafe { ring.as_ref() };
         let mut submitter = shared.submitter();
-        // Saves the kernel a look-up a turn; a sandbox may refuse it, and then the plain descriptor does.
+        // Saves the kernel a look-up a turn; a sandbox may refuse it, and then the plain descriptor
+        // does.
         let _ = submitter.register_ring_fd();
         let mut flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
         if shared.params().is_feature_no_iowait() {
@@ -81,14 +84,15 @@ impl Ring {
 
     /// Adds an entry to what the next enter submits.
     ///
-    /// # Safety
-    /// All memory that the entry points to stays, unmoved and unwritten, until the operation's last completion.
+    /// # Safety All memory that the entry points to stays, unmoved and unwritten, until the
+    /// operation's last completion.
     pub(super) unsafe fn push(&mut self, entry: squeue::Entry) {
         if !self.waiting.is_empty() {
             self.waiting.push_back(entry);
             return;
         }
-        // SAFETY: no other view of the submission ring exists: each is dropped by the method that took it.
+        // SAFETY: no other view of the submission ring exists: each is dropped by the method that
+        // took it.
         let mut submission = unsafe { self.ring().submission_shared() };
         // SAFETY: the caller keeps what the entry points to.
         let pushed = unsafe { submission.push(&entry) };
@@ -100,18 +104,20 @@ impl Ring {
 
     /// Whether the kernel has taken every entry that was pushed.
     pub(super) fn is_submitted(&self) -> bool {
-        // SAFETY: no other view of the submission ring exists: each is dropped by the method that took it.
+        // SAFETY: no other view of the submission ring exists: each is dropped by the method that
+        // took it.
         self.waiting.is_empty() && unsafe { self.ring().submission_shared() }.is_empty()
     }
 
     /// Whether completions wait inside the kernel for room in the ring.
     pub(super) fn is_overflown(&self) -> bool {
-        // SAFETY: no other view of the submission ring exists: each is dropped by the method that took it.
+        // SAFETY: no other view of the submission ring exists: each is dropped by the method that
+        // took it.
         unsafe { self.ring().submission_shared() }.cq_overflow()
     }
 
-    /// Submits what was pushed, and waits for a completion unless `timeout` is zero (`None`: without limit). One system
-    /// call, as long as the entries fit the ring.
+    /// Submits what was pushed, and waits for a completion unless `timeout` is zero (`None`:
+    /// without limit). One system call, as long as the entries fit the ring.
     ///
     /// # Errors
     /// Only when the ring itself is unusable.
@@ -136,15 +142,15 @@ impl Ring {
             Some(time) => arguments = arguments.timespec(time),
             None => {}
         }
-        // SAFETY: `arguments` and the time it points to live on this stack frame, which the call does not outlive, and
-        // EXT_ARG says which structure it is.
+        // SAFETY: `arguments` and the time it points to live on this stack frame, which the call
+        // does not outlive, and EXT_ARG says which structure it is.
         let entered =
             unsafe { self.submitter.enter(count, want, self.flags.bits(), Some(&arguments)) };
         match entered {
             Ok(taken) => Ok(taken),
             Err(error) => match errno(&error) {
-                // Time over, a signal, or no memory or room for completions just now: the caller drains and the next
-                // turn submits again.
+                // Time over, a signal, or no memory or room for completions just now: the caller
+                // drains and the next turn submits again.
                 Errno::TIME | Errno::INTR | Errno::AGAIN | Errno::BUSY => Ok(0),
                 error => Err(error),
             },
@@ -153,10 +159,12 @@ impl Ring {
 
     /// Moves waiting entries into the ring; returns how many are to be submitted.
     fn refill(&mut self) -> u32 {
-        // SAFETY: no other view of the submission ring exists: each is dropped by the method that took it.
+        // SAFETY: no other view of the submission ring exists: each is dropped by the method that
+        // took it.
         let mut submission = unsafe { self.ring.as_ref().submission_shared() };
         while let Some(entry) = self.waiting.front() {
-            // SAFETY: the entry's pusher promised to keep what it points to until its last completion.
+            // SAFETY: the entry's pusher promised to keep what it points to until its last
+            // completion.
             if unsafe { submission.push(entry) }.is_err() {
                 break;
             }
@@ -167,7 +175,8 @@ impl Ring {
 
     /// Takes all completions out of the ring.
     pub(super) fn drain(&mut self, completions: &mut Vec<Completion>) {
-        // SAFETY: no other view of the completion ring exists: this method is the only one to take it.
+        // SAFETY: no other view of the completion ring exists: this method is the only one to take
+        // it.
         let completion: cqueue::CompletionQueue<'_> = unsafe { self.ring().completion_shared() };
         completions.extend(completion.map(|entry| Completion {
             bits: entry.user_data(),
@@ -177,7 +186,8 @@ impl Ring {
     }
 
     const fn ring(&self) -> &IoUring {
-        // SAFETY: `ring` came from a leaked box that only `drop` takes back, and no `&mut` to it is ever made.
+        // SAFETY: `ring` came from a leaked box that only `drop` takes back, and no `&mut` to it is
+        // ever made.
         unsafe { self.ring.as_ref() }
     }
 }
@@ -186,17 +196,18 @@ impl Drop for Ring {
     fn drop(&mut self) {
         // An index of the registered descriptor that stays would keep the ring alive.
         let _ = self.submitter.unregister_ring_fd();
-        // SAFETY: `ring` came from `Box::leak` in `new` and is taken back this once; the submitter that borrows it has
-        // no destructor and is not used again.
+        // SAFETY: `ring` came from `Box::leak` in `new` and is taken back this once; the submitter
+        // that borrows it has no destructor and is not used again.
         drop(unsafe { Box::from_raw(self.ring.as_ptr()) });
     }
 }
 
-/// The best ring that the kernel gives. Never one with default flags: those interrupt us for each completion, and
-/// cost more than epoll does.
+/// The best ring that the kernel gives. Never one with default flags: those interrupt us for each
+/// completion, and cost more than epoll does.
 fn set_up() -> Result<(IoUring, TaskMode), Errno> {
     let mut outcome = try_set_up(TaskMode::Deferred, true);
-    // EINVAL means a flag the kernel does not know: first NO_SQARRAY (6.6), then DEFER_TASKRUN (6.1).
+    // EINVAL means a flag the kernel does not know: first NO_SQARRAY (6.6), then DEFER_TASKRUN
+    // (6.1).
     if outcome.as_ref().is_err_and(|error| *error == Errno::INVAL) {
         outcome = try_set_up(TaskMode::Deferred, false);
     }

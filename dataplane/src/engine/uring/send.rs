@@ -1,7 +1,7 @@
 //! Sending: one operation a socket at a time, with all that is queued.
 //!
-//! Tried inline first, which costs no completion; what does not fit waits inside the kernel. The queue keeps the chunks
-//! until `end_send`, which is where the kernel has let go of them.
+//! Tried inline first, which costs no completion; what does not fit waits inside the kernel. The
+//! queue keeps the chunks until `end_send`, which is where the kernel has let go of them.
 
 use super::{
     Completion, UringEngine, failure,
@@ -73,8 +73,9 @@ impl UringEngine {
         if mode == SendMode::Inline {
             self.inline.push(key);
         }
-        // SAFETY: the chunks stay in the queue, and the vector in `gather`, until `on_send` sees the completion or
-        // `settle_inline` its absence; both are the only ones to take from them, and `operations` keeps the socket.
+        // SAFETY: the chunks stay in the queue, and the vector in `gather`, until `on_send` sees
+        // the completion or `settle_inline` its absence; both are the only ones to take from them,
+        // and `operations` keeps the socket.
         unsafe { self.ring.push(entry) };
         urgent
     }
@@ -92,7 +93,8 @@ impl UringEngine {
                     self.wait_for_room(key);
                 }
             }
-            // What the socket has no room for waits inside the kernel from now on. A waiting send does not say AGAIN.
+            // What the socket has no room for waits inside the kernel from now on. A waiting send
+            // does not say AGAIN.
             Ok(_) | Err(Errno::INTR) => {
                 self.wait_for_room(key);
             }
@@ -106,8 +108,8 @@ impl UringEngine {
         }
     }
 
-    /// What the socket does not take now waits inside the kernel, and must not hold receive buffers while these are
-    /// scarce.
+    /// What the socket does not take now waits inside the kernel, and must not hold receive buffers
+    /// while these are scarce.
     fn wait_for_room(&mut self, key: SocketKey) {
         if self.buffers.are_scarce()
             && let Some(socket) = self.owned_mut(key)

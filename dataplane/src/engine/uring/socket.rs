@@ -1,4 +1,5 @@
-//! One socket of the io_uring backend: which of its operations the kernel has, and what it wants next.
+//! One socket of the io_uring backend: which of its operations the kernel has, and what it wants
+//! next.
 //!
 //! ```text
 //! receive:  Off ──start──► Armed ──stop──► Stopping ──last completion──► Off
@@ -12,7 +13,8 @@
 //!                             └──took less──► Waiting ──completion──► Idle
 //! ```
 //!
-//! `operations` counts what the kernel still has; only at zero may descriptor, queue and address go.
+//! `operations` counts what the kernel still has; only at zero may descriptor, queue and address
+//! go.
 
 #![forbid(unsafe_code)]
 
