@@ -149,6 +149,7 @@ impl<E: Engine> Relay<E> {
         upstream.state = UpstreamState::Idle;
         upstream.reused = true;
         upstream.answered = false;
+        upstream.asked = false;
         if let Some(seat) = upstream.seat.take() {
             self.balancer.end(seat, self.now);
         }

@@ -280,9 +280,9 @@ impl<E: Engine> Relay<E> {
                 self.note_progress(key);
             }
             Some(Owner::Upstream(key)) => {
-                let Some(borrower) = self.upstreams.find(key).and_then(Upstream::borrower) else {
-                    return;
-                };
+                let Some(upstream) = self.upstreams.find_mut(key) else { return };
+                upstream.asked = true;
+                let Some(borrower) = upstream.borrower() else { return };
                 if queued <= RELAY_LOW_BYTES {
                     self.resume_downstream(borrower);
                 }

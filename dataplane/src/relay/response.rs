@@ -34,6 +34,11 @@ impl<E: Engine> Relay<E> {
             // Nobody asked: such bytes must never become the answer to somebody's next request.
             return self.close_upstream(key);
         };
+        if !upstream.asked {
+            // Of the request nothing has left, since the engine tells of that first. Whoever these
+            // bytes were for, they are no answer to it.
+            return self.upstream_lost(key, borrower, Cause::BadResponse);
+        }
         upstream.answered = true;
         let Some(connection) = self.connections.find(borrower) else { return };
         if connection.state == State::Tunnel {

@@ -81,7 +81,12 @@ impl<E: Engine> Relay<E> {
     }
 
     /// The connection broke in the middle of an exchange.
-    fn upstream_lost(&mut self, key: UpstreamKey, borrower: ConnectionKey, cause: Cause) {
+    pub(super) fn upstream_lost(
+        &mut self,
+        key: UpstreamKey,
+        borrower: ConnectionKey,
+        cause: Cause,
+    ) {
         let Some(upstream) = self.upstreams.find(key) else { return };
         let fresh = !upstream.reused || upstream.answered;
         let Some(connection) = self.connections.find_mut(borrower) else { return };

@@ -34,6 +34,8 @@ pub(crate) struct Upstream {
     pub reused: bool,
     /// Bytes of the current response have arrived.
     pub answered: bool,
+    /// Bytes of the current request have left.
+    pub asked: bool,
     /// Sending failed; a response may still be on its way.
     pub send_failed: bool,
     /// Not read while the client is slow.
@@ -61,6 +63,7 @@ impl Upstream {
             input: Input::default(),
             reused: false,
             answered: false,
+            asked: false,
             send_failed: false,
             paused: false,
             read_closed: false,
