@@ -169,7 +169,8 @@ impl<E: Engine> Relay<E> {
         self.draining = true;
         let idle: Vec<ConnectionKey> = self.keys_in(|state| matches!(state, State::Idle));
         for key in idle {
-            self.close_after_flush(key, false);
+            // It may be asking already, and not have all of its last answer.
+            self.close_after_flush(key, true);
         }
         let pooled = |upstream: &Upstream| upstream.state == UpstreamState::Idle;
         let pooled: Vec<UpstreamKey> = matching(&self.upstreams, pooled);

@@ -172,7 +172,7 @@ impl<E: Engine> Relay<E> {
             connection.app = now.unwrap_or(View::GONE);
             match (now, &connection.state) {
                 (Some(_), _) => {}
-                (None, State::Idle) => self.close_after_flush(key, false),
+                (None, State::Idle) => self.close_after_flush(key, true),
                 // Nobody could say whose metadata it is.
                 (None, State::CollectingForControl { .. }) => self.abandon(key),
                 (None, _) => {}

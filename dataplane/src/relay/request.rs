@@ -240,10 +240,13 @@ impl<E: Engine> Relay<E> {
         if connection.exchange.expects_continue && chunk.is_empty() {
             self.engine.send(connection.socket, Chunk::from_static(CONTINUE));
         }
-        // Requests sent ahead may have stopped the reading; this one's body must come.
-        self.resume_downstream(key);
         self.set_deadline(key, Some(STALL_TIMEOUT));
         self.collect_for_control(key, chunk);
+        let collects = |state: &State| matches!(state, State::CollectingForControl { .. });
+        if self.connections.find(key).is_some_and(|connection| collects(&connection.state)) {
+            // Requests sent ahead may have stopped the reading; this one's body must come.
+            self.resume_downstream(key);
+        }
     }
 
     fn collect_for_control(&mut self, key: ConnectionKey, mut chunk: Chunk) {
