@@ -67,13 +67,7 @@ pub(crate) enum StartError {
 /// When something that was asked for cannot be had.
 pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError> {
     let started = Instant::now();
-    log.info(format_args!(
-        "Starting Dapr Runtime -- version {} -- commit {}",
-        version::DAPR,
-        version::COMMIT
-    ));
-    log.info(format_args!("Log level set to: {}", config.log.threshold.name()));
-    config.warnings.iter().for_each(|warning| log.warning(warning));
+    announce(config, log);
     let dir = RuntimeDir::locate()?;
     dir.create()?;
     let app_address = app_address(config)?;
@@ -103,15 +97,10 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
     if let Some(earlier) = LocalRegistry::new(dir).find(&entry.instance) {
         entry.created = earlier.created;
     }
-    if let Some(held) = adopted.as_deref().and_then(|adopted| adopted.held.apps.first()) {
-        for (key, value) in &metadata.restore(&held.metadata_json) {
-            entry.note(key, value);
-        }
-        if held.channel == app.channel && held.health.unready.is_empty() {
-            // It was found by the control before this one.
-            app.health = held.health.clone();
-            app_channel = None;
-        }
+    if let Some(held) = adopted.as_deref().and_then(|adopted| adopted.held.apps.first())
+        && take_over(held, &mut app, &mut metadata, &mut entry) == Found::Before
+    {
+        app_channel = None;
     }
     let last = adopted.as_deref().map_or(Version::default(), |adopted| adopted.held.version);
     let (listeners, bound, files) = sockets.finish();
@@ -143,6 +132,36 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
         graceful_timeout: config.graceful_timeout,
         files,
     })
+}
+
+/// daprd's first lines.
+fn announce(config: &Config, log: &Log) {
+    log.info(format_args!(
+        "Starting Dapr Runtime -- version {} -- commit {}",
+        version::DAPR,
+        version::COMMIT
+    ));
+    log.info(format_args!("Log level set to: {}", config.log.threshold.name()));
+    config.warnings.iter().for_each(|warning| log.warning(warning));
+}
+
+/// Whether the app was found to listen by the control before this one.
+#[derive(Eq, PartialEq)]
+enum Found {
+    Before,
+    NotYet,
+}
+
+/// Takes up what the data plane still knows of the app: what was noted of it, and its health.
+fn take_over(held: &App, app: &mut App, metadata: &mut Metadata, entry: &mut Entry) -> Found {
+    for (key, value) in &metadata.restore(&held.metadata_json) {
+        entry.note(key, value);
+    }
+    if held.channel != app.channel || !held.health.unready.is_empty() {
+        return Found::NotYet;
+    }
+    app.health = held.health.clone();
+    Found::Before
 }
 
 /// The data plane that this sidecar is to control, and the one that runs already.

@@ -660,7 +660,8 @@ fn check_own_head(exchange: &Exchange, status: u16) -> Result<(), String> {
         Callee::Control => status == 204 || (!exchange.is_calm && matches!(status, 500 | 503)),
         Callee::Nobody => status == 500,
         Callee::Malformed(index) => status == MALFORMED[index].1,
-        // 200: an app's unasked bytes that were on their way when its connection was lent; nobody can tell them apart.
+        // 200: an app's unasked bytes that were on their way when its connection was lent; nobody
+        // can tell them apart.
         Callee::App(_) => {
             exchange.is_too_large || (!exchange.is_calm && matches!(status, 200 | 500))
         }

@@ -1,9 +1,9 @@
 //! Whole data planes driven from one seed: relays on an engine made of memory, scripted clients and
 //! apps, bad weather.
 //!
-//! A run is a function of its seed. Seeds that found something are kept in `seeds.txt` and replayed by every run.
-//! `RINGCAR_SIM_SEED=7 cargo test -p ringcar-dataplane sim` replays one seed; `RINGCAR_SIM_SEEDS=100000` sweeps so many,
-//! from `RINGCAR_SIM_FIRST` on.
+//! A run is a function of its seed. Seeds that found something are kept in `seeds.txt` and replayed
+//! by every run. `RINGCAR_SIM_SEED=7 cargo test -p ringcar-dataplane sim` replays one seed;
+//! `RINGCAR_SIM_SEEDS=100000` sweeps so many, from `RINGCAR_SIM_FIRST` on.
 
 #![forbid(unsafe_code)]
 
