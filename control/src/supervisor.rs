@@ -182,8 +182,7 @@ impl Supervisor {
     }
 
     /// Has this and every later process keep a copy of the descriptor open.
-    pub(crate) fn hold(&mut self, id: HoldId, descriptor: OwnedFd) {
-        let descriptor = Arc::new(descriptor);
+    pub(crate) fn hold(&mut self, id: HoldId, descriptor: Arc<OwnedFd>) {
         self.holds.insert(id, Arc::clone(&descriptor));
         self.send_with(&ToDataPlane::Hold { ids: vec![id] }, vec![descriptor]);
     }

@@ -24,8 +24,8 @@ use snapshot::{
 };
 use std::{
     collections::{BTreeMap, HashSet, VecDeque, btree_map},
-    io,
     os::fd::OwnedFd,
+    sync::Arc,
     time::Duration,
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
@@ -137,7 +137,8 @@ impl Source {
 }
 
 impl Registries {
-    /// Starts to watch all of them, for those who are about to be served. Must be called within the runtime the sidecar runs on.
+    /// Starts to watch all of them, for those who are about to be served. Must be called within the
+    /// runtime the sidecar runs on.
     ///
     /// # Errors
     /// When one of them can never work as it is configured.
@@ -239,17 +240,9 @@ impl Registries {
     }
 
     /// What keeps the entry known on this machine while control is away.
-    ///
-    /// # Errors
-    /// When this process has too many descriptors.
-    pub(crate) fn hold(&self, instance: &InstanceId) -> io::Result<Option<OwnedFd>> {
-        let registrations = self.sources.iter().filter_map(|s| s.registrations.get(instance));
-        for registration in registrations {
-            if let Some(descriptor) = registration.hold()? {
-                return Ok(Some(descriptor));
-            }
-        }
-        Ok(None)
+    pub(crate) fn hold(&self, instance: &InstanceId) -> Option<Arc<OwnedFd>> {
+        let mut registrations = self.sources.iter().filter_map(|s| s.registrations.get(instance));
+        registrations.find_map(|registration| registration.hold())
     }
 
     /// Takes an app's entries back: callers turn elsewhere from now on.

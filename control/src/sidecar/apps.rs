@@ -215,14 +215,8 @@ impl Sidecar {
             return false;
         }
         // The data plane holds the entry's lock, too: an app that is served stays known.
-        match self.registries.hold(&entry.instance) {
-            Ok(Some(lock)) => self.supervisor.hold(HoldId(number), lock),
-            Ok(None) => {}
-            Err(e) => {
-                let id = &entry.id;
-                self.log
-                    .warning(format_args!("should control end, app {id} would be forgotten: {e}"));
-            }
+        if let Some(lock) = self.registries.hold(&entry.instance) {
+            self.supervisor.hold(HoldId(number), lock);
         }
         true
     }
