@@ -314,6 +314,15 @@ fn a_thousand_apps_come_are_called_and_leave_nothing() {
         descriptors(data_plane)
     );
 
+    // They are a control's to adopt like any other.
+    node.kill();
+    assert_eq!(connection.get(&invoke("app-0")).unwrap().0, 200);
+    let mut node = file.start(&place);
+    node.wait_for(&format!("Node shop serves {} apps", APPS + 1));
+    eventually("it answers", || states(&place).iter().all(|(_, state)| state == "ready"));
+    assert_eq!(place.data_planes(), [data_plane]);
+    assert_eq!(connection.get(&invoke("app-999")).unwrap().0, 200);
+
     // Nothing polls.
     let quiet = || [node.pid(), data_plane].map(cpu_ticks);
     let mut last = quiet();
