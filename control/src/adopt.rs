@@ -49,7 +49,7 @@ pub(crate) struct Introduction {
 /// A process that is not our child, and so can be signalled and waited for by its descriptor only.
 pub(crate) struct Process {
     pid: u32,
-    /// `None` before Linux 5.3: its end is then told by the link alone.
+    /// `None` before Linux 5.3, and where it is not known: its end is then told by the link alone.
     fd: Option<AsyncFd<OwnedFd>>,
 }
 
@@ -114,6 +114,7 @@ async fn attempt(path: &Path, log: &Log) -> Attempt {
     let failed = |reason: String| AdoptError::Failed { pid, reason };
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok((link, Greeting::Welcome { introduction, held, sockets }))) => {
+            let process = process.if_it_is(introduction.pid);
             let adopted = Adopted { link, process, introduction, held, sockets };
             Attempt::Adopted(Box::new(adopted))
         }
@@ -184,6 +185,12 @@ impl Process {
         )]
         let fd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok().and_then(|fd| AsyncFd::new(fd).ok());
         Self { pid: pid.as_raw_nonzero().get().unsigned_abs(), fd }
+    }
+
+    /// Keeps hold of the process only if it is the one that speaks. It is another when the data
+    /// plane had not come so far yet, or counts its processes anew, in a container.
+    fn if_it_is(self, pid: u32) -> Self {
+        if self.pid == pid { self } else { Self { pid, fd: None } }
     }
 
     /// Ready when the process has ended. Dropping the future before it is ready loses nothing.

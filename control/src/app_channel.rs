@@ -8,7 +8,13 @@
 use crate::{http_client, log::Log};
 use hyper::{Method, body::Bytes, header};
 use snapshot::Address;
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use tokio::net::{TcpStream, UnixStream};
 
 pub(crate) struct AppChannel {
@@ -18,6 +24,32 @@ pub(crate) struct AppChannel {
     /// Ask for `/dapr/config`.
     pub(crate) asks_config: bool,
     pub(crate) log: Log,
+    pub(crate) patience: Patience,
+}
+
+/// How many look for their app at once. The more there are, the less often each one looks, so that
+/// a node full of apps that do not listen costs next to nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Patience(Arc<AtomicU32>);
+
+/// One that looks, until it is dropped.
+struct Looking(Patience);
+
+impl Patience {
+    fn look(&self) -> Looking {
+        self.0.fetch_add(1, Relaxed);
+        Looking(self.clone())
+    }
+
+    fn pause_max(&self) -> Duration {
+        POLL_PAUSE_MAX * (1 + self.0.load(Relaxed) / LOOKING_AT_ONCE)
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl AppChannel {
@@ -40,13 +72,14 @@ impl AppChannel {
     }
 
     async fn wait_until_it_listens(&self) {
+        let _looking = self.patience.look();
         let mut pause = POLL_PAUSE_MIN;
         loop {
             if let Ok(true) = tokio::time::timeout(DIAL_TIMEOUT, self.is_listening()).await {
                 return;
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(POLL_PAUSE_MAX);
+            pause = (pause * 2).min(self.patience.pause_max());
         }
     }
 
@@ -81,6 +114,9 @@ impl AppChannel {
 const POLL_PAUSE_MIN: Duration = Duration::from_millis(1);
 const POLL_PAUSE_MAX: Duration = Duration::from_millis(100);
 
+/// So many look every POLL_PAUSE_MAX: 200 looks a second at the most, however many there are.
+const LOOKING_AT_ONCE: u32 = 20;
+
 /// daprd's.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -104,6 +140,7 @@ mod tests {
             app_id: "orders".to_owned(),
             asks_config,
             log: Log::silent(),
+            patience: Patience::default(),
         }
     }
 
@@ -137,6 +174,17 @@ mod tests {
             assert!(head.contains(line), "{head}");
         }
         assert!(head.contains(&format!("host: {address}")), "{head}");
+    }
+
+    #[test]
+    fn many_look_less_often() {
+        let patience = Patience::default();
+        let one = patience.look();
+        assert_eq!(patience.pause_max(), POLL_PAUSE_MAX);
+        let more: Vec<Looking> = (0..999).map(|_| patience.look()).collect();
+        assert_eq!(patience.pause_max(), 51 * POLL_PAUSE_MAX);
+        drop((one, more));
+        assert_eq!(patience.pause_max(), POLL_PAUSE_MAX);
     }
 
     #[test]

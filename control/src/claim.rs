@@ -50,6 +50,10 @@ impl PlaneName {
         Self(format!("{label}-{:016x}", fnv1a(whole.as_bytes())))
     }
 
+    pub(crate) fn of_node(name: &str) -> Self {
+        Self::new(name, &format!("node {name}"))
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -149,12 +153,14 @@ fn sweep(dir: &RuntimeDir, own: &PlaneName) {
         let socket = path.with_extension(SOCKET_EXTENSION);
         if is_free && is_still_named(&file, &path) && !listen::is_answered(&socket) {
             let _ = fs::remove_file(&socket);
+            let _ = fs::remove_file(path.with_extension(ADMIN_EXTENSION));
             let _ = fs::remove_file(&path);
         }
     }
 }
 
 pub(crate) const SOCKET_EXTENSION: &str = "sock";
+pub(crate) const ADMIN_EXTENSION: &str = "admin";
 
 /// Of a name: a socket's path has 108 bytes for everything.
 const LABEL_MAX: usize = 20;

@@ -132,6 +132,25 @@ pub(crate) fn unix(path: &Path) -> Result<OwnedFd, ListenError> {
     bound.map_err(failed)
 }
 
+/// As [`unix`], for a path that an earlier owner is about to leave.
+///
+/// # Errors
+/// When it is in use for all of `patience`.
+pub(crate) fn unix_within(path: &Path, patience: Duration) -> Result<OwnedFd, ListenError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match unix(path) {
+            Err(ListenError::BindUnix { reason, .. })
+                if reason.kind() == io::ErrorKind::AddrInUse
+                    && Instant::now() + RETRY_PAUSE_MIN < deadline =>
+            {
+                std::thread::sleep(RETRY_PAUSE_MIN);
+            }
+            result => return result,
+        }
+    }
+}
+
 fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     socket.bind(&SockAddr::unix(path)?)?;
@@ -205,6 +224,19 @@ mod tests {
             tcp("no such host", 0, Duration::ZERO, |_| {}),
             Err(ListenError::Resolve { .. })
         ));
+    }
+
+    #[test]
+    fn a_socket_file_that_becomes_free_is_taken() {
+        let temp = TestDir::new();
+        let path = temp.path().join("s");
+        let first = unix(&path).unwrap();
+        let second = std::thread::spawn({
+            let path = path.clone();
+            move || unix_within(&path, RETRY)
+        });
+        drop(first);
+        second.join().unwrap().unwrap();
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod instance;
 mod link;
 mod listen;
 mod log;
+mod node;
+mod open_files;
 mod peer_port;
 mod port_owner;
 mod preflight;

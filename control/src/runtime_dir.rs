@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::claim::{PlaneName, SOCKET_EXTENSION};
+use crate::claim::{ADMIN_EXTENSION, PlaneName, SOCKET_EXTENSION};
 use snapshot::InstanceId;
 use std::{
     env,
@@ -120,6 +120,16 @@ impl RuntimeDir {
     /// Where control meets the data plane of this name.
     pub(crate) fn link_socket(&self, name: &PlaneName) -> PathBuf {
         self.data_planes().join(format!("{}.{SOCKET_EXTENSION}", name.as_str()))
+    }
+
+    /// Where operators reach the node of this name.
+    pub(crate) fn admin_socket(&self, name: &PlaneName) -> PathBuf {
+        self.data_planes().join(format!("{}.{ADMIN_EXTENSION}", name.as_str()))
+    }
+
+    /// What was changed of the node of this name while it ran.
+    pub(crate) fn node_changes(&self, name: &PlaneName) -> PathBuf {
+        self.data_planes().join(format!("{}.changes", name.as_str()))
     }
 
     /// Locked by the control of the data plane of this name.

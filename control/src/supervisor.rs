@@ -108,21 +108,19 @@ enum Loss {
 
 impl Supervisor {
     /// Nothing runs before [`Self::next`] is polled.
-    pub(crate) fn new(program: Program, state: State, sockets: Sockets, log: Log) -> Self {
+    pub(crate) fn new(program: Program, log: Log) -> Self {
         let phase = Phase::Down { until: Instant::now() };
-        let mut supervisor = Self {
+        Self {
             program,
             log,
             told: Snapshot::empty(),
-            sockets,
+            sockets: Vec::new(),
             holds: BTreeMap::new(),
             phase,
             greeted: None,
             early_deaths: 0,
             resyncs: 0,
-        };
-        supervisor.publish(state);
-        supervisor
+        }
     }
 
     /// Goes on with a process that serves already. It keeps the sockets it has.
@@ -140,8 +138,15 @@ impl Supervisor {
     }
 
     /// The state from now on, for this process and those after it.
-    pub(crate) fn publish(&mut self, state: State) {
+    ///
+    /// `sockets` are those of listeners that are new in it.
+    pub(crate) fn publish(&mut self, state: State, sockets: Sockets) {
         let (base, version) = (self.told.version, state.version);
+        self.sockets.extend(sockets.iter().cloned());
+        if self.sockets.len() > state.listeners.len() {
+            let named: BTreeSet<ListenerId> = state.listeners.iter().map(|l| l.id).collect();
+            self.sockets.retain(|(id, _)| named.contains(id));
+        }
         let changes = self.told.changes_to(state);
         let delta = Delta { base, version, changes };
         if let Ok((next, _)) = self.told.apply(delta.clone()) {
@@ -149,7 +154,12 @@ impl Supervisor {
         }
         // One that breaks a rule goes out as well: the data plane says which, and both stay as they
         // are.
-        self.send(&ToDataPlane::Delta { delta, sockets: Vec::new() });
+        let ids: Vec<ListenerId> = sockets.iter().map(|(id, _)| *id).collect();
+        for message in wire::delta_messages(delta, &ids) {
+            let named = |(id, _): &&(ListenerId, _)| message.sockets().contains(id);
+            let sockets = sockets.iter().filter(named);
+            self.send_with(&message, sockets.map(|(_, socket)| Arc::clone(socket)).collect());
+        }
     }
 
     /// Everything anew, sockets included, for a process that knows nothing or has missed something.
@@ -172,8 +182,7 @@ impl Supervisor {
     }
 
     /// Has this and every later process keep a copy of the descriptor open.
-    pub(crate) fn hold(&mut self, id: HoldId, descriptor: OwnedFd) {
-        let descriptor = Arc::new(descriptor);
+    pub(crate) fn hold(&mut self, id: HoldId, descriptor: Arc<OwnedFd>) {
         self.holds.insert(id, Arc::clone(&descriptor));
         self.send_with(&ToDataPlane::Hold { ids: vec![id] }, vec![descriptor]);
     }
@@ -452,7 +461,6 @@ const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 mod tests {
     use super::*;
     use crate::test_dir::TestDir;
-    use snapshot::{OnControlLost, Version};
 
     #[test]
     fn deaths_in_a_row_are_answered_ever_slower() {
@@ -466,14 +474,7 @@ mod tests {
             arguments: vec!["-c".into(), script.into()],
             link_socket: temp.path().join("link"),
         };
-        let state = State {
-            version: Version(1),
-            apps: vec![],
-            routes: vec![],
-            listeners: vec![],
-            on_control_lost: OnControlLost::Exit,
-        };
-        Supervisor::new(program, state, vec![], Log::silent())
+        Supervisor::new(program, Log::silent())
     }
 
     #[test]

@@ -77,6 +77,19 @@ impl Node {
         matches!(self.value, Value::Null)
     }
 
+    /// The same as JSON, in which every single value is a text.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Map(entries) => {
+                let entries = entries.iter().map(|(key, node)| (key.text.clone(), node.to_json()));
+                serde_json::Value::Object(entries.collect())
+            }
+            Value::Null => serde_json::Value::Null,
+            Value::Sequence(nodes) => nodes.iter().map(Self::to_json).collect(),
+            Value::Text(text) => text.clone().into(),
+        }
+    }
+
     /// What a problem says was found instead.
     pub(crate) const fn kind(&self) -> &'static str {
         match self.value {
@@ -272,6 +285,15 @@ mod tests {
             assert_eq!(problem.place.line, place.0, "{case}: {problem}");
             assert!(place.1 == 0 || problem.place.column == place.1, "{case}: {problem}");
         }
+    }
+
+    #[test]
+    fn what_is_written_as_json_is_read_as_the_same() {
+        let yaml = "{a: [1, 'x: y', ~], b: {c: \"\\\"\"}, d: }";
+        let document = parse(yaml).unwrap().remove(0);
+        let again = parse(&document.to_json().to_string()).unwrap().remove(0);
+        assert_eq!(text(&again), text(&document));
+        assert_eq!(text(&again), r#"{a=["1","x: y",null],b={c="\""},d=null}"#);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::fail;
-use crate::{adopt::PROCESS_NAME, listen};
+use crate::{adopt::PROCESS_NAME, listen, open_files};
 use dataplane::engine::Choice;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::{
@@ -49,6 +49,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
 
 fn serve(arguments: &Arguments) -> Result<(), DataPlaneError> {
     leave_signals_to_control();
+    open_files::raise();
     // `ps` would show `exe`, after the path it was started by. A name that is refused is no reason
     // to stop.
     let _ = rustix::thread::set_name(PROCESS_NAME);

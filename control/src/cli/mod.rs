@@ -10,6 +10,7 @@ mod dataplane;
 mod explain;
 mod invoke;
 mod list;
+mod node;
 mod output;
 mod run;
 mod sidecar;
@@ -49,6 +50,8 @@ enum Command {
     Explain(explain::Arguments),
     /// List the running apps of this machine
     List(list::Arguments),
+    /// Serve the apps of a node with one control and one data plane
+    Node(node::Arguments),
     /// Stop running apps and their sidecars
     Stop(stop::Arguments),
     /// Serve as the data plane of a control process
@@ -87,6 +90,7 @@ impl Command {
             Self::Explain(arguments) => explain::main(&arguments),
             Self::Invoke(arguments) => block_on(invoke::main(arguments)),
             Self::List(arguments) => list::main(&arguments),
+            Self::Node(arguments) => node::main(arguments),
             Self::Run(arguments) => block_on(run::main(*arguments)),
             Self::Stop(arguments) => stop::main(&arguments),
         }

@@ -61,6 +61,21 @@ pub(crate) enum Weight {
     Refused,
 }
 
+impl FilePlace {
+    pub(crate) const fn new(path: Arc<str>, place: Option<yaml::Place>) -> Self {
+        Self { path, place }
+    }
+}
+
+impl Problem {
+    /// A whole file cannot be used.
+    pub(crate) fn of_file(path: &str, message: String) -> Self {
+        let place = FilePlace::new(path.into(), None);
+        let (key, weight) = (String::new(), Weight::Refused);
+        Self { place, key, message, suggestion: None, weight }
+    }
+}
+
 impl fmt::Display for FilePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.path)?;
@@ -297,28 +312,37 @@ impl Reader {
         if node.is_null() {
             return;
         }
-        let texts = match &node.value {
-            yaml::Value::Text(text) if key.kind == Kind::List => {
-                text.split(',').map(str::to_owned).collect()
-            }
-            yaml::Value::Text(text) if key.kind == Kind::Bool => vec![bool_of(text)],
-            yaml::Value::Text(text) => vec![text.clone()],
-            yaml::Value::Sequence(nodes) if key.kind == Kind::List => {
-                nodes.iter().filter_map(|node| node.text().map(str::to_owned)).collect()
-            }
-            _ => {
-                let message = format!("must be a single value, not {}", node.kind());
-                return self.refuse(Some(node.place), path, message);
-            }
+        let texts = match texts(key, node) {
+            Ok(texts) => texts,
+            Err(reason) => return self.refuse(Some(node.place), path, reason),
         };
-        if let Some(reason) = texts.iter().find_map(|text| key.check(text).err()) {
-            return self.refuse(Some(node.place), path, reason);
-        }
         if key.effect == keys::Effect::Later && texts.iter().any(|text| text != key.default) {
             self.note(path, node.place, "has no effect in this version");
         }
         let place = self.place(Some(node.place));
         self.found.values.push(Found { key: key.name, texts, place });
+    }
+}
+
+/// The value of a key as texts, one except of lists.
+///
+/// # Errors
+/// Why it can be no value of this key.
+pub(crate) fn texts(key: &Key, node: &Node) -> Result<Vec<String>, String> {
+    let texts: Vec<String> = match &node.value {
+        yaml::Value::Text(text) if key.kind == Kind::List => {
+            text.split(',').map(str::to_owned).collect()
+        }
+        yaml::Value::Text(text) if key.kind == Kind::Bool => vec![bool_of(text)],
+        yaml::Value::Text(text) => vec![text.clone()],
+        yaml::Value::Sequence(nodes) if key.kind == Kind::List => {
+            nodes.iter().filter_map(|node| node.text().map(str::to_owned)).collect()
+        }
+        _ => return Err(format!("must be a single value, not {}", node.kind())),
+    };
+    match texts.iter().find_map(|text| key.check(text).err()) {
+        Some(reason) => Err(reason),
+        None => Ok(texts),
     }
 }
 

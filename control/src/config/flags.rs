@@ -125,6 +125,33 @@ impl Values {
         Ok(Self { values: values?, stray_words })
     }
 
+    /// What stands where nobody says anything.
+    pub(crate) fn defaults() -> Self {
+        let value =
+            |key: &Key| Value { texts: vec![key.default.to_owned()], source: Source::Default };
+        Self { values: KEYS.iter().map(value).collect(), stray_words: Vec::new() }
+    }
+
+    /// What a file says about a key, if no variable says anything.
+    pub(crate) fn set(&mut self, name: &str, texts: Vec<String>, place: FilePlace) {
+        if let Some(value) = self.value_mut(name)
+            && matches!(value.source, Source::Default | Source::File(_))
+        {
+            *value = Value { texts, source: Source::File(place) };
+        }
+    }
+
+    pub(crate) fn set_variable(&mut self, name: &str, text: String, variable: String) {
+        if let Some(value) = self.value_mut(name) {
+            *value = Value { texts: vec![text], source: Source::Variable(variable) };
+        }
+    }
+
+    fn value_mut(&mut self, name: &str) -> Option<&mut Value> {
+        let mut values = self.values.iter_mut().zip(KEYS);
+        values.find(|(_, key)| key.name == name).map(|(value, _)| value)
+    }
+
     /// Takes what files say about keys that nothing before them says anything about.
     pub(crate) fn apply(&mut self, configuration: &Configuration) {
         for found in &configuration.values {

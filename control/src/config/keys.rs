@@ -173,8 +173,7 @@ fn camel_case(name: &str) -> String {
     })
 }
 
-#[cfg(test)]
-fn find(name: &str) -> Option<&'static Key> {
+pub(crate) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 

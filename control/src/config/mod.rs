@@ -15,6 +15,8 @@ pub(crate) mod name_resolution;
 pub(crate) mod quantity;
 mod schema;
 
+pub(crate) use schema::closest;
+
 pub(crate) use app_place::{AppPlace, AppPlaceError};
 
 use crate::{
@@ -26,7 +28,7 @@ use snapshot::{AppId, IdError, Namespace};
 use std::{path::PathBuf, time::Duration};
 
 /// What a sidecar does.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
     pub(crate) app_id: AppId,
     pub(crate) namespace: Namespace,

@@ -19,13 +19,13 @@ use super::{
 };
 use crate::{log::Log, runtime_dir::RuntimeDir};
 use snapshot::{
-    Address, AppId, Endpoint, Namespace, Route,
+    Address, AppId, Endpoint, InstanceId, Namespace, Route,
     wire::{Counter, CounterKind},
 };
 use std::{
-    collections::{BTreeMap, VecDeque, btree_map},
-    io,
+    collections::{BTreeMap, HashSet, VecDeque, btree_map},
     os::fd::OwnedFd,
+    sync::Arc,
     time::Duration,
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
@@ -37,6 +37,8 @@ pub(crate) struct Registries {
     sender: mpsc::Sender<(usize, News)>,
     news: mpsc::Receiver<(usize, News)>,
     changes: VecDeque<Change>,
+    /// What is served here changed, and with it whom the tables may name.
+    is_stale: bool,
     questions: Option<mpsc::Sender<Question>>,
     /// Entries that are being taken back.
     ending: Vec<JoinHandle<()>>,
@@ -51,12 +53,11 @@ pub(crate) enum Change {
     Resolved(u64),
 }
 
-/// The sidecar itself: rows that say so of others are mistaken.
-#[derive(Clone, Debug)]
-pub(crate) struct Own {
-    id: AppId,
-    namespace: Namespace,
-    addresses: Vec<Address>,
+/// What is served here: rows that say so of others are mistaken.
+#[derive(Debug, Default)]
+struct Own {
+    apps: HashSet<(AppId, Namespace)>,
+    addresses: HashSet<Address>,
 }
 
 struct Source {
@@ -65,7 +66,7 @@ struct Source {
     rows: Vec<Row>,
     health: Health,
     registrar: Option<Box<dyn Registrar>>,
-    registration: Option<Box<dyn Registration>>,
+    registrations: BTreeMap<InstanceId, Box<dyn Registration>>,
 }
 
 /// A better rank hides an app's rows of all worse ones.
@@ -89,22 +90,41 @@ enum Health {
 }
 
 impl Own {
-    fn of(entry: &Entry) -> Self {
-        let addresses = [Some(entry.peer.clone()), entry.remote_peer.map(Address::Tcp)];
-        Self {
-            id: entry.id.clone(),
-            namespace: entry.namespace.clone(),
-            addresses: addresses.into_iter().flatten().collect(),
+    fn add(&mut self, entry: &Entry) {
+        self.apps.insert((entry.id.clone(), entry.namespace.clone()));
+        self.addresses.extend(addresses(entry));
+    }
+
+    fn remove(&mut self, entry: &Entry) {
+        self.apps.remove(&(entry.id.clone(), entry.namespace.clone()));
+        for address in addresses(entry) {
+            self.addresses.remove(&address);
         }
     }
 
     fn is_named_by(&self, row: &Row) -> bool {
-        (row.id == self.id && row.namespace == self.namespace)
-            || self.addresses.contains(&row.address)
+        self.addresses.contains(&row.address)
+            || self.apps.contains(&(row.id.clone(), row.namespace.clone()))
     }
 }
 
+fn addresses(entry: &Entry) -> impl Iterator<Item = Address> + use<> {
+    [Some(entry.peer.clone()), entry.remote_peer.map(Address::Tcp)].into_iter().flatten()
+}
+
 impl Source {
+    fn register(&mut self, entry: &Entry, news: &Sink) -> Result<(), RegistryError> {
+        let Some(registrar) = &self.registrar else { return Ok(()) };
+        match self.registrations.get_mut(&entry.instance) {
+            Some(registration) => registration.update(entry),
+            None => {
+                let registration = registrar.register(entry, news)?;
+                self.registrations.insert(entry.instance.clone(), registration);
+                Ok(())
+            }
+        }
+    }
+
     fn new(
         name: &'static str,
         rank: Rank,
@@ -112,22 +132,23 @@ impl Source {
         registrar: Option<Box<dyn Registrar>>,
     ) -> Self {
         let health = Health::Starting { since: Instant::now() };
-        Self { name, rank, rows, health, registrar, registration: None }
+        Self { name, rank, rows, health, registrar, registrations: BTreeMap::new() }
     }
 }
 
 impl Registries {
-    /// Starts to watch all of them. Must be called within the runtime the sidecar runs on.
+    /// Starts to watch all of them, for those who are about to be served. Must be called within the
+    /// runtime the sidecar runs on.
     ///
     /// # Errors
     /// When one of them can never work as it is configured.
     pub(crate) fn start(
         settings: &Settings,
         dir: &RuntimeDir,
-        entry: &Entry,
+        entries: &[&Entry],
         log: &Log,
     ) -> Result<Self, RegistryError> {
-        let mut all = Self::empty(entry, log);
+        let mut all = Self::empty(entries, log);
         if let Some(file) = &settings.file {
             all.watch("file", Rank::Written, &FileRegistry::new(file.clone()), None)?;
         }
@@ -135,7 +156,9 @@ impl Registries {
         let registrar = Box::new(LocalRegistry::new(dir.clone()));
         all.watch("local", Rank::Discovered, &local, Some(registrar))?;
         if let Some(sqlite) = &settings.sqlite {
-            let registry = SqliteRegistry::new(sqlite.clone(), entry.namespace.clone());
+            let namespace = entries.first().map(|entry| entry.namespace.clone());
+            let namespace = namespace.unwrap_or_default();
+            let registry = SqliteRegistry::new(sqlite.clone(), namespace);
             let registrar = Box::new(registry.clone());
             all.watch("sqlite", Rank::Discovered, &registry, Some(registrar))?;
         }
@@ -146,21 +169,31 @@ impl Registries {
         }
         if let Some(dns) = &settings.dns {
             let (questions, receiver) = mpsc::channel(QUESTIONS_MAX);
-            let registry = DnsRegistry::new(dns.clone(), entry, receiver)?;
+            let own_port = entries.iter().find_map(|entry| entry.remote_peer);
+            let own_port = own_port.map_or(0, |address| address.port());
+            let registry = DnsRegistry::new(dns.clone(), own_port, receiver)?;
             all.watch("dns", Rank::Named, &registry, None)?;
             all.questions = Some(questions);
         }
         Ok(all)
     }
 
-    fn empty(entry: &Entry, log: &Log) -> Self {
+    /// Knows nobody, and nobody knows it.
+    pub(crate) fn idle(log: &Log) -> Self {
+        Self::empty(&[], log)
+    }
+
+    fn empty(entries: &[&Entry], log: &Log) -> Self {
+        let mut own = Own::default();
+        entries.iter().for_each(|entry| own.add(entry));
         let (sender, news) = mpsc::channel(NEWS_MAX);
         Self {
-            own: Own::of(entry),
+            own,
             sources: Vec::new(),
             sender,
             news,
             changes: VecDeque::new(),
+            is_stale: false,
             questions: None,
             ending: Vec::new(),
             log: log.scoped("dapr.runtime.registry"),
@@ -190,57 +223,49 @@ impl Registries {
         merge(self.sources.iter().map(|source| (source.rank, &source.rows[..])), &self.own)
     }
 
-    pub(crate) fn is_registered(&self) -> bool {
-        self.sources.iter().any(|source| source.registration.is_some())
-    }
-
-    /// Tells all registries that take entries of this sidecar.
+    /// Tells all registries that take entries of an app that is served here. One they know already
+    /// is replaced.
     ///
-    /// # Errors
-    /// When one of them cannot be written.
-    pub(crate) fn register(&mut self, entry: &Entry) -> Result<(), RegistryError> {
-        self.own = Own::of(entry);
-        for index in 0..self.sources.len() {
-            let sink = self.sink(index);
-            let source = &mut self.sources[index];
-            if let Some(registrar) = &source.registrar {
-                source.registration = Some(registrar.register(entry, &sink)?);
-            }
-        }
-        Ok(())
-    }
-
     /// # Errors
     /// The first registry that cannot be written; all are tried.
-    pub(crate) fn update(&mut self, entry: &Entry) -> Result<(), RegistryError> {
-        let registrations = self.sources.iter_mut().filter_map(|s| s.registration.as_mut());
-        let results: Vec<_> = registrations.map(|ours| ours.update(entry)).collect();
-        results.into_iter().collect()
-    }
-
-    /// What keeps our entry known on this machine while control is away.
-    ///
-    /// # Errors
-    /// When this process has too many descriptors.
-    pub(crate) fn hold(&self) -> io::Result<Option<OwnedFd>> {
-        for registration in self.sources.iter().filter_map(|source| source.registration.as_ref()) {
-            if let Some(descriptor) = registration.hold()? {
-                return Ok(Some(descriptor));
-            }
+    pub(crate) fn register(&mut self, entry: &Entry) -> Result<(), RegistryError> {
+        self.own.add(entry);
+        self.is_stale = true;
+        let mut result = Ok(());
+        for index in 0..self.sources.len() {
+            let sink = self.sink(index);
+            result = result.and(self.sources[index].register(entry, &sink));
         }
-        Ok(None)
+        result
     }
 
-    /// Takes our entries back: callers turn elsewhere from now on.
-    pub(crate) fn withdraw(&mut self) {
-        let registrations = self.sources.iter_mut().filter_map(|s| s.registration.take());
+    /// What keeps the entry known on this machine while control is away.
+    pub(crate) fn hold(&self, instance: &InstanceId) -> Option<Arc<OwnedFd>> {
+        let mut registrations = self.sources.iter().filter_map(|s| s.registrations.get(instance));
+        registrations.find_map(|registration| registration.hold())
+    }
+
+    /// Takes an app's entries back: callers turn elsewhere from now on.
+    pub(crate) fn withdraw(&mut self, entry: &Entry) {
+        self.own.remove(entry);
+        self.is_stale = true;
+        self.ending.retain(|task| !task.is_finished());
+        let registrations =
+            self.sources.iter_mut().filter_map(|s| s.registrations.remove(&entry.instance));
+        self.ending.extend(registrations.filter_map(Registration::end));
+    }
+
+    /// Takes back the entries of all apps, which are served on for a while.
+    pub(crate) fn withdraw_all(&mut self) {
+        let registrations = self.sources.iter_mut().map(|s| std::mem::take(&mut s.registrations));
+        let registrations = registrations.flat_map(BTreeMap::into_values);
         self.ending.extend(registrations.filter_map(Registration::end));
     }
 
     /// Waits until the entries are gone, but not for a registry that is away: what it has of us
     /// ends by itself.
     pub(crate) async fn end(&mut self) {
-        self.withdraw();
+        self.withdraw_all();
         let deadline = Instant::now() + END_TIMEOUT;
         for task in self.ending.drain(..) {
             let _ = tokio::time::timeout_at(deadline, task).await;
@@ -259,6 +284,9 @@ impl Registries {
         loop {
             if let Some(change) = self.changes.pop_front() {
                 return change;
+            }
+            if std::mem::take(&mut self.is_stale) {
+                return Change::Routes(self.routes());
             }
             // `self.sender` keeps the channel open.
             let Some((source, news)) = self.news.recv().await else {
@@ -391,7 +419,6 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
     use crate::{log, test_dir::TestDir};
-    use snapshot::InstanceId;
 
     fn row(id: &str, instance: &str, port: u16) -> Row {
         Row {
@@ -405,7 +432,9 @@ mod tests {
     fn own() -> Own {
         let mut entry = Entry::sample("own", "0");
         entry.remote_peer = Some(([10, 0, 0, 1], 1).into());
-        Own::of(&entry)
+        let mut own = Own::default();
+        own.add(&entry);
+        own
     }
 
     #[test]
@@ -464,7 +493,7 @@ mod tests {
             file: temp.path().join("log").to_str().map(str::to_owned),
         };
         let log = Log::open(settings).unwrap();
-        let mut all = Registries::empty(&Entry::sample("own", "0"), &log);
+        let mut all = Registries::empty(&[&Entry::sample("own", "0")], &log);
         all.sources.push(Source::new("sheet", Rank::Discovered, Vec::new(), None));
         let value = |all: &Registries, name: &str| {
             all.counters().into_iter().find(|counter| counter.name == name).unwrap().value

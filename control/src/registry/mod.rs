@@ -21,7 +21,7 @@ pub(crate) use entry::{Entry, EntryError, Identity};
 pub(crate) use merge::{Change, Registries};
 
 use snapshot::{Address, AppId, InstanceId, Namespace};
-use std::{future::Future, io, os::fd::OwnedFd, path::PathBuf};
+use std::{future::Future, io, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Every sidecar of this machine, in the order of their creation.
@@ -91,11 +91,8 @@ pub(crate) trait Registration: Send {
 
     /// What keeps the entry counting for as long as it is open, in whatever process; `None` where
     /// nothing does.
-    ///
-    /// # Errors
-    /// When this process has too many descriptors.
-    fn hold(&self) -> io::Result<Option<OwnedFd>> {
-        Ok(None)
+    fn hold(&self) -> Option<Arc<OwnedFd>> {
+        None
     }
 
     /// Takes the entry back; what is returned ends when that is done.

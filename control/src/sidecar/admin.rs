@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::{End, Sidecar, Stage};
+use crate::node::admin::Answer;
 use snapshot::{
     Version,
     wire::{AdminCallId, AdminRequest, ToDataPlane},
@@ -14,20 +15,30 @@ use tokio::time::Instant;
 
 /// An answer that waits until a state is in force.
 pub(super) struct Reply {
-    version: Version,
-    call: AdminCallId,
+    pub(super) version: Version,
+    pub(super) to: Waiting,
+}
+
+pub(super) enum Waiting {
+    Call(AdminCallId),
+    Operator(Answer),
 }
 
 impl Sidecar {
     pub(super) fn on_admin_call(
         &mut self,
         call: AdminCallId,
+        app: u32,
         request: AdminRequest,
     ) -> Option<End> {
         match request {
             AdminRequest::SetMetadata { key, value } => {
                 let value = String::from_utf8_lossy(&value).into_owned();
-                self.set_metadata(call, key, value);
+                self.set_metadata(call, app, key, value);
+                None
+            }
+            AdminRequest::Shutdown { force: _ } if self.node.is_some() => {
+                self.shut_one_down(call, app);
                 None
             }
             AdminRequest::Shutdown { force: false } => {
@@ -49,38 +60,40 @@ impl Sidecar {
         }
     }
 
-    fn set_metadata(&mut self, call: AdminCallId, key: String, value: String) {
+    fn set_metadata(&mut self, call: AdminCallId, app: u32, key: String, value: String) {
         if self.replies.len() >= REPLIES_MAX {
             self.reply(call, 503, "too many changes are waiting");
             return;
         }
-        self.note_in_registry(&key, &value);
-        match self.publisher.set_metadata(key, value) {
+        self.note_in_registry(app, &key, &value);
+        match self.publisher.set_metadata(app, key, value) {
             Ok(()) => {
                 let version = self.publish();
-                self.replies.push_back(Reply { version, call });
+                self.replies.push_back(Reply { version, to: Waiting::Call(call) });
             }
             Err(e) => self.reply(call, 400, &e.to_string()),
         }
     }
 
-    fn note_in_registry(&mut self, key: &str, value: &str) {
-        if !self.entry.note(key, value) {
-            return;
+    fn note_in_registry(&mut self, app: u32, key: &str, value: &str) {
+        let Some(served) = self.apps.get_mut(&app) else { return };
+        if served.entry.note(key, value) && served.stage.is_registered() {
+            self.register(app);
         }
-        if let Err(e) = self.registries.update(&self.entry) {
-            self.log.warning(format_args!("cannot update this sidecar's registry entry: {e}"));
-        }
-        self.hold_registration();
     }
 
     pub(super) fn reply_up_to(&mut self, version: Version, status: u16, message: &str) {
         let due = self.replies.iter().take_while(|reply| reply.version <= version).count();
-        let calls: Vec<AdminCallId> = self.replies.drain(..due).map(|reply| reply.call).collect();
-        calls.into_iter().for_each(|call| self.reply(call, status, message));
+        let due: Vec<Waiting> = self.replies.drain(..due).map(|reply| reply.to).collect();
+        for to in due {
+            match to {
+                Waiting::Call(call) => self.reply(call, status, message),
+                Waiting::Operator(answer) => answer.send(status, message.to_owned()),
+            }
+        }
     }
 
-    fn reply(&mut self, call: AdminCallId, status: u16, message: &str) {
+    pub(super) fn reply(&mut self, call: AdminCallId, status: u16, message: &str) {
         let (content_type, body) = if message.is_empty() {
             (String::new(), Vec::new())
         } else {

@@ -1,5 +1,5 @@
-//! A running sidecar's control: one loop that hears signals, data plane, registry, app and
-//! scrapers.
+//! A running control: one loop that hears signals, data plane, registries, apps, operators and
+//! scrapers. A sidecar serves one app; a node's control serves many in the same way.
 //!
 //! ```text
 //!   Serving ──signal, API──► Blocking ──time──► Draining ──drained, time──► end
@@ -12,35 +12,48 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod apps;
+mod node;
+mod numbers;
 mod reload;
 mod scrapes;
+mod served;
 mod setup;
 mod sockets;
 
 pub(crate) use reload::Configure;
-pub(crate) use setup::{StartError, prepare};
+pub(crate) use setup::{StartError, prepare, prepare_node};
 
 use crate::{
     admin::page::Scrape,
     adopt::Introduction,
-    app_channel::AppChannel,
+    app_channel::Patience,
     claim::Claim,
     config::duration,
     log::{Level, Log},
     publish::Publisher,
-    registry::{Change, Entry, Registries},
+    registry::{Change, Registries},
+    runtime_dir::RuntimeDir,
     signals::{Signal, Signals},
-    supervisor::{Event, Supervisor},
+    supervisor::{self, Event, Supervisor},
 };
 use admin::Reply;
+use node::{Node, Order};
+use numbers::Numbers;
 use reload::Reload;
 use scrapes::Scrapes;
+use served::Served;
 use snapshot::{
-    AppHealth, Route, State, Version,
-    wire::{FromDataPlane, HoldId, LogLevel, ToDataPlane},
+    Route, Version,
+    wire::{FromDataPlane, LogLevel, ToDataPlane},
 };
-use std::{collections::VecDeque, path::PathBuf, process::ExitCode, time::Duration};
-use tokio::{task::JoinHandle, time::Instant};
+use sockets::Pool;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    process::ExitCode,
+    time::Duration,
+};
+use tokio::{task::JoinSet, time::Instant};
 
 pub(crate) struct Sidecar {
     claim: Claim,
@@ -49,22 +62,27 @@ pub(crate) struct Sidecar {
     publisher: Publisher,
     supervisor: Supervisor,
     registries: Registries,
-    entry: Entry,
     routes: Vec<Route>,
-    /// Of the app, until it is looked for.
-    app_channel: Option<AppChannel>,
-    app_ready: Option<JoinHandle<()>>,
-    /// The state that says that all is ready, until it is in force and the log says so too.
-    ready_version: Option<Version>,
+    dir: RuntimeDir,
+    /// By number.
+    apps: BTreeMap<u32, Served>,
+    numbers: Numbers,
+    pool: Pool,
+    /// For the apps that do not listen yet; each ends with its app's number.
+    searches: JoinSet<u32>,
+    patience: Patience,
+    metrics_port: u16,
     scrapes: Scrapes,
     /// `None` without Configuration files.
     reload: Option<Reload>,
+    /// `None`: a sidecar.
+    node: Option<Node>,
     replies: VecDeque<Reply>,
+    /// The last version that every worker runs on.
+    live: Version,
     stage: Stage,
     block_duration: Option<Duration>,
     graceful_timeout: Duration,
-    /// Socket files to remove at the end.
-    files: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy)]
@@ -83,10 +101,11 @@ enum End {
 }
 
 enum Wake {
-    App,
+    Apps(Vec<u32>),
     DataPlane(Event),
     Deadline,
     Files,
+    Order(Order),
     Registry(Change),
     Scrape(Scrape),
     Signal(Signal),
@@ -101,8 +120,12 @@ impl Sidecar {
             }
         };
         tokio::join!(self.registries.end(), self.supervisor.end());
-        for path in &self.files {
-            let _ = std::fs::remove_file(path);
+        for served in std::mem::take(&mut self.apps).into_values() {
+            self.pool.leave(served.sockets.clone());
+        }
+        self.pool.close();
+        if let Some(node) = self.node {
+            node.end();
         }
         self.claim.end();
         match end {
@@ -120,19 +143,21 @@ impl Sidecar {
             signal = signals.next() => Wake::Signal(signal),
             event = self.supervisor.next() => Wake::DataPlane(event),
             change = self.registries.next() => Wake::Registry(change),
-            () = joined(&mut self.app_ready) => Wake::App,
+            numbers = found(&mut self.searches) => Wake::Apps(numbers),
             scrape = self.scrapes.next() => Wake::Scrape(scrape),
             () = until(deadline) => Wake::Deadline,
             () = reload::changed(&self.reload) => Wake::Files,
+            order = node::next(&mut self.node) => Wake::Order(order),
         }
     }
 
     fn on_wake(&mut self, wake: Wake) -> Option<End> {
         match wake {
-            Wake::App => self.on_app_ready(),
+            Wake::Apps(numbers) => self.on_apps_found(&numbers),
             Wake::DataPlane(event) => return self.on_data_plane(event),
             Wake::Deadline => return self.on_deadline(),
             Wake::Files => self.reload(),
+            Wake::Order(order) => self.on_order(order),
             Wake::Registry(change) => self.on_registry(change),
             Wake::Scrape(scrape) => {
                 if let Some(query) = self.scrapes.ask(scrape, self.registries.counters()) {
@@ -146,9 +171,10 @@ impl Sidecar {
 
     fn on_signal(&mut self, signal: Signal) -> Option<End> {
         let name = signal.name();
-        if signal == Signal::Hangup && self.reload.is_some() {
+        if signal == Signal::Hangup && (self.reload.is_some() || self.node.is_some()) {
             self.log.info(format_args!("Received signal '{name}'; reading configuration anew"));
             self.reload();
+            self.reload_node();
             return None;
         }
         if !signal.is_end() {
@@ -166,8 +192,8 @@ impl Sidecar {
 
     /// The name goes first, so that callers turn elsewhere while calls in flight are finished.
     fn begin_shutdown(&mut self) -> Option<End> {
-        self.registries.withdraw();
-        self.supervisor.release(REGISTRATION);
+        self.registries.withdraw_all();
+        self.release_registrations();
         let Some(block) = self.block_duration else { return self.begin_drain() };
         self.log.info(format_args!(
             "Blocking graceful shutdown for {} or until app reports unhealthy...",
@@ -228,8 +254,8 @@ impl Sidecar {
 
     fn on_message(&mut self, message: FromDataPlane) -> Option<End> {
         match message {
-            FromDataPlane::AdminCall { call, app: _, request } => {
-                return self.on_admin_call(call, request);
+            FromDataPlane::AdminCall { call, app, request } => {
+                return self.on_admin_call(call, app, request);
             }
             FromDataPlane::Drained if matches!(self.stage, Stage::Draining { .. }) => {
                 return Some(End::Clean);
@@ -256,43 +282,11 @@ impl Sidecar {
     }
 
     fn on_live(&mut self, version: Version) -> Option<End> {
+        self.live = version;
+        // A state in force is the moment from which calls to its apps are answered.
+        let end = self.on_apps_live(version);
         self.reply_up_to(version, 204, "");
-        // A first state in force is the moment from which calls are answered.
-        if !self.registries.is_registered() && matches!(self.stage, Stage::Serving) {
-            if let Err(e) = self.registries.register(&self.entry) {
-                self.log.fatal(format_args!("cannot register this sidecar: {e}"));
-                return Some(End::Failed);
-            }
-            self.hold_registration();
-            match self.app_channel.take() {
-                Some(channel) => self.app_ready = Some(tokio::spawn(channel.discover())),
-                None => self.ready_version = Some(version),
-            }
-        }
-        if self.ready_version.take_if(|ready| *ready <= version).is_some() {
-            let elapsed = self.started.elapsed().as_millis();
-            self.log
-                .info(format_args!("dapr initialized. Status: Running. Init Elapsed {elapsed}ms"));
-        }
-        None
-    }
-
-    /// The data plane holds the entry's lock, too: an app that is served stays known.
-    fn hold_registration(&mut self) {
-        match self.registries.hold() {
-            Ok(Some(lock)) => self.supervisor.hold(REGISTRATION, lock),
-            Ok(None) => {}
-            Err(e) => {
-                self.log
-                    .warning(format_args!("should control end, this app would be forgotten: {e}"));
-            }
-        }
-    }
-
-    fn on_app_ready(&mut self) {
-        let health = AppHealth { unready: Vec::new(), outbound_ready: true };
-        self.publisher.set_health(health);
-        self.ready_version = Some(self.publish());
+        end
     }
 
     fn on_refused(&mut self, version: Version, problems: &[String]) {
@@ -316,9 +310,13 @@ impl Sidecar {
     }
 
     fn publish(&mut self) -> Version {
-        let state: State = self.publisher.next_state();
+        self.publish_with(Vec::new())
+    }
+
+    fn publish_with(&mut self, sockets: supervisor::Sockets) -> Version {
+        let state = self.publisher.next_state();
         let version = state.version;
-        self.supervisor.publish(state);
+        self.supervisor.publish(state, sockets);
         version
     }
 }
@@ -334,9 +332,6 @@ impl Stage {
     }
 }
 
-/// The lock of the registry entry.
-const REGISTRATION: HoldId = HoldId(0);
-
 const fn level_of(level: LogLevel) -> Level {
     match level {
         LogLevel::Debug => Level::Debug,
@@ -346,13 +341,13 @@ const fn level_of(level: LogLevel) -> Level {
     }
 }
 
-/// Ready once; a task that failed to look for the app leaves the sidecar unready.
-async fn joined(task: &mut Option<JoinHandle<()>>) {
-    if let Some(handle) = task {
-        let result = handle.await;
-        *task = None;
-        if result.is_ok() {
-            return;
+/// The apps that were found; a search that was called off found nothing.
+async fn found(searches: &mut JoinSet<u32>) -> Vec<u32> {
+    while let Some(first) = searches.join_next().await {
+        let more = std::iter::from_fn(|| searches.try_join_next());
+        let found: Vec<u32> = std::iter::once(first).chain(more).filter_map(Result::ok).collect();
+        if !found.is_empty() {
+            return found;
         }
     }
     std::future::pending().await

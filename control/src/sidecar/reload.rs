@@ -123,7 +123,9 @@ impl Sidecar {
         self.log.set_threshold(config.log.threshold);
         self.graceful_timeout = config.graceful_timeout;
         self.block_duration = config.block_duration;
-        self.publisher.set_limits(config.body_bytes_max, config.head_bytes_max());
+        for number in self.apps.keys() {
+            self.publisher.set_limits(*number, config.body_bytes_max, config.head_bytes_max());
+        }
         self.publish();
     }
 }

@@ -1,75 +1,124 @@
-//! Everything that is handed to the data plane: sockets that were bound here, and sockets that an
-//! adopted data plane listens on already.
+//! What an app is listened for on: sockets that are bound here, and sockets that are there already,
+//! because the data plane was adopted or the app is only served otherwise.
 //!
-//! An inherited socket keeps its name, so the data plane goes on with the one it has; one that
-//! nobody takes is closed there by the first state.
+//! A socket that is there keeps its name, so the data plane goes on with the one it has; one that
+//! nobody takes is closed there by the next state.
 
 #![forbid(unsafe_code)]
 
-use crate::{adopt::Adopted, runtime_dir::RuntimeDir, supervisor};
+use crate::{adopt::Adopted, runtime_dir::RuntimeDir};
 use rustix::net::getsockname;
 use snapshot::{Address, InstanceId, Listener, ListenerId, ListenerKind};
 use std::{
+    fs,
     net::SocketAddr,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+/// Sockets that may be taken, and names for new ones.
 #[derive(Default)]
-pub(super) struct Sockets {
-    listeners: Vec<Listener>,
-    bound: supervisor::Sockets,
-    /// Socket files to remove at the end.
-    files: Vec<PathBuf>,
-    inherited: Vec<Inherited>,
+pub(super) struct Pool {
+    free: Vec<Free>,
     /// Names above this one are free.
     last: u32,
 }
 
-struct Inherited {
-    listener: Listener,
-    socket: Arc<OwnedFd>,
-    address: Address,
+#[derive(Clone)]
+pub(super) struct Bound {
+    pub(super) listener: Listener,
+    pub(super) socket: Arc<OwnedFd>,
+    pub(super) address: Address,
+    /// The data plane does not have it yet.
+    pub(super) is_new: bool,
 }
 
-impl Sockets {
+struct Free {
+    bound: Bound,
+    /// The app that goes on with it, if it is not for all.
+    only: Option<u32>,
+}
+
+/// The sockets of one app, while they are gathered.
+pub(super) struct Sockets<'a> {
+    pool: &'a mut Pool,
+    app: u32,
+    new: Vec<Bound>,
+    taken: Vec<Free>,
+}
+
+impl Pool {
     pub(super) fn inherit(adopted: &Adopted) -> Self {
-        let inherited: Vec<Inherited> = adopted
-            .held
-            .listeners
-            .iter()
-            .filter_map(|listener| {
-                let (_, socket) = adopted.sockets.iter().find(|(id, _)| *id == listener.id)?;
-                let address = address_of(socket)?;
-                Some(Inherited { listener: listener.clone(), socket: Arc::clone(socket), address })
-            })
-            .collect();
-        let last = adopted.held.listeners.iter().map(|listener| listener.id.0).max().unwrap_or(0);
-        Self { inherited, last, ..Self::default() }
+        let mut pool = Self::default();
+        for listener in &adopted.held.listeners {
+            pool.last = pool.last.max(listener.id.0);
+            let found = adopted.sockets.iter().find(|(id, _)| *id == listener.id);
+            if let Some((_, socket)) = found
+                && let Some(address) = address_of(socket)
+            {
+                let (listener, socket) = (listener.clone(), Arc::clone(socket));
+                let bound = Bound { listener, socket, address, is_new: false };
+                pool.free.push(Free { bound, only: None });
+            }
+        }
+        pool
     }
 
-    pub(super) fn add(&mut self, kind: ListenerKind, socket: OwnedFd) {
-        self.last += 1;
-        let id = ListenerId(self.last);
-        self.listeners.push(Listener { id, kind, app: 0 });
-        self.bound.push((id, Arc::new(socket)));
+    /// Sockets of an app that goes: another one may listen there from now on.
+    pub(super) fn leave(&mut self, bound: Vec<Bound>) {
+        let bound = bound.into_iter().map(|bound| Bound { is_new: false, ..bound });
+        self.free.extend(bound.map(|bound| Free { bound, only: None }));
     }
 
-    pub(super) fn add_unix(&mut self, kind: ListenerKind, socket: OwnedFd, path: PathBuf) {
-        self.add(kind, socket);
-        self.files.push(path);
+    /// Sockets of an app that is about to be served otherwise.
+    pub(super) fn lend(&mut self, app: u32, bound: &[Bound]) {
+        let bound = bound.iter().map(|bound| Bound { is_new: false, ..bound.clone() });
+        self.free.extend(bound.map(|bound| Free { bound, only: Some(app) }));
     }
 
-    /// Takes the inherited socket that listens where a new one would; port 0 is any port.
+    /// The app goes on as it was.
+    pub(super) fn take_back(&mut self, app: u32) {
+        self.free.retain(|free| free.only != Some(app));
+    }
+
+    /// Nobody will take what is left: its files are removed.
+    pub(super) fn close(&mut self) {
+        self.free.drain(..).for_each(|free| free.bound.remove_file());
+    }
+}
+
+impl Bound {
+    fn remove_file(&self) {
+        if let Address::Unix(path) = &self.address {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl<'a> Sockets<'a> {
+    pub(super) const fn new(pool: &'a mut Pool, app: u32) -> Self {
+        Self { pool, app, new: Vec::new(), taken: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, kind: ListenerKind, socket: OwnedFd, address: Address) {
+        self.pool.last += 1;
+        let listener = Listener { id: ListenerId(self.pool.last), kind, app: self.app };
+        self.new.push(Bound { listener, socket: Arc::new(socket), address, is_new: true });
+    }
+
+    /// Takes the socket that listens where a new one would; port 0 is any port the app has.
     pub(super) fn take_tcp(
         &mut self,
         kind: ListenerKind,
         wanted: SocketAddr,
     ) -> Option<SocketAddr> {
-        let fits = |address: &Address| match address {
-            Address::Tcp(address) if wanted.port() == 0 => address.ip() == wanted.ip(),
-            Address::Tcp(address) => *address == wanted,
+        let app = self.app;
+        let fits = |bound: &Bound| match bound.address {
+            Address::Tcp(address) if wanted.port() == 0 => {
+                address.ip() == wanted.ip() && bound.listener.app == app
+            }
+            Address::Tcp(address) => address == wanted,
             Address::Unix(_) => false,
         };
         match self.take(kind, fits)? {
@@ -78,40 +127,52 @@ impl Sockets {
         }
     }
 
-    /// Takes the inherited socket at this path.
+    /// Takes the socket at this path.
     pub(super) fn take_unix(&mut self, kind: ListenerKind, path: &Path) -> bool {
-        let is_taken = self.take(kind, |a| *a == Address::Unix(path.to_owned())).is_some();
-        if is_taken {
-            self.files.push(path.to_owned());
-        }
-        is_taken
+        let wanted = Address::Unix(path.to_owned());
+        self.take(kind, |bound| bound.address == wanted).is_some()
     }
 
-    /// Takes the inherited socket where other sidecars call, and the instance they know it by.
+    /// Takes the socket where other sidecars call this app, and the instance they know it by.
     pub(super) fn take_peer(&mut self, dir: &RuntimeDir) -> Option<(InstanceId, PathBuf)> {
+        let app = self.app;
         let instance = |address: &Address| match address {
             // One whose file was removed cannot be called any more.
             Address::Unix(path) if path.exists() => dir.instance_at(path),
             _ => None,
         };
-        let address = self.take(ListenerKind::Peer, |address| instance(address).is_some())?;
+        let is_ours = |bound: &Bound| bound.listener.app == app;
+        let fits = |bound: &Bound| is_ours(bound) && instance(&bound.address).is_some();
+        let address = self.take(ListenerKind::Peer, fits)?;
         let found = instance(&address)?;
         let Address::Unix(path) = address else { return None };
-        self.files.push(path.clone());
         Some((found, path))
     }
 
-    fn take(&mut self, kind: ListenerKind, fits: impl Fn(&Address) -> bool) -> Option<Address> {
-        let is_it = |i: &Inherited| i.listener.kind == kind && fits(&i.address);
-        let position = self.inherited.iter().position(is_it)?;
-        let Inherited { listener, socket, address } = self.inherited.swap_remove(position);
-        self.bound.push((listener.id, socket));
-        self.listeners.push(listener);
+    fn take(&mut self, kind: ListenerKind, fits: impl Fn(&Bound) -> bool) -> Option<Address> {
+        let is_it = |free: &Free| {
+            free.bound.listener.kind == kind
+                && free.only.is_none_or(|only| only == self.app)
+                && fits(&free.bound)
+        };
+        let position = self.pool.free.iter().position(is_it)?;
+        let free = self.pool.free.swap_remove(position);
+        let address = free.bound.address.clone();
+        self.taken.push(free);
         Some(address)
     }
 
-    pub(super) fn finish(self) -> (Vec<Listener>, supervisor::Sockets, Vec<PathBuf>) {
-        (self.listeners, self.bound, self.files)
+    pub(super) fn finish(self) -> Vec<Bound> {
+        let mut bound: Vec<Bound> = self.taken.into_iter().map(|free| free.bound).collect();
+        bound.extend(self.new);
+        bound.iter_mut().for_each(|bound| bound.listener.app = self.app);
+        bound
+    }
+
+    /// As if nothing had been gathered.
+    pub(super) fn give_back(self) {
+        self.new.iter().for_each(Bound::remove_file);
+        self.pool.free.extend(self.taken);
     }
 }
 
@@ -130,10 +191,11 @@ mod tests {
     use crate::{listen, test_dir::TestDir};
     use std::time::Duration;
 
-    fn inherited(id: u32, kind: ListenerKind, socket: OwnedFd) -> Inherited {
+    fn pool(kind: ListenerKind, socket: OwnedFd) -> Pool {
         let address = address_of(&socket).unwrap();
-        let listener = Listener { id: ListenerId(id), kind, app: 0 };
-        Inherited { listener, socket: Arc::new(socket), address }
+        let listener = Listener { id: ListenerId(7), kind, app: 0 };
+        let bound = Bound { listener, socket: Arc::new(socket), address, is_new: false };
+        Pool { free: vec![Free { bound, only: None }], last: 7 }
     }
 
     fn tcp() -> (OwnedFd, SocketAddr) {
@@ -144,33 +206,35 @@ mod tests {
     #[test]
     fn takes_what_listens_where_it_is_wanted_and_nothing_else() {
         let (socket, address) = tcp();
-        let inherit = |socket: OwnedFd| Sockets {
-            inherited: vec![inherited(7, ListenerKind::Api, socket)],
-            last: 7,
-            ..Sockets::default()
-        };
+        let mut pool = pool(ListenerKind::Api, socket);
         let other_port = SocketAddr::new(address.ip(), address.port() ^ 1);
         let other_ip = SocketAddr::from(([127, 0, 0, 2], address.port()));
-        let mut sockets = inherit(socket);
-        for (case, kind, wanted) in [
-            ("kind", ListenerKind::Public, address),
-            ("port", ListenerKind::Api, other_port),
-            ("address", ListenerKind::Api, other_ip),
-            ("any port of another address", ListenerKind::Api, SocketAddr::new(other_ip.ip(), 0)),
+        let any = SocketAddr::new(address.ip(), 0);
+        for (case, app, kind, wanted) in [
+            ("kind", 0, ListenerKind::Public, address),
+            ("port", 0, ListenerKind::Api, other_port),
+            ("address", 0, ListenerKind::Api, other_ip),
+            ("any port elsewhere", 0, ListenerKind::Api, SocketAddr::new(other_ip.ip(), 0)),
+            ("any port of another app", 1, ListenerKind::Api, any),
         ] {
-            assert_eq!(sockets.take_tcp(kind, wanted), None, "{case}");
+            assert_eq!(Sockets::new(&mut pool, app).take_tcp(kind, wanted), None, "{case}");
         }
+        for (case, app, wanted) in [("any port", 0, any), ("another app", 1, address)] {
+            let mut sockets = Sockets::new(&mut pool, app);
+            assert_eq!(sockets.take_tcp(ListenerKind::Api, wanted), Some(address), "{case}");
+            sockets.give_back();
+        }
+        let mut sockets = Sockets::new(&mut pool, 1);
         assert_eq!(sockets.take_tcp(ListenerKind::Api, address), Some(address));
         assert_eq!(sockets.take_tcp(ListenerKind::Api, address), None, "only once");
-        sockets.add(ListenerKind::Public, tcp().0);
-        let (listeners, bound, _) = sockets.finish();
-        let ids: Vec<u32> = listeners.iter().map(|listener| listener.id.0).collect();
-        assert_eq!(ids, [7, 8], "a new one gets a name of its own");
-        assert_eq!(bound.len(), 2);
-
-        let (socket, address) = tcp();
-        let any = SocketAddr::new(address.ip(), 0);
-        assert_eq!(inherit(socket).take_tcp(ListenerKind::Api, any), Some(address));
+        let (socket, other) = tcp();
+        sockets.add(ListenerKind::Public, socket, Address::Tcp(other));
+        let bound = sockets.finish();
+        let got: Vec<_> = bound
+            .iter()
+            .map(|bound| (bound.listener.id.0, bound.listener.app, bound.is_new))
+            .collect();
+        assert_eq!(got, [(7, 1, false), (8, 1, true)], "a new one gets a name of its own");
     }
 
     #[test]
@@ -180,18 +244,32 @@ mod tests {
         dir.create().unwrap();
         let instance = InstanceId("7-ab".into());
         let path = dir.peer_socket(&instance);
-        let inherit = |path: &Path| Sockets {
-            inherited: vec![inherited(1, ListenerKind::Peer, listen::unix(path).unwrap())],
-            ..Sockets::default()
-        };
-        let mut sockets = inherit(&path);
-        assert_eq!(sockets.take_peer(&dir), Some((instance, path.clone())));
-        assert_eq!(sockets.finish().2, std::slice::from_ref(&path));
+        let inherit = |path: &Path| pool(ListenerKind::Peer, listen::unix(path).unwrap());
+        let mut ours = inherit(&path);
+        assert_eq!(Sockets::new(&mut ours, 1).take_peer(&dir), None, "another app's");
+        let found = Sockets::new(&mut ours, 0).take_peer(&dir);
+        assert_eq!(found, Some((instance, path.clone())));
 
-        std::fs::remove_file(&path).unwrap();
-        let mut sockets = inherit(&path);
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(sockets.take_peer(&dir), None, "nobody can call it");
-        assert_eq!(inherit(&temp.path().join("7.peer")).take_peer(&dir), None, "elsewhere");
+        fs::remove_file(&path).unwrap();
+        let mut removed = inherit(&path);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(Sockets::new(&mut removed, 0).take_peer(&dir), None, "nobody can call it");
+        let mut elsewhere = inherit(&temp.path().join("7.peer"));
+        assert_eq!(Sockets::new(&mut elsewhere, 0).take_peer(&dir), None, "elsewhere");
+    }
+
+    #[test]
+    fn what_nobody_takes_leaves_no_file() {
+        let temp = TestDir::new();
+        let path = temp.path().join("s");
+        let mut pool = pool(ListenerKind::Api, listen::unix(&path).unwrap());
+        let mut sockets = Sockets::new(&mut pool, 0);
+        assert!(sockets.take_unix(ListenerKind::Api, &path));
+        let new = temp.path().join("new");
+        sockets.add(ListenerKind::Api, listen::unix(&new).unwrap(), Address::Unix(new.clone()));
+        sockets.give_back();
+        assert!(path.exists() && !new.exists());
+        pool.close();
+        assert!(!path.exists());
     }
 }

@@ -11,6 +11,7 @@ mod check;
 mod command_line;
 mod configuration;
 mod explain;
+mod node;
 mod registries;
 mod run;
 mod shutdown;

@@ -8,7 +8,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Entry, News, Registry, RegistryError, Row, Sink, Watch};
+use super::{News, Registry, RegistryError, Row, Sink, Watch};
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig},
@@ -155,12 +155,11 @@ impl DnsRegistry {
     /// When there is no name server to ask.
     pub(super) fn new(
         settings: Settings,
-        entry: &Entry,
+        own_port: u16,
         questions: mpsc::Receiver<Question>,
     ) -> Result<Self, RegistryError> {
         let resolver = resolver(&settings.servers)
             .map_err(|e| RegistryError::Settings { name: "dns", reason: e.to_string() })?;
-        let own_port = entry.remote_peer.map_or(0, |address| address.port());
         let lookup = Arc::new(Lookup { names: settings.names.clone(), own_port, resolver });
         Ok(Self { settings, lookup, questions: std::sync::Mutex::new(Some(questions)) })
     }

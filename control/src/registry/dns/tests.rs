@@ -107,11 +107,9 @@ struct Asked {
 
 impl Asked {
     fn start(settings: Settings) -> Self {
-        let mut entry = Entry::sample("own", "0");
-        entry.remote_peer = Some(([10, 0, 0, 9], 4000).into());
         let (questions, receiver) = mpsc::channel(16);
         let (sink, news) = Sink::pair();
-        let registry = DnsRegistry::new(settings, &entry, receiver).unwrap();
+        let registry = DnsRegistry::new(settings, 4000, receiver).unwrap();
         tokio::spawn(registry.watch().unwrap().run(sink));
         Self { questions, news, rows: Vec::new(), away: 0 }
     }

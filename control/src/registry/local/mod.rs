@@ -27,6 +27,7 @@ use std::{
     io::{self, Write},
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use tokio::task::JoinHandle;
 
@@ -69,7 +70,7 @@ impl Registrar for LocalRegistry {
     ) -> Result<Box<dyn Registration>, RegistryError> {
         let path = self.dir.apps().join(file_name(&entry.instance));
         let file = write_locked(&path, entry).map_err(|e| file_error(&path, e))?;
-        Ok(Box::new(LocalRegistration { path, locked: file }))
+        Ok(Box::new(LocalRegistration { path, locked: Arc::new(file.into()) }))
     }
 }
 
@@ -111,7 +112,7 @@ fn write_locked(path: &Path, entry: &Entry) -> io::Result<File> {
 
 struct LocalRegistration {
     path: PathBuf,
-    locked: File,
+    locked: Arc<OwnedFd>,
 }
 
 impl Registration for LocalRegistration {
@@ -119,12 +120,12 @@ impl Registration for LocalRegistration {
         let file = write_locked(&self.path, entry).map_err(|e| file_error(&self.path, e))?;
         // The old file lost its name to the new one before its lock goes, so no watcher can take
         // the name for stale.
-        self.locked = file;
+        self.locked = Arc::new(file.into());
         Ok(())
     }
 
-    fn hold(&self) -> io::Result<Option<OwnedFd>> {
-        Ok(Some(self.locked.try_clone()?.into()))
+    fn hold(&self) -> Option<Arc<OwnedFd>> {
+        Some(Arc::clone(&self.locked))
     }
 
     fn end(self: Box<Self>) -> Option<JoinHandle<()>> {

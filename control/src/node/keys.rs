@@ -1,0 +1,86 @@
+//! The keys of a node's file, and the keys of a sidecar's configuration that they stand for.
+
+#![forbid(unsafe_code)]
+
+/// What becomes of a key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Use {
+    /// The app's place as one value.
+    Address,
+    /// The list of apps.
+    Apps,
+    /// What holds for apps that do not say otherwise.
+    Defaults,
+    /// The value of a sidecar's key.
+    Flag(&'static str),
+    Name,
+    Namespace,
+    /// Ignoring it would open what its owner meant to lock.
+    Token,
+}
+
+use Use::{Address, Apps, Defaults, Flag, Name, Namespace, Token};
+
+pub(super) const NODE: &[(&str, Use)] = &[
+    ("apps", Apps),
+    ("block-shutdown-duration", Flag("dapr-block-shutdown-duration")),
+    ("configuration", Flag("config")),
+    ("defaults", Defaults),
+    ("enable-metrics", Flag("enable-metrics")),
+    ("graceful-shutdown-seconds", Flag("dapr-graceful-shutdown-seconds")),
+    ("keep-data-plane", Flag("keep-data-plane")),
+    ("log-as-json", Flag("log-as-json")),
+    ("log-file", Flag("log-file")),
+    ("log-level", Flag("log-level")),
+    ("metrics-listen-address", Flag("metrics-listen-address")),
+    ("metrics-port", Flag("metrics-port")),
+    ("name", Name),
+];
+
+pub(super) const APP: &[(&str, Use)] = &[
+    ("address", Address),
+    ("disable-init-endpoints", Flag("disable-init-endpoints")),
+    ("grpc-port", Flag("dapr-grpc-port")),
+    ("http-port", Flag("dapr-http-port")),
+    ("id", Flag("app-id")),
+    ("internal-listen-address", Flag("dapr-internal-grpc-listen-address")),
+    ("internal-port", Flag("dapr-internal-grpc-port")),
+    ("listen-addresses", Flag("dapr-listen-addresses")),
+    ("max-body-size", Flag("max-body-size")),
+    ("namespace", Namespace),
+    ("protocol", Flag("app-protocol")),
+    ("public-listen-address", Flag("dapr-public-listen-address")),
+    ("public-port", Flag("dapr-public-port")),
+    ("read-buffer-size", Flag("read-buffer-size")),
+    ("token", Token),
+    ("unix-domain-socket", Flag("unix-domain-socket")),
+];
+
+pub(super) fn find(keys: &[(&str, Use)], name: &str) -> Option<Use> {
+    keys.iter().find(|(key, _)| *key == name).map(|(_, found)| *found)
+}
+
+/// What a sidecar's key is called in a node's file.
+pub(super) fn name_of(flag: &str) -> Option<&'static str> {
+    let is_it = |(_, found): &&(&str, Use)| matches!(found, Flag(name) if *name == flag);
+    APP.iter().chain(NODE).find(is_it).map(|(name, _)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::keys::KEYS;
+
+    #[test]
+    fn every_key_stands_for_one_that_has_an_effect() {
+        for (name, found) in NODE.iter().chain(APP) {
+            if let Flag(flag) = found {
+                let key = KEYS.iter().find(|key| key.name == *flag);
+                let key = key.unwrap_or_else(|| panic!("{name}: {flag}"));
+                assert_eq!(key.effect, crate::config::keys::Effect::Now, "{name}");
+                assert_eq!(name_of(flag), Some(*name));
+            }
+        }
+        assert_eq!((name_of("app-id"), name_of("mode")), (Some("id"), None));
+    }
+}

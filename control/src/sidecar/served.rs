@@ -1,0 +1,362 @@
+//! One app that is served: from its configuration to its sockets, its registry entry, and what the
+//! data plane is told of it.
+//!
+//! ```text
+//!   New ──told──► Starting ──live: registered──► Looking ──app found──► Found ──live──► Ready
+//! ```
+
+#![forbid(unsafe_code)]
+
+use super::sockets::{Bound, Pool, Sockets};
+use crate::{
+    admin::metadata::{AppConnection, Metadata},
+    app_channel::{AppChannel, Patience},
+    config::{AppPlace, Config},
+    host, instance,
+    listen::{self, ListenError},
+    log::Log,
+    peer_port,
+    registry::{Entry, Identity, local::LocalRegistry},
+    runtime_dir::RuntimeDir,
+};
+use snapshot::{
+    APPS_MAX, Address, App, AppHealth, AppProtocol, Balance, InstanceId, Listener, ListenerKind,
+    Origin, Version,
+};
+use std::{
+    fs, io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    time::Duration,
+};
+use tokio::task::AbortHandle;
+
+pub(super) struct Served {
+    pub(super) config: Config,
+    pub(super) entry: Entry,
+    pub(super) sockets: Vec<Bound>,
+    pub(super) stage: Stage,
+    /// To look for the app with, once it is registered.
+    pub(super) channel: Option<AppChannel>,
+    pub(super) search: Option<AbortHandle>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Stage {
+    /// No state says so yet.
+    New,
+    /// Callers are told of it when this version is live.
+    Starting(Version),
+    Looking,
+    /// The version that says so.
+    Found(Version),
+    Ready,
+}
+
+impl Stage {
+    pub(super) const fn is_registered(self) -> bool {
+        matches!(self, Self::Looking | Self::Found(_) | Self::Ready)
+    }
+
+    /// For operators.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::New | Self::Starting(_) => "starting",
+            Self::Looking => "waiting for the app",
+            Self::Found(_) | Self::Ready => "ready",
+        }
+    }
+}
+
+/// All that serving an app takes, with nothing of it in force.
+pub(super) struct Prepared {
+    pub(super) app: App,
+    pub(super) metadata: Metadata,
+    pub(super) entry: Entry,
+    pub(super) sockets: Vec<Bound>,
+    pub(super) channel: Option<AppChannel>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppError {
+    #[error("cannot resolve app-channel-address {host:?}: {reason}")]
+    AppHost { host: String, reason: io::Error },
+    #[error("{0}")]
+    Listen(#[from] ListenError),
+    /// daprd's words; the reasons are logged before.
+    #[error("could not listen on any endpoint")]
+    NoListener,
+    #[error("cannot make {path}: {reason}")]
+    SocketDirectory { path: PathBuf, reason: io::Error },
+    #[error("a data plane serves {APPS_MAX} apps at the most")]
+    TooMany,
+}
+
+/// What an app finds where it is to be served.
+pub(super) struct Place<'a> {
+    pub(super) dir: &'a RuntimeDir,
+    pub(super) log: &'a Log,
+    /// For ports that are in use.
+    pub(super) patience: Duration,
+    /// Of those that look for their apps at once.
+    pub(super) search: &'a Patience,
+    pub(super) metrics_port: u16,
+    /// The same app as the last control described it, or as it is served until now.
+    pub(super) before: Option<&'a App>,
+}
+
+/// # Errors
+/// When something that was asked for cannot be had; the pool is as it was then.
+pub(super) fn prepare(
+    config: &Config,
+    number: u32,
+    pool: &mut Pool,
+    place: &Place<'_>,
+) -> Result<Prepared, AppError> {
+    let app_address = app_address(config)?;
+    let mut sockets = Sockets::new(pool, number);
+    let mut entry = match gather(config, place, &mut sockets) {
+        Ok(entry) => entry,
+        Err(e) => {
+            sockets.give_back();
+            return Err(e);
+        }
+    };
+    let sockets = sockets.finish();
+    if let Some(earlier) = LocalRegistry::new(place.dir.clone()).find(&entry.instance) {
+        entry.created = earlier.created;
+    }
+    let mut app = app(config, number, app_address.clone());
+    let mut metadata = metadata(config);
+    let mut channel = app_address.map(|address| app_channel(config, address, place));
+    if let Some(before) = place.before {
+        for (key, value) in &metadata.restore(&before.metadata_json) {
+            entry.note(key, value);
+        }
+        if before.channel == app.channel && before.health.unready.is_empty() {
+            // It was found before.
+            app.health = before.health.clone();
+            channel = None;
+        }
+    }
+    Ok(Prepared { app, metadata, entry, sockets, channel })
+}
+
+/// All sockets of the app; what is registered of it.
+fn gather(
+    config: &Config,
+    place: &Place<'_>,
+    sockets: &mut Sockets<'_>,
+) -> Result<Entry, AppError> {
+    let (instance, peer) = match sockets.take_peer(place.dir) {
+        Some(found) => found,
+        None => bind_peer(place.dir, sockets)?,
+    };
+    let api = bind_api(config, place, sockets)?;
+    if let Some(public) = &config.public {
+        take_tcp(ListenerKind::Public, &public.host, public.port, place, sockets)?;
+    }
+    let (id, namespace) = (config.app_id.clone(), config.namespace.clone());
+    let peer = Address::Unix(peer);
+    let mut entry = Entry::new(Identity { id, namespace, instance, peer, api });
+    entry.grpc_port = config.grpc_port;
+    entry.app_port = config.app_port;
+    entry.metrics_port = place.metrics_port;
+    entry.body_bytes_max = config.body_bytes_max;
+    entry.read_buffer_bytes = config.read_buffer_bytes;
+    entry.remote_peer = remote_peer(config, place, sockets)?;
+    Ok(entry)
+}
+
+fn bind_peer(
+    dir: &RuntimeDir,
+    sockets: &mut Sockets<'_>,
+) -> Result<(InstanceId, PathBuf), ListenError> {
+    let instance = instance::draw();
+    let path = dir.peer_socket(&instance);
+    sockets.add(ListenerKind::Peer, listen::unix(&path)?, Address::Unix(path.clone()));
+    Ok((instance, path))
+}
+
+/// The socket that is there, or a new one.
+fn take_tcp(
+    kind: ListenerKind,
+    host: &str,
+    port: u16,
+    place: &Place<'_>,
+    sockets: &mut Sockets<'_>,
+) -> Result<SocketAddr, ListenError> {
+    if let Some(address) = sockets.take_tcp(kind, listen::resolve(host, port)?) {
+        return Ok(address);
+    }
+    let bound = listen::tcp(host, port, place.patience, |reason| {
+        place.log.warning(format_args!("{reason}; trying again for {:?}", place.patience));
+    })?;
+    sockets.add(kind, bound.socket, Address::Tcp(bound.address));
+    Ok(bound.address)
+}
+
+/// With a registry that reaches beyond this machine, peers call over TCP too; what they are told.
+fn remote_peer(
+    config: &Config,
+    place: &Place<'_>,
+    sockets: &mut Sockets<'_>,
+) -> Result<Option<SocketAddr>, ListenError> {
+    if !config.registries.needs_tcp_peer() {
+        return Ok(None);
+    }
+    let (host, port) = (&config.peer.host, config.peer.port);
+    let wanted = listen::resolve(host, port)?;
+    let bound = match (sockets.take_tcp(ListenerKind::Peer, wanted), port) {
+        (Some(address), _) => address,
+        (None, 0) => {
+            let bound = peer_port::listen(host, config.app_id.as_str())?;
+            sockets.add(ListenerKind::Peer, bound.socket, Address::Tcp(bound.address));
+            bound.address
+        }
+        (None, _) => take_tcp(ListenerKind::Peer, host, port, place, sockets)?,
+    };
+    let address = peer_port::advertised(bound, config.host_ip.as_deref());
+    place.log.info(format_args!(
+        "Internal server is running on {bound}; other machines are told {address}"
+    ));
+    Ok(Some(address))
+}
+
+/// Binds the HTTP API; returns where a client on this machine reaches it.
+fn bind_api(
+    config: &Config,
+    place: &Place<'_>,
+    sockets: &mut Sockets<'_>,
+) -> Result<Address, AppError> {
+    let http_log = place.log.scoped("dapr.runtime.http");
+    if let Some(directory) = &config.unix_socket_directory {
+        fs::create_dir_all(directory)
+            .map_err(|reason| AppError::SocketDirectory { path: directory.clone(), reason })?;
+        let path = directory.join(format!("dapr-{}-http.socket", config.app_id));
+        if !sockets.take_unix(ListenerKind::Api, &path) {
+            let socket = listen::unix_within(&path, place.patience)?;
+            sockets.add(ListenerKind::Api, socket, Address::Unix(path.clone()));
+        }
+        http_log.info(format_args!("HTTP server is listening on {}", path.display()));
+        return Ok(Address::Unix(path));
+    }
+    let every_interface = [String::new()];
+    let hosts =
+        if config.listen_hosts.is_empty() { &every_interface[..] } else { &config.listen_hosts };
+    let mut first = None;
+    for host in hosts {
+        match take_tcp(ListenerKind::Api, host, config.http_port, place, sockets) {
+            Ok(address) => {
+                first.get_or_insert(address);
+                http_log.info(format_args!("HTTP server listening on TCP address: {address}"));
+            }
+            Err(e) => http_log.error(e),
+        }
+    }
+    let address = first.ok_or(AppError::NoListener)?;
+    http_log.info(format_args!("HTTP server is running on port {}", address.port()));
+    Ok(Address::Tcp(reachable(address)))
+}
+
+/// An address that stands for every interface is reached through the loopback one.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() && is_ipv6_only() => {
+            (Ipv6Addr::LOCALHOST, address.port()).into()
+        }
+        _ if address.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    }
+}
+
+fn is_ipv6_only() -> bool {
+    std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_err()
+}
+
+fn app_address(config: &Config) -> Result<Option<Address>, AppError> {
+    let (host, port) = match &config.app {
+        None => return Ok(None),
+        Some(AppPlace::Tcp { host, port }) => (host, *port),
+        Some(AppPlace::Unix(path)) => return Ok(Some(Address::Unix(path.clone()))),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let failed = |reason| AppError::AppHost { host: host.to_owned(), reason };
+    let addresses = (host, port).to_socket_addrs().map_err(failed)?;
+    let address = listen::prefer_ipv4(addresses).map(Address::Tcp);
+    address.map(Some).ok_or_else(|| failed(io::Error::other("it has no address")))
+}
+
+fn app(config: &Config, number: u32, address: Option<Address>) -> App {
+    // daprd's name for what waits for the app.
+    let unready = if address.is_some() { vec!["runtime".to_owned()] } else { Vec::new() };
+    let channel = address
+        .filter(|_| config.carries_protocol())
+        .map(|address| snapshot::AppChannel { address, protocol: AppProtocol::Http });
+    let host_ip =
+        config.host_ip.clone().or_else(|| host::address().map(|address| address.to_string()));
+    App {
+        number,
+        id: config.app_id.clone(),
+        namespace: config.namespace.clone(),
+        channel,
+        origin: Origin { host_ip, host_name: host::name() },
+        balance: Balance::default(),
+        zone: None,
+        body_bytes_max: config.body_bytes_max,
+        head_bytes_max: config.head_bytes_max(),
+        health: AppHealth { unready, outbound_ready: true },
+        metadata_json: String::new(),
+    }
+}
+
+fn metadata(config: &Config) -> Metadata {
+    let connection = config.app.as_ref().map(|place| AppConnection {
+        port: config.app_port,
+        protocol: config.protocol.clone(),
+        channel_address: place.channel_address(),
+    });
+    Metadata::new(config.app_id.as_str(), connection)
+}
+
+fn app_channel(config: &Config, address: Address, place: &Place<'_>) -> AppChannel {
+    AppChannel {
+        address,
+        protocol: config.protocol.clone(),
+        app_id: config.app_id.as_str().to_owned(),
+        asks_config: config.asks_app_config && config.carries_protocol(),
+        log: place.log.clone(),
+        patience: place.search.clone(),
+    }
+}
+
+impl Served {
+    /// Where the app is, for operators.
+    pub(super) fn address(&self) -> String {
+        match &self.config.app {
+            None => String::new(),
+            Some(AppPlace::Tcp { host, port }) => format!("{host}:{port}"),
+            Some(AppPlace::Unix(path)) => format!("unix://{}", path.display()),
+        }
+    }
+}
+
+impl Prepared {
+    pub(super) fn listeners(&self) -> Vec<Listener> {
+        self.sockets.iter().map(|bound| bound.listener.clone()).collect()
+    }
+
+    pub(super) fn serve(self, config: Config) -> (Served, App, Metadata) {
+        let Self { app, metadata, entry, sockets, channel } = self;
+        let served = Served { config, entry, sockets, stage: Stage::New, channel, search: None };
+        (served, app, metadata)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if let Some(search) = &self.search {
+            search.abort();
+        }
+    }
+}
