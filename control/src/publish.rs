@@ -21,7 +21,6 @@ pub(crate) struct Publisher {
 struct Served {
     /// Complete, with its metadata as a document.
     app: App,
-    metadata: Metadata,
     listeners: Vec<Listener>,
 }
 
@@ -37,9 +36,9 @@ impl Publisher {
     }
 
     /// Serves an app from the next state on, or serves it otherwise.
-    pub(crate) fn put(&mut self, mut app: App, metadata: Metadata, listeners: Vec<Listener>) {
+    pub(crate) fn put(&mut self, mut app: App, metadata: &Metadata, listeners: Vec<Listener>) {
         app.metadata_json = metadata.emit();
-        self.apps.insert(app.number, Served { app, metadata, listeners });
+        self.apps.insert(app.number, Served { app, listeners });
     }
 
     pub(crate) fn remove(&mut self, number: u32) {
@@ -85,10 +84,12 @@ impl Publisher {
         value: String,
     ) -> Result<(), MetadataError> {
         let served = self.apps.get_mut(&number).ok_or(MetadataError::NoApp)?;
-        if !served.metadata.extend(key, value) {
+        let document = &mut served.app.metadata_json;
+        let mut metadata = Metadata::parse(document).ok_or(MetadataError::NoApp)?;
+        if !metadata.extend(key, value) {
             return Err(MetadataError::Full);
         }
-        served.app.metadata_json = served.metadata.emit();
+        *document = metadata.emit();
         Ok(())
     }
 
@@ -133,7 +134,7 @@ mod tests {
             metadata_json: String::new(),
         };
         let mut publisher = Publisher::new(Version(0), OnControlLost::Exit);
-        publisher.put(app, Metadata::new("a", None), Vec::new());
+        publisher.put(app, &Metadata::new("a", None), Vec::new());
         publisher
     }
 
@@ -170,7 +171,7 @@ mod tests {
         (second.number, second.id) = (1, AppId::new("b").unwrap());
         let listener =
             Listener { id: snapshot::ListenerId(7), kind: snapshot::ListenerKind::Api, app: 1 };
-        publisher.put(second, Metadata::new("b", None), vec![listener.clone()]);
+        publisher.put(second, &Metadata::new("b", None), vec![listener.clone()]);
         let state = publisher.next_state();
         assert_eq!((state.apps.len(), state.listeners), (2, vec![listener]));
         publisher.remove(1);

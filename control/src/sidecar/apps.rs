@@ -34,8 +34,8 @@ pub(super) fn name_of(config: &Config) -> Name {
 
 impl Sidecar {
     /// Serves these apps and no others from the next state on.
-    pub(super) fn serve(&mut self, wanted: Vec<Config>) -> Outcome {
-        let wanted: BTreeMap<Name, Config> =
+    pub(super) fn serve(&mut self, wanted: Vec<Arc<Config>>) -> Outcome {
+        let wanted: BTreeMap<Name, Arc<Config>> =
             wanted.into_iter().map(|config| (name_of(&config), config)).collect();
         let is_wanted = |served: &Served| wanted.contains_key(&name_of(&served.config));
         let gone: Vec<u32> = self
@@ -81,7 +81,7 @@ impl Sidecar {
         self.numbers.give_back(number);
     }
 
-    fn add(&mut self, config: &Config, update: &mut Update) -> Result<(), AppError> {
+    fn add(&mut self, config: &Arc<Config>, update: &mut Update) -> Result<(), AppError> {
         let number = self.numbers.take().ok_or(AppError::TooMany)?;
         let result = self.put(config, number, None, update);
         if result.is_err() {
@@ -93,7 +93,7 @@ impl Sidecar {
     fn change(
         &mut self,
         number: u32,
-        config: &Config,
+        config: &Arc<Config>,
         update: &mut Update,
     ) -> Result<(), AppError> {
         let before = self.publisher.find(number).cloned();
@@ -107,14 +107,14 @@ impl Sidecar {
 
     fn put(
         &mut self,
-        config: &Config,
+        config: &Arc<Config>,
         number: u32,
         before: Option<&App>,
         update: &mut Update,
     ) -> Result<(), AppError> {
         let prepared = self.prepare_one(config, number, before, update.deadline)?;
         update.changed.push(number);
-        self.take_in(number, config.clone(), prepared, &mut update.sockets);
+        self.take_in(number, Arc::clone(config), prepared, &mut update.sockets);
         Ok(())
     }
 
@@ -122,7 +122,7 @@ impl Sidecar {
     pub(super) fn take_in(
         &mut self,
         number: u32,
-        config: Config,
+        config: Arc<Config>,
         prepared: served::Prepared,
         sockets: &mut supervisor::Sockets,
     ) {
@@ -130,7 +130,7 @@ impl Sidecar {
         sockets.extend(new.map(|bound| (bound.listener.id, Arc::clone(&bound.socket))));
         let listeners = prepared.listeners();
         let (served, app, metadata) = prepared.serve(config);
-        self.publisher.put(app, metadata, listeners);
+        self.publisher.put(app, &metadata, listeners);
         self.apps.insert(number, served);
     }
 
@@ -180,7 +180,7 @@ impl Sidecar {
                 .log
                 .info(format_args!("dapr initialized. Status: Running. Init Elapsed {elapsed}ms")),
             Some(_) => {
-                let Config { namespace, app_id, .. } = &self.apps[&number].config;
+                let Config { namespace, app_id, .. } = &*self.apps[&number].config;
                 self.log.debug(format_args!("App {namespace}/{app_id} is ready"));
             }
         }
