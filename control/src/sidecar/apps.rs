@@ -61,9 +61,10 @@ impl Sidecar {
             }
         }
         self.pool.close();
-        let is_same = gone.is_empty() && update.changed.is_empty();
-        let version =
-            if is_same { self.publisher.version() } else { self.publish_with(update.sockets) };
+        let version = match self.publisher.is_empty() {
+            true => self.version(),
+            false => self.publish_with(update.sockets),
+        };
         for number in update.changed {
             if let Some(served) = self.apps.get_mut(&number) {
                 served.stage = Stage::Starting(version);
@@ -76,7 +77,7 @@ impl Sidecar {
         let Some(served) = self.apps.remove(&number) else { return };
         self.registries.withdraw(&served.entry);
         self.supervisor.release(HoldId(number));
-        self.publisher.remove(number);
+        self.publisher.remove(self.supervisor.told(), number);
         self.pool.leave(served.sockets.clone());
         self.numbers.give_back(number);
     }
@@ -96,7 +97,7 @@ impl Sidecar {
         config: &Arc<Config>,
         update: &mut Update,
     ) -> Result<(), AppError> {
-        let before = self.publisher.find(number).cloned();
+        let before = self.supervisor.told().apps.get(number as usize).cloned();
         self.pool.lend(number, &self.apps[&number].sockets);
         let result = self.put(config, number, before.as_ref(), update);
         if result.is_err() {
@@ -130,7 +131,7 @@ impl Sidecar {
         sockets.extend(new.map(|bound| (bound.listener.id, Arc::clone(&bound.socket))));
         let listeners = prepared.listeners();
         let (served, app, metadata) = prepared.serve(config);
-        self.publisher.put(app, &metadata, listeners);
+        self.publisher.put(self.supervisor.told(), app, &metadata, listeners);
         self.apps.insert(number, served);
     }
 
@@ -190,7 +191,7 @@ impl Sidecar {
     pub(super) fn on_apps_found(&mut self, numbers: &[u32]) {
         for number in numbers {
             let health = AppHealth { unready: Vec::new(), outbound_ready: true };
-            self.publisher.set_health(*number, health);
+            self.publisher.set_health(self.supervisor.told(), *number, health);
         }
         let version = self.publish();
         for number in numbers {

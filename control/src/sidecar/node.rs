@@ -199,8 +199,9 @@ impl Sidecar {
         self.log.set_threshold(config.base.log.threshold);
         self.graceful_timeout = config.base.graceful_timeout;
         self.block_duration = config.base.block_duration;
-        self.publisher.set_on_control_lost(config.on_control_lost);
-        let before = self.publisher.version();
+        let told = self.supervisor.told();
+        self.publisher.set_on_control_lost(told, config.on_control_lost);
+        let before = self.version();
         let outcome = self.serve(wanted);
         for failure in &outcome.failures {
             self.log.error(failure.text());
@@ -290,7 +291,7 @@ impl Sidecar {
     }
 
     fn answer_when_live(&mut self, answer: Answer) {
-        self.answer_at(self.publisher.version(), answer);
+        self.answer_at(self.version(), answer);
     }
 
     fn answer_at(&mut self, version: snapshot::Version, answer: Answer) {

@@ -124,7 +124,8 @@ impl Sidecar {
         self.graceful_timeout = config.graceful_timeout;
         self.block_duration = config.block_duration;
         for number in self.apps.keys() {
-            self.publisher.set_limits(*number, config.body_bytes_max, config.head_bytes_max());
+            let (body, head) = (config.body_bytes_max, config.head_bytes_max());
+            self.publisher.set_limits(self.supervisor.told(), *number, body, head);
         }
         self.publish();
     }

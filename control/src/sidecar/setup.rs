@@ -179,10 +179,9 @@ async fn start(
         claim,
         log: log.clone(),
         started,
-        publisher: Publisher::new(version, plan.on_control_lost),
-        supervisor: Supervisor::new(program(&plan, &dir), log.clone()),
+        publisher: Publisher::default(),
+        supervisor: Supervisor::new(program(&plan, &dir), version, log.clone()),
         registries: Registries::idle(log),
-        routes: Vec::new(),
         dir,
         apps: BTreeMap::new(),
         numbers: Numbers::of_held(&held_apps, version),
@@ -206,8 +205,9 @@ async fn start(
     sidecar.scrapes = Scrapes::new(incoming);
     let entries: Vec<_> = sidecar.apps.values().map(|served| &served.entry).collect();
     sidecar.registries = Registries::start(&base.registries, &sidecar.dir, &entries, log)?;
-    sidecar.routes = sidecar.registries.routes();
-    sidecar.publisher.set_routes(sidecar.routes.clone());
+    let (told, routes) = (sidecar.supervisor.told(), sidecar.registries.routes());
+    sidecar.publisher.set_routes(told, routes);
+    sidecar.publisher.set_on_control_lost(told, plan.on_control_lost);
     sidecar.start_apps(adopted);
     Ok(sidecar)
 }
