@@ -2,7 +2,8 @@
 //! as one delta.
 //!
 //! Each delta has a version of its own; whoever waits for a change to be in force waits for its
-//! version. What is in force is kept once, by whoever feeds the data plane, and only looked at here.
+//! version. What is in force is kept once, by whoever feeds the data plane, and only looked at
+//! here.
 
 #![forbid(unsafe_code)]
 
