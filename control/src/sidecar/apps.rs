@@ -49,7 +49,11 @@ impl Sidecar {
         let mut update = Update::new(Instant::now() + CHANGE_PATIENCE);
         for (name, config) in wanted {
             let number = known.get(&name).copied();
-            if number.is_some_and(|number| self.apps[&number].config == config) {
+            if let Some(served) = number.and_then(|number| self.apps.get_mut(&number))
+                && served.config == config
+            {
+                // The old one may be the last of its file.
+                served.config = config;
                 continue;
             }
             let result = match number {
