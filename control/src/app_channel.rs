@@ -15,7 +15,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::net::{TcpStream, UnixStream};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    sync::Semaphore,
+};
 
 pub(crate) struct AppChannel {
     pub(crate) address: Address,
@@ -29,26 +32,36 @@ pub(crate) struct AppChannel {
 
 /// How many look for their app at once. The more there are, the less often each one looks, so that
 /// a node full of apps that do not listen costs next to nothing.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Patience(Arc<AtomicU32>);
+#[derive(Clone, Debug)]
+pub(crate) struct Patience {
+    looking: Arc<AtomicU32>,
+    asking: Arc<Semaphore>,
+}
 
 /// One that looks, until it is dropped.
 struct Looking(Patience);
 
+impl Default for Patience {
+    fn default() -> Self {
+        let asking = Arc::new(Semaphore::new(ASKING_MAX));
+        Self { looking: Arc::default(), asking }
+    }
+}
+
 impl Patience {
     fn look(&self) -> Looking {
-        self.0.fetch_add(1, Relaxed);
+        self.looking.fetch_add(1, Relaxed);
         Looking(self.clone())
     }
 
     fn pause_max(&self) -> Duration {
-        POLL_PAUSE_MAX * (1 + self.0.load(Relaxed) / LOOKING_AT_ONCE)
+        POLL_PAUSE_MAX * (1 + self.looking.load(Relaxed) / LOOKING_AT_ONCE)
     }
 }
 
 impl Drop for Looking {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Relaxed);
+        self.0.looking.fetch_sub(1, Relaxed);
     }
 }
 
@@ -67,7 +80,10 @@ impl AppChannel {
         self.wait_until_it_listens().await;
         self.log.info(format_args!("application discovered on {kind} {place}"));
         if self.asks_config {
-            self.ask_config().await;
+            // Few at once, and on the heap: an exchange takes some 20 KiB, and an app that only
+            // waits shall not.
+            let _place = self.patience.asking.acquire().await;
+            Box::pin(self.ask_config()).await;
         }
     }
 
@@ -116,6 +132,9 @@ const POLL_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// So many look every POLL_PAUSE_MAX: 200 looks a second at the most, however many there are.
 const LOOKING_AT_ONCE: u32 = 20;
+
+/// Apps that are asked for their `/dapr/config` at once.
+const ASKING_MAX: usize = 16;
 
 /// daprd's.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(500);

@@ -1,107 +1,127 @@
-//! What the data plane is told: one value that everything control learns is put into, and whole
-//! states out of it.
+//! What the data plane is to be told next: changes of what it was told, gathered until they go out
+//! as one delta.
 //!
-//! Each state has a version of its own; whoever waits for a change to be in force waits for its
-//! version.
+//! Each delta has a version of its own; whoever waits for a change to be in force waits for its
+//! version. What is in force is kept once, by whoever feeds the data plane, and only looked at
+//! here.
 
 #![forbid(unsafe_code)]
 
 use crate::admin::metadata::Metadata;
-use snapshot::{App, AppHealth, Listener, OnControlLost, Route, State, Version};
-use std::collections::BTreeMap;
+use snapshot::{
+    App, AppHealth, AppId, Change, Delta, Listener, ListenerId, Namespace, OnControlLost, Route,
+    Snapshot, Version,
+};
+use std::collections::BTreeSet;
 
+#[derive(Default)]
 pub(crate) struct Publisher {
-    version: Version,
-    /// By number.
-    apps: BTreeMap<u32, Served>,
-    routes: Vec<Route>,
-    on_control_lost: OnControlLost,
-}
-
-struct Served {
-    /// Complete, with its metadata as a document.
-    app: App,
-    metadata: Metadata,
-    listeners: Vec<Listener>,
+    pending: Vec<Change>,
 }
 
 impl Publisher {
-    /// Every state comes after `last`, the version that an adopted data plane has.
-    pub(crate) const fn new(last: Version, on_control_lost: OnControlLost) -> Self {
-        Self { version: last, apps: BTreeMap::new(), routes: Vec::new(), on_control_lost }
-    }
-
-    /// Of the last state.
-    pub(crate) const fn version(&self) -> Version {
-        self.version
-    }
-
-    /// Serves an app from the next state on, or serves it otherwise.
-    pub(crate) fn put(&mut self, mut app: App, metadata: Metadata, listeners: Vec<Listener>) {
+    /// Serves an app from the next version on, or serves it otherwise.
+    pub(crate) fn put(
+        &mut self,
+        told: &Snapshot,
+        mut app: App,
+        metadata: &Metadata,
+        listeners: Vec<Listener>,
+    ) {
         app.metadata_json = metadata.emit();
-        self.apps.insert(app.number, Served { app, metadata, listeners });
+        let stays = |id: &ListenerId| listeners.iter().any(|listener| listener.id == *id);
+        let before = told.listeners.iter().filter(|listener| listener.app == app.number);
+        let gone = before.map(|listener| listener.id).filter(|id| !stays(id));
+        self.pending.extend(gone.map(|id| Change::ListenerRemoved { id }));
+        self.pending.push(Change::App(app));
+        self.pending.extend(listeners.into_iter().map(Change::Listener));
     }
 
-    pub(crate) fn remove(&mut self, number: u32) {
-        self.apps.remove(&number);
+    /// Its listeners go with it, unless another app takes one over.
+    pub(crate) fn remove(&mut self, told: &Snapshot, number: u32) {
+        let own = told.listeners.iter().filter(|listener| listener.app == number);
+        self.pending.extend(own.map(|listener| Change::ListenerRemoved { id: listener.id }));
+        self.pending.push(Change::AppRemoved { number });
     }
 
-    pub(crate) fn find(&self, number: u32) -> Option<&App> {
-        self.apps.get(&number).map(|served| &served.app)
+    /// Where the apps are that are not served here.
+    pub(crate) fn set_routes(&mut self, told: &Snapshot, routes: Vec<Route>) {
+        let wanted: BTreeSet<(&AppId, &Namespace)> =
+            routes.iter().map(|route| (&route.id, &route.namespace)).collect();
+        let is_gone = |route: &&Route| !wanted.contains(&(&route.id, &route.namespace));
+        let gone: Vec<Change> = told
+            .routes()
+            .filter(is_gone)
+            .map(|route| Change::RouteRemoved {
+                id: route.id.clone(),
+                namespace: route.namespace.clone(),
+            })
+            .collect();
+        let is_new = |route: &Route| {
+            told.find_route(route.id.as_str(), route.namespace.as_str()) != Some(route)
+        };
+        self.pending.extend(gone);
+        self.pending.extend(routes.into_iter().filter(is_new).map(Change::Route));
     }
 
-    pub(crate) fn set_routes(&mut self, routes: Vec<Route>) {
-        self.routes = routes;
-    }
-
-    pub(crate) fn set_on_control_lost(&mut self, wish: OnControlLost) {
-        self.on_control_lost = wish;
+    pub(crate) fn set_on_control_lost(&mut self, told: &Snapshot, wish: OnControlLost) {
+        if told.on_control_lost != wish {
+            self.pending.push(Change::OnControlLost(wish));
+        }
     }
 
     pub(crate) fn set_limits(
         &mut self,
+        told: &Snapshot,
         number: u32,
         body_bytes_max: Option<u64>,
         head_bytes_max: u32,
     ) {
-        if let Some(Served { app, .. }) = self.apps.get_mut(&number) {
+        self.edit(told, number, |app| {
             app.body_bytes_max = body_bytes_max;
             app.head_bytes_max = head_bytes_max;
-        }
+        });
     }
 
-    pub(crate) fn set_health(&mut self, number: u32, health: AppHealth) {
-        if let Some(Served { app, .. }) = self.apps.get_mut(&number) {
-            app.health = health;
-        }
+    pub(crate) fn set_health(&mut self, told: &Snapshot, number: u32, health: AppHealth) {
+        self.edit(told, number, |app| app.health = health);
     }
 
     /// # Errors
     /// When there are too many entries already, or no such app.
     pub(crate) fn set_metadata(
         &mut self,
+        told: &Snapshot,
         number: u32,
         key: String,
         value: String,
     ) -> Result<(), MetadataError> {
-        let served = self.apps.get_mut(&number).ok_or(MetadataError::NoApp)?;
-        if !served.metadata.extend(key, value) {
+        let app = told.apps.get(number as usize).ok_or(MetadataError::NoApp)?;
+        let mut metadata = Metadata::parse(&app.metadata_json).ok_or(MetadataError::NoApp)?;
+        if !metadata.extend(key, value) {
             return Err(MetadataError::Full);
         }
-        served.app.metadata_json = served.metadata.emit();
+        self.edit(told, number, |app| app.metadata_json = metadata.emit());
         Ok(())
     }
 
-    /// The state as it is now, under a new version.
-    pub(crate) fn next_state(&mut self) -> State {
-        self.version.0 += 1;
-        State {
-            version: self.version,
-            apps: self.apps.values().map(|served| served.app.clone()).collect(),
-            routes: self.routes.clone(),
-            listeners: self.apps.values().flat_map(|served| served.listeners.clone()).collect(),
-            on_control_lost: self.on_control_lost,
+    /// An app that is not served any more needs no change.
+    fn edit(&mut self, told: &Snapshot, number: u32, edit: impl FnOnce(&mut App)) {
+        if let Some(app) = told.apps.get(number as usize) {
+            let mut app = app.clone();
+            edit(&mut app);
+            self.pending.push(Change::App(app));
         }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// All that has gathered, as the version after what was told.
+    pub(crate) fn take(&mut self, told: &Snapshot) -> Delta {
+        let version = Version(told.version.0 + 1);
+        Delta { base: told.version, version, changes: std::mem::take(&mut self.pending) }
     }
 }
 
@@ -116,12 +136,12 @@ pub(crate) enum MetadataError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapshot::{AppId, Balance, Namespace, Origin, Snapshot};
+    use snapshot::{Address, Balance, Endpoint, InstanceId, ListenerKind, Origin};
 
-    fn publisher() -> Publisher {
-        let app = App {
-            number: 0,
-            id: AppId::new("a").unwrap(),
+    fn app(number: u32, id: &str) -> App {
+        App {
+            number,
+            id: AppId::new(id).unwrap(),
             namespace: Namespace::default(),
             channel: None,
             origin: Origin::default(),
@@ -131,52 +151,112 @@ mod tests {
             head_bytes_max: 8192,
             health: AppHealth::default(),
             metadata_json: String::new(),
-        };
-        let mut publisher = Publisher::new(Version(0), OnControlLost::Exit);
-        publisher.put(app, Metadata::new("a", None), Vec::new());
-        publisher
+        }
+    }
+
+    fn listener(id: u32, app: u32) -> Listener {
+        Listener { id: ListenerId(id), kind: ListenerKind::Api, app }
+    }
+
+    fn route(id: &str, path: &str) -> Route {
+        let instance = InstanceId(path.into());
+        let endpoint = Endpoint { instance, address: Address::Unix(path.into()), zone: None };
+        let id = AppId::new(id).unwrap();
+        Route { id, namespace: Namespace::default(), endpoints: vec![endpoint] }
+    }
+
+    fn told(told: &Snapshot, change: impl FnOnce(&mut Publisher, &Snapshot)) -> (Snapshot, usize) {
+        let mut publisher = Publisher::default();
+        change(&mut publisher, told);
+        let delta = publisher.take(told);
+        assert!(publisher.is_empty());
+        let count = delta.changes.len();
+        (told.apply(delta).unwrap().0, count)
+    }
+
+    fn one_app() -> Snapshot {
+        told(&Snapshot::empty(), |publisher, told| {
+            let listeners = vec![listener(1, 0), listener(2, 0)];
+            publisher.put(told, app(0, "a"), &Metadata::new("a", None), listeners);
+        })
+        .0
     }
 
     #[test]
-    fn every_state_is_valid_and_has_its_own_version() {
-        let mut publisher = publisher();
-        let first = publisher.next_state();
-        publisher.set_metadata(0, "k".into(), "v".into()).unwrap();
-        let second = publisher.next_state();
+    fn each_change_is_a_version_after_what_was_told() {
+        let first = one_app();
+        let (second, _) = told(&first, |publisher, told| {
+            publisher.set_metadata(told, 0, "k".into(), "v".into()).unwrap();
+        });
         assert_eq!((first.version, second.version), (Version(1), Version(2)));
-        assert!(!first.apps[0].metadata_json.contains("\"k\""));
-        assert!(second.apps[0].metadata_json.contains("\"k\":\"v\""));
-        Snapshot::build(second).unwrap();
+        let document = |snapshot: &Snapshot| snapshot.apps.get(0).unwrap().metadata_json.clone();
+        assert!(!document(&first).contains("\"k\""));
+        assert!(document(&second).contains("\"k\":\"v\""));
     }
 
     #[test]
     fn metadata_is_bounded() {
-        let mut publisher = publisher();
-        let taken = (0..10_000)
-            .take_while(|n| publisher.set_metadata(0, n.to_string(), String::new()).is_ok())
-            .count();
+        let mut now = one_app();
+        let mut publisher = Publisher::default();
+        let mut taken = 0;
+        while publisher.set_metadata(&now, 0, taken.to_string(), String::new()).is_ok() {
+            now = now.apply(publisher.take(&now)).unwrap().0;
+            taken += 1;
+        }
         assert!((100..10_000).contains(&taken), "{taken}");
-        assert_eq!(
-            publisher.set_metadata(0, "new".into(), String::new()),
-            Err(MetadataError::Full)
-        );
-        publisher.set_metadata(0, "0".into(), "replaced".into()).unwrap();
+        publisher.set_metadata(&now, 0, "0".into(), "replaced".into()).unwrap();
+        let gone = publisher.set_metadata(&now, 1, "k".into(), String::new());
+        assert_eq!(gone, Err(MetadataError::NoApp));
     }
 
     #[test]
-    fn apps_come_and_go_by_their_number() {
-        let mut publisher = publisher();
-        let mut second = publisher.find(0).unwrap().clone();
-        (second.number, second.id) = (1, AppId::new("b").unwrap());
-        let listener =
-            Listener { id: snapshot::ListenerId(7), kind: snapshot::ListenerKind::Api, app: 1 };
-        publisher.put(second, Metadata::new("b", None), vec![listener.clone()]);
-        let state = publisher.next_state();
-        assert_eq!((state.apps.len(), state.listeners), (2, vec![listener]));
-        publisher.remove(1);
-        let state = publisher.next_state();
-        assert_eq!((state.apps.len(), state.listeners), (1, vec![]));
-        let gone = publisher.set_metadata(1, "k".into(), String::new());
-        assert_eq!(gone, Err(MetadataError::NoApp));
+    fn apps_come_change_and_go_with_their_listeners() {
+        let ids = |snapshot: &Snapshot| -> Vec<(u32, u32)> {
+            snapshot.listeners.iter().map(|l| (l.id.0, l.app)).collect()
+        };
+        let metadata = Metadata::new("a", None);
+        let (changed, _) = told(&one_app(), |publisher, told| {
+            publisher.put(told, app(0, "a"), &metadata, vec![listener(2, 0), listener(3, 0)]);
+        });
+        assert_eq!(ids(&changed), [(2, 0), (3, 0)]);
+        // Another one takes its place, and one of its sockets.
+        let (replaced, _) = told(&changed, |publisher, told| {
+            publisher.remove(told, 0);
+            publisher.put(told, app(0x1_0000, "b"), &metadata, vec![listener(2, 0x1_0000)]);
+        });
+        assert_eq!((replaced.apps.len(), ids(&replaced)), (1, vec![(2, 0x1_0000)]));
+        let (empty, _) = told(&replaced, |publisher, told| publisher.remove(told, 0x1_0000));
+        assert!(empty.apps.is_empty() && empty.listeners.is_empty());
+    }
+
+    #[test]
+    fn routes_that_stay_are_no_change() {
+        let all = || vec![route("x", "/x"), route("y", "/y")];
+        let (first, count) = told(&one_app(), |publisher, told| publisher.set_routes(told, all()));
+        assert_eq!((count, first.route_count()), (2, 2));
+        let (same, count) = told(&first, |publisher, told| publisher.set_routes(told, all()));
+        assert_eq!((count, same.route_count()), (0, 2));
+        let (next, count) = told(&first, |publisher, told| {
+            publisher.set_routes(told, vec![route("y", "/y2"), route("z", "/z")]);
+        });
+        assert_eq!((count, next.route_count()), (3, 2));
+        assert!(next.find_route("x", "default").is_none());
+    }
+
+    #[test]
+    fn what_becomes_of_apps_is_told_only_when_it_changes() {
+        let (_, count) = told(&one_app(), |publisher, told| {
+            publisher.set_on_control_lost(told, OnControlLost::Exit);
+            publisher.set_limits(told, 7, None, 1);
+            publisher.set_health(told, 7, AppHealth::default());
+        });
+        assert_eq!(count, 0);
+        let (next, _) = told(&one_app(), |publisher, told| {
+            publisher.set_on_control_lost(told, OnControlLost::Serve);
+            publisher.set_limits(told, 0, Some(5), 6);
+        });
+        let app = next.apps.get(0).unwrap();
+        assert_eq!((app.body_bytes_max, app.head_bytes_max), (Some(5), 6));
+        assert_eq!(next.on_control_lost, OnControlLost::Serve);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     log::Log,
 };
 use snapshot::{
-    Delta, ListenerId, Snapshot, State, Version,
+    Delta, ListenerId, Snapshot, Version,
     wire::{self, FromDataPlane, HoldId, SOCKETS_MAX, ToDataPlane},
 };
 use std::{
@@ -108,12 +108,16 @@ enum Loss {
 
 impl Supervisor {
     /// Nothing runs before [`Self::next`] is polled.
-    pub(crate) fn new(program: Program, log: Log) -> Self {
+    ///
+    /// Every state comes after `last`, the version that an adopted data plane has.
+    pub(crate) fn new(program: Program, last: Version, log: Log) -> Self {
         let phase = Phase::Down { until: Instant::now() };
+        let mut told = Snapshot::empty();
+        told.version = last;
         Self {
             program,
             log,
-            told: Snapshot::empty(),
+            told,
             sockets: Vec::new(),
             holds: BTreeMap::new(),
             phase,
@@ -137,20 +141,22 @@ impl Supervisor {
         }
     }
 
-    /// The state from now on, for this process and those after it.
+    /// What every process is told.
+    pub(crate) const fn told(&self) -> &Snapshot {
+        &self.told
+    }
+
+    /// A change from now on, for this process and those after it.
     ///
     /// `sockets` are those of listeners that are new in it.
-    pub(crate) fn publish(&mut self, state: State, sockets: Sockets) {
-        let (base, version) = (self.told.version, state.version);
+    pub(crate) fn publish(&mut self, delta: Delta, sockets: Sockets) {
         self.sockets.extend(sockets.iter().cloned());
-        if self.sockets.len() > state.listeners.len() {
-            let named: BTreeSet<ListenerId> = state.listeners.iter().map(|l| l.id).collect();
-            self.sockets.retain(|(id, _)| named.contains(id));
-        }
-        let changes = self.told.changes_to(state);
-        let delta = Delta { base, version, changes };
         if let Ok((next, _)) = self.told.apply(delta.clone()) {
             self.told = next;
+        }
+        if self.sockets.len() > self.told.listeners.len() {
+            let told = &self.told;
+            self.sockets.retain(|(id, _)| told.find_listener(*id).is_some());
         }
         // One that breaks a rule goes out as well: the data plane says which, and both stay as they
         // are.
@@ -474,7 +480,7 @@ mod tests {
             arguments: vec!["-c".into(), script.into()],
             link_socket: temp.path().join("link"),
         };
-        Supervisor::new(program, Log::silent())
+        Supervisor::new(program, Version(0), Log::silent())
     }
 
     #[test]

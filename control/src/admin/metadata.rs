@@ -7,20 +7,20 @@
 
 use crate::version;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Metadata {
     id: String,
-    runtime_version: &'static str,
+    runtime_version: Cow<'static, str>,
     extended: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     app_connection_properties: Option<AppConnection>,
     actor_runtime: ActorRuntime,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AppConnection {
     pub(crate) port: u16,
@@ -28,10 +28,10 @@ pub(crate) struct AppConnection {
     pub(crate) channel_address: String,
 }
 
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ActorRuntime {
-    runtime_status: &'static str,
+    runtime_status: Cow<'static, str>,
     host_ready: bool,
 }
 
@@ -41,11 +41,16 @@ impl Metadata {
             [("daprRuntimeVersion", version::DAPR), ("ringcarVersion", version::RINGCAR)];
         Self {
             id: app_id.to_owned(),
-            runtime_version: version::DAPR,
+            runtime_version: version::DAPR.into(),
             extended: extended.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             app_connection_properties: app,
-            actor_runtime: ActorRuntime { runtime_status: "DISABLED", host_ready: false },
+            actor_runtime: ActorRuntime { runtime_status: "DISABLED".into(), host_ready: false },
         }
+    }
+
+    /// A document as [`Self::emit`] writes it: between its rare changes it is kept as nothing else.
+    pub(crate) fn parse(document: &str) -> Option<Self> {
+        serde_json::from_str(document).ok()
     }
 
     /// Sets an entry of `extended`; `false` when there is no room for another.
@@ -106,6 +111,7 @@ mod tests {
             env!("CARGO_PKG_VERSION")
         );
         assert_eq!(metadata.emit(), want);
+        assert_eq!(Metadata::parse(&want).unwrap().emit(), want);
         assert!(!Metadata::new("a", None).emit().contains("appConnectionProperties"));
     }
 

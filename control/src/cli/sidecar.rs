@@ -22,6 +22,7 @@ use std::{
     env, io,
     net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -113,7 +114,7 @@ pub(super) fn configure(values: &mut Values) -> Result<Config, SidecarError> {
     config.warnings.extend(configuration.problems.iter().map(ToString::to_string));
     config.warnings.extend(configuration.notes);
     config.warnings.extend(configuration.names.warnings);
-    config.registries = configuration.names.settings;
+    config.registries = Arc::new(configuration.names.settings);
     Ok(config)
 }
 

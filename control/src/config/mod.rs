@@ -25,7 +25,7 @@ use crate::{
 };
 use flags::Values;
 use snapshot::{AppId, IdError, Namespace};
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// What a sidecar does.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +57,7 @@ pub(crate) struct Config {
     /// choice.
     pub(crate) peer: HostPort,
     /// Beside the local one. Files alone name them.
-    pub(crate) registries: Settings,
+    pub(crate) registries: Arc<Settings>,
     /// For the log: what was asked for and is not done.
     pub(crate) warnings: Vec<String>,
 }
@@ -171,7 +171,7 @@ impl Config {
                 host: values.text("dapr-internal-grpc-listen-address").to_owned(),
                 port: port(values, "dapr-internal-grpc-port")?,
             },
-            registries: Settings::default(),
+            registries: Arc::default(),
             host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
             warnings: warnings(values, &protocol, env)?,
             protocol,

@@ -240,7 +240,7 @@ impl<'a> Reader<'a> {
                 config.warnings.extend(configuration.problems.iter().map(ToString::to_string));
                 config.warnings.extend(configuration.notes);
                 config.warnings.extend(configuration.names.warnings);
-                config.registries = configuration.names.settings;
+                config.registries = Arc::new(configuration.names.settings);
                 Some(config)
             }
             Err(e) => {
@@ -319,7 +319,7 @@ impl<'a> Reader<'a> {
                 block_duration: base.block_duration,
                 keep_data_plane: base.keep_data_plane,
                 log: base.log.clone(),
-                registries: base.registries.clone(),
+                registries: Arc::clone(&base.registries),
                 ..config
             }),
             Err(e) => {

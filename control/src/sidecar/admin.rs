@@ -66,7 +66,7 @@ impl Sidecar {
             return;
         }
         self.note_in_registry(app, &key, &value);
-        match self.publisher.set_metadata(app, key, value) {
+        match self.publisher.set_metadata(self.supervisor.told(), app, key, value) {
             Ok(()) => {
                 let version = self.publish();
                 self.replies.push_back(Reply { version, to: Waiting::Call(call) });

@@ -34,8 +34,8 @@ pub(super) fn name_of(config: &Config) -> Name {
 
 impl Sidecar {
     /// Serves these apps and no others from the next state on.
-    pub(super) fn serve(&mut self, wanted: Vec<Config>) -> Outcome {
-        let wanted: BTreeMap<Name, Config> =
+    pub(super) fn serve(&mut self, wanted: Vec<Arc<Config>>) -> Outcome {
+        let wanted: BTreeMap<Name, Arc<Config>> =
             wanted.into_iter().map(|config| (name_of(&config), config)).collect();
         let is_wanted = |served: &Served| wanted.contains_key(&name_of(&served.config));
         let gone: Vec<u32> = self
@@ -49,7 +49,11 @@ impl Sidecar {
         let mut update = Update::new(Instant::now() + CHANGE_PATIENCE);
         for (name, config) in wanted {
             let number = known.get(&name).copied();
-            if number.is_some_and(|number| self.apps[&number].config == config) {
+            if let Some(served) = number.and_then(|number| self.apps.get_mut(&number))
+                && served.config == config
+            {
+                // The old one may be the last of its file.
+                served.config = config;
                 continue;
             }
             let result = match number {
@@ -61,9 +65,10 @@ impl Sidecar {
             }
         }
         self.pool.close();
-        let is_same = gone.is_empty() && update.changed.is_empty();
-        let version =
-            if is_same { self.publisher.version() } else { self.publish_with(update.sockets) };
+        let version = match self.publisher.is_empty() {
+            true => self.version(),
+            false => self.publish_with(update.sockets),
+        };
         for number in update.changed {
             if let Some(served) = self.apps.get_mut(&number) {
                 served.stage = Stage::Starting(version);
@@ -76,12 +81,12 @@ impl Sidecar {
         let Some(served) = self.apps.remove(&number) else { return };
         self.registries.withdraw(&served.entry);
         self.supervisor.release(HoldId(number));
-        self.publisher.remove(number);
+        self.publisher.remove(self.supervisor.told(), number);
         self.pool.leave(served.sockets.clone());
         self.numbers.give_back(number);
     }
 
-    fn add(&mut self, config: &Config, update: &mut Update) -> Result<(), AppError> {
+    fn add(&mut self, config: &Arc<Config>, update: &mut Update) -> Result<(), AppError> {
         let number = self.numbers.take().ok_or(AppError::TooMany)?;
         let result = self.put(config, number, None, update);
         if result.is_err() {
@@ -93,10 +98,10 @@ impl Sidecar {
     fn change(
         &mut self,
         number: u32,
-        config: &Config,
+        config: &Arc<Config>,
         update: &mut Update,
     ) -> Result<(), AppError> {
-        let before = self.publisher.find(number).cloned();
+        let before = self.supervisor.told().apps.get(number as usize).cloned();
         self.pool.lend(number, &self.apps[&number].sockets);
         let result = self.put(config, number, before.as_ref(), update);
         if result.is_err() {
@@ -107,14 +112,14 @@ impl Sidecar {
 
     fn put(
         &mut self,
-        config: &Config,
+        config: &Arc<Config>,
         number: u32,
         before: Option<&App>,
         update: &mut Update,
     ) -> Result<(), AppError> {
         let prepared = self.prepare_one(config, number, before, update.deadline)?;
         update.changed.push(number);
-        self.take_in(number, config.clone(), prepared, &mut update.sockets);
+        self.take_in(number, Arc::clone(config), prepared, &mut update.sockets);
         Ok(())
     }
 
@@ -122,7 +127,7 @@ impl Sidecar {
     pub(super) fn take_in(
         &mut self,
         number: u32,
-        config: Config,
+        config: Arc<Config>,
         prepared: served::Prepared,
         sockets: &mut supervisor::Sockets,
     ) {
@@ -130,7 +135,7 @@ impl Sidecar {
         sockets.extend(new.map(|bound| (bound.listener.id, Arc::clone(&bound.socket))));
         let listeners = prepared.listeners();
         let (served, app, metadata) = prepared.serve(config);
-        self.publisher.put(app, metadata, listeners);
+        self.publisher.put(self.supervisor.told(), app, &metadata, listeners);
         self.apps.insert(number, served);
     }
 
@@ -180,7 +185,7 @@ impl Sidecar {
                 .log
                 .info(format_args!("dapr initialized. Status: Running. Init Elapsed {elapsed}ms")),
             Some(_) => {
-                let Config { namespace, app_id, .. } = &self.apps[&number].config;
+                let Config { namespace, app_id, .. } = &*self.apps[&number].config;
                 self.log.debug(format_args!("App {namespace}/{app_id} is ready"));
             }
         }
@@ -190,7 +195,7 @@ impl Sidecar {
     pub(super) fn on_apps_found(&mut self, numbers: &[u32]) {
         for number in numbers {
             let health = AppHealth { unready: Vec::new(), outbound_ready: true };
-            self.publisher.set_health(*number, health);
+            self.publisher.set_health(self.supervisor.told(), *number, health);
         }
         let version = self.publish();
         for number in numbers {

@@ -44,7 +44,7 @@ use reload::Reload;
 use scrapes::Scrapes;
 use served::Served;
 use snapshot::{
-    Route, Version,
+    Version,
     wire::{FromDataPlane, LogLevel, ToDataPlane},
 };
 use sockets::Pool;
@@ -62,7 +62,6 @@ pub(crate) struct Sidecar {
     publisher: Publisher,
     supervisor: Supervisor,
     registries: Registries,
-    routes: Vec<Route>,
     dir: RuntimeDir,
     /// By number.
     apps: BTreeMap<u32, Served>,
@@ -298,12 +297,12 @@ impl Sidecar {
 
     fn on_registry(&mut self, change: Change) {
         match change {
-            Change::Routes(routes) if routes != self.routes => {
-                self.routes.clone_from(&routes);
-                self.publisher.set_routes(routes);
-                self.publish();
+            Change::Routes(routes) => {
+                self.publisher.set_routes(self.supervisor.told(), routes);
+                if !self.publisher.is_empty() {
+                    self.publish();
+                }
             }
-            Change::Routes(_) => {}
             // After the state with the routes that came with it, on the same link.
             Change::Resolved(query) => self.supervisor.send(&ToDataPlane::Resolved { query }),
         }
@@ -314,10 +313,15 @@ impl Sidecar {
     }
 
     fn publish_with(&mut self, sockets: supervisor::Sockets) -> Version {
-        let state = self.publisher.next_state();
-        let version = state.version;
-        self.supervisor.publish(state, sockets);
+        let delta = self.publisher.take(self.supervisor.told());
+        let version = delta.version;
+        self.supervisor.publish(delta, sockets);
         version
+    }
+
+    /// Of the last change that was told.
+    fn version(&self) -> Version {
+        self.supervisor.told().version
     }
 }
 

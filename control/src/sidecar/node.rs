@@ -36,7 +36,7 @@ pub(super) struct Node {
     base: Config,
     defaults: Defaults,
     /// Of the file.
-    apps: Vec<Config>,
+    apps: Vec<Arc<Config>>,
     changes: Changes,
     orders: mpsc::Receiver<admin::Order>,
     admin_socket: PathBuf,
@@ -104,7 +104,7 @@ impl Node {
             files,
             base: config.base.clone(),
             defaults: config.defaults.clone(),
-            apps: config.apps.clone(),
+            apps: config.apps.iter().cloned().map(Arc::new).collect(),
             changes,
             orders,
             admin_socket,
@@ -115,14 +115,14 @@ impl Node {
     }
 
     /// The apps of the file, and what was changed beside it.
-    pub(super) fn wanted(&self) -> Vec<Config> {
-        let of_file = self.apps.iter().map(|app| (apps::name_of(app), app.clone()));
-        let mut wanted: BTreeMap<Name, Config> = of_file.collect();
+    pub(super) fn wanted(&self) -> Vec<Arc<Config>> {
+        let of_file = self.apps.iter().map(|app| (apps::name_of(app), Arc::clone(app)));
+        let mut wanted: BTreeMap<Name, Arc<Config>> = of_file.collect();
         wanted.retain(|name, _| !self.changes.is_removed(name));
         for (name, text) in self.changes.added() {
             // What was understood once may not be any more, under another file's defaults.
             if let Ok(apps) = self.defaults.apps(text, &self.base, &environment) {
-                wanted.extend(apps.into_iter().map(|(app, _)| (name.clone(), app)));
+                wanted.extend(apps.into_iter().map(|(app, _)| (name.clone(), Arc::new(app))));
             }
         }
         wanted.into_values().collect()
@@ -187,7 +187,7 @@ impl Sidecar {
             }
         };
         let was_refused = node.refusal.take().is_some();
-        node.apps = config.apps;
+        node.apps = config.apps.into_iter().map(Arc::new).collect();
         node.defaults = config.defaults;
         let (old, new) = (&node.base, &config.base);
         let waits = old.metrics != new.metrics || old.registries != new.registries;
@@ -199,8 +199,9 @@ impl Sidecar {
         self.log.set_threshold(config.base.log.threshold);
         self.graceful_timeout = config.base.graceful_timeout;
         self.block_duration = config.base.block_duration;
-        self.publisher.set_on_control_lost(config.on_control_lost);
-        let before = self.publisher.version();
+        let told = self.supervisor.told();
+        self.publisher.set_on_control_lost(told, config.on_control_lost);
+        let before = self.version();
         let outcome = self.serve(wanted);
         for failure in &outcome.failures {
             self.log.error(failure.text());
@@ -290,7 +291,7 @@ impl Sidecar {
     }
 
     fn answer_when_live(&mut self, answer: Answer) {
-        self.answer_at(self.publisher.version(), answer);
+        self.answer_at(self.version(), answer);
     }
 
     fn answer_at(&mut self, version: snapshot::Version, answer: Answer) {

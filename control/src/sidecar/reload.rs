@@ -23,7 +23,7 @@ pub(crate) type Configure = Box<dyn Fn() -> Result<(Values, Config), String>>;
 pub(super) struct Reload {
     configure: Configure,
     values: Values,
-    registries: Settings,
+    registries: Arc<Settings>,
     changed: Arc<Notify>,
     /// End with the sidecar.
     _watches: JoinSet<()>,
@@ -57,7 +57,7 @@ impl Reload {
                 Err(e) => log.warning(format_args!("{e}; SIGHUP reads the configuration anew")),
             }
         }
-        let registries = config.registries.clone();
+        let registries = Arc::clone(&config.registries);
         let _watches = watches;
         Some(Self { configure, values, registries, changed, _watches, refusal: None })
     }
@@ -110,7 +110,7 @@ impl Sidecar {
         let is_same =
             reload.values.iter().zip(values.iter()).all(|((_, a), (_, b))| a.text() == b.text());
         reload.values = values;
-        reload.registries = config.registries.clone();
+        reload.registries = Arc::clone(&config.registries);
         if !is_same {
             self.apply(&config);
         }
@@ -124,7 +124,8 @@ impl Sidecar {
         self.graceful_timeout = config.graceful_timeout;
         self.block_duration = config.block_duration;
         for number in self.apps.keys() {
-            self.publisher.set_limits(*number, config.body_bytes_max, config.head_bytes_max());
+            let (body, head) = (config.body_bytes_max, config.head_bytes_max());
+            self.publisher.set_limits(self.supervisor.told(), *number, body, head);
         }
         self.publish();
     }

@@ -27,12 +27,13 @@ use std::{
     fs, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 use tokio::task::AbortHandle;
 
 pub(super) struct Served {
-    pub(super) config: Config,
+    pub(super) config: Arc<Config>,
     pub(super) entry: Entry,
     pub(super) sockets: Vec<Bound>,
     pub(super) stage: Stage,
@@ -346,7 +347,7 @@ impl Prepared {
         self.sockets.iter().map(|bound| bound.listener.clone()).collect()
     }
 
-    pub(super) fn serve(self, config: Config) -> (Served, App, Metadata) {
+    pub(super) fn serve(self, config: Arc<Config>) -> (Served, App, Metadata) {
         let Self { app, metadata, entry, sockets, channel } = self;
         let served = Served { config, entry, sockets, stage: Stage::New, channel, search: None };
         (served, app, metadata)

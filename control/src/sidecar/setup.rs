@@ -67,7 +67,7 @@ struct Plan<'a> {
     name: PlaneName,
     /// Of the process: log, metrics page, registries, times.
     base: &'a Config,
-    apps: Vec<Config>,
+    apps: Vec<Arc<Config>>,
     on_control_lost: OnControlLost,
     /// An app that cannot be served is left out, instead of ending all.
     is_lenient: bool,
@@ -83,7 +83,7 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
         time if time.is_zero() => OnControlLost::Exit,
         time => OnControlLost::ServeFor(time),
     };
-    let (name, apps) = (plane_name(config), vec![config.clone()]);
+    let (name, apps) = (plane_name(config), vec![Arc::new(config.clone())]);
     let plan = Plan { name, base: config, apps, on_control_lost, is_lenient: false };
     let dir = runtime_dir()?;
     let claim = claim(&plan.name, &dir, log).await?;
@@ -163,12 +163,14 @@ async fn start(
 ) -> Result<Sidecar, StartError> {
     let started = Instant::now();
     let base = plan.base;
-    let adopted = adopt::adopt(claim.link_socket(), listen::RETRY, log).await?;
-    let held = adopted.as_deref().map(|adopted| adopted.held.clone()).unwrap_or_default();
+    let mut adopted = adopt::adopt(claim.link_socket(), listen::RETRY, log).await?;
+    let held_apps = adopted.as_deref_mut().map(|adopted| std::mem::take(&mut adopted.held.apps));
+    let held_apps = held_apps.unwrap_or_default();
+    let version = adopted.as_deref().map(|adopted| adopted.held.version).unwrap_or_default();
     if let Some(Adopted { introduction, .. }) = adopted.as_deref() {
         log.info(format_args!(
             "Adopted the running data plane (process {}) at state {}",
-            introduction.pid, held.version.0
+            introduction.pid, version.0
         ));
     }
     let metrics = base.metrics.as_ref();
@@ -177,13 +179,12 @@ async fn start(
         claim,
         log: log.clone(),
         started,
-        publisher: Publisher::new(held.version, plan.on_control_lost),
-        supervisor: Supervisor::new(program(&plan, &dir), log.clone()),
+        publisher: Publisher::default(),
+        supervisor: Supervisor::new(program(&plan, &dir), version, log.clone()),
         registries: Registries::idle(log),
-        routes: Vec::new(),
         dir,
         apps: BTreeMap::new(),
-        numbers: Numbers::of_held(&held.apps, held.version),
+        numbers: Numbers::of_held(&held_apps, version),
         pool: adopted.as_deref().map_or_else(Pool::default, Pool::inherit),
         searches: JoinSet::new(),
         patience: Patience::default(),
@@ -197,14 +198,16 @@ async fn start(
         block_duration: base.block_duration,
         graceful_timeout: base.graceful_timeout,
     };
-    sidecar.take_apps(plan.apps, &held.apps, plan.is_lenient)?;
+    sidecar.take_apps(plan.apps, &held_apps, plan.is_lenient)?;
+    drop(held_apps);
     let incoming =
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
     sidecar.scrapes = Scrapes::new(incoming);
     let entries: Vec<_> = sidecar.apps.values().map(|served| &served.entry).collect();
     sidecar.registries = Registries::start(&base.registries, &sidecar.dir, &entries, log)?;
-    sidecar.routes = sidecar.registries.routes();
-    sidecar.publisher.set_routes(sidecar.routes.clone());
+    let (told, routes) = (sidecar.supervisor.told(), sidecar.registries.routes());
+    sidecar.publisher.set_routes(told, routes);
+    sidecar.publisher.set_on_control_lost(told, plan.on_control_lost);
     sidecar.start_apps(adopted);
     Ok(sidecar)
 }
@@ -219,7 +222,7 @@ impl Sidecar {
     /// Gathers what each app takes. Those of an earlier control keep their numbers.
     fn take_apps(
         &mut self,
-        apps: Vec<Config>,
+        apps: Vec<Arc<Config>>,
         held: &[App],
         is_lenient: bool,
     ) -> Result<(), AppError> {

@@ -48,7 +48,7 @@ impl LocalRegistry {
         let mut rows = Rows::new(self.dir.clone());
         match rows.rescan() {
             Err(RegistryError::Gone { .. }) => Ok(Table::new()),
-            result => result.map(|()| rows.table()),
+            result => result.map(|()| owned(rows.table())),
         }
     }
 }
@@ -80,6 +80,10 @@ impl Registry for LocalRegistry {
     fn watch(&self) -> Result<LocalWatch, RegistryError> {
         LocalWatch::start(self.dir.clone())
     }
+}
+
+fn owned(table: Vec<Arc<Entry>>) -> Table {
+    table.into_iter().map(Arc::unwrap_or_clone).collect()
 }
 
 fn file_name(instance: &InstanceId) -> String {
@@ -171,7 +175,7 @@ mod tests {
 
     async fn next(watch: &mut LocalWatch) -> Table {
         let deadline = Duration::from_secs(5);
-        tokio::time::timeout(deadline, watch.changed()).await.expect("a change").unwrap()
+        owned(tokio::time::timeout(deadline, watch.changed()).await.expect("a change").unwrap())
     }
 
     fn run(test: impl Future<Output = ()>) {

@@ -6,9 +6,7 @@
 
 use super::SUFFIX;
 use crate::{
-    registry::{
-        Entry, EntryError, RegistryError, Table, entry::ENTRY_BYTES_MAX, local::file_error,
-    },
+    registry::{Entry, EntryError, RegistryError, entry::ENTRY_BYTES_MAX, local::file_error},
     runtime_dir::{RuntimeDir, is_still_named},
 };
 use rustix::{
@@ -23,13 +21,14 @@ use std::{
     io::{self, Read},
     os::unix::ffi::OsStrExt,
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
 /// The rows read so far, by file name.
 pub(super) struct Rows {
     pub(super) dir: RuntimeDir,
-    rows: BTreeMap<OsString, Entry>,
+    rows: BTreeMap<OsString, Arc<Entry>>,
     /// Whether `rows` may differ from the last table that was taken.
     is_changed: bool,
     pub(super) complaints: Vec<String>,
@@ -47,14 +46,15 @@ impl Rows {
         Self { dir, rows: BTreeMap::new(), is_changed: false, complaints: Vec::new() }
     }
 
-    pub(super) fn table(&self) -> Table {
-        let mut table: Table = self.rows.values().cloned().collect();
+    /// In the order of their creation. Entries are shared, since those who watch keep two tables.
+    pub(super) fn table(&self) -> Vec<Arc<Entry>> {
+        let mut table: Vec<Arc<Entry>> = self.rows.values().cloned().collect();
         table.sort_by(|a, b| (a.created, &a.instance).cmp(&(b.created, &b.instance)));
         table
     }
 
     /// The table, if it may have changed since this was last asked.
-    pub(super) fn changed_table(&mut self) -> Option<Table> {
+    pub(super) fn changed_table(&mut self) -> Option<Vec<Arc<Entry>>> {
         std::mem::take(&mut self.is_changed).then(|| self.table())
     }
 
@@ -89,7 +89,7 @@ impl Rows {
         self.is_changed = true;
         match read_held(&path, &self.dir) {
             Ok(Some(entry)) if self.has_room_for(name) => {
-                self.rows.insert(name.to_owned(), entry);
+                self.rows.insert(name.to_owned(), Arc::new(entry));
                 return Look::Alive;
             }
             Ok(Some(_)) => self.complain(format!(

@@ -4,7 +4,7 @@
 
 use super::rows::{Look, Rows, is_entry};
 use crate::{
-    registry::{Entry, News, RegistryError, Row, Sink, Table, Watch},
+    registry::{Entry, News, RegistryError, Row, Sink, Watch},
     runtime_dir::RuntimeDir,
 };
 use rustix::{fs::inotify, io::Errno};
@@ -15,6 +15,7 @@ use std::{
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 use tokio::{io::unix::AsyncFd, time::Instant};
@@ -24,7 +25,7 @@ pub(crate) struct LocalWatch {
     rows: Rows,
     events: AsyncFd<OwnedFd>,
     rechecks: BTreeMap<OsString, Recheck>,
-    last: Table,
+    last: Vec<Arc<Entry>>,
 }
 
 /// A file that was closed and is still locked.
@@ -112,13 +113,13 @@ impl LocalWatch {
 
 impl LocalWatch {
     #[cfg(test)]
-    pub(super) fn table(&self) -> Table {
-        self.last.clone()
+    pub(super) fn table(&self) -> crate::registry::Table {
+        super::owned(self.last.clone())
     }
 
     /// The next table that differs from the last. Dropping the future before it is ready loses
     /// nothing.
-    pub(super) async fn changed(&mut self) -> Result<Table, RegistryError> {
+    pub(super) async fn changed(&mut self) -> Result<Vec<Arc<Entry>>, RegistryError> {
         loop {
             if let Some(table) = self.rows.changed_table().filter(|table| *table != self.last) {
                 self.last.clone_from(&table);
@@ -151,7 +152,7 @@ impl LocalWatch {
 
 impl Watch for LocalWatch {
     fn rows(&self) -> Vec<Row> {
-        let row = |entry: &Entry| Row {
+        let row = |entry: &Arc<Entry>| Row {
             id: entry.id.clone(),
             namespace: entry.namespace.clone(),
             instance: entry.instance.clone(),
@@ -263,7 +264,7 @@ mod tests {
         runtime.block_on(test(&dir, &registry));
     }
 
-    async fn next(watch: &mut LocalWatch) -> Table {
+    async fn next(watch: &mut LocalWatch) -> Vec<Arc<Entry>> {
         let deadline = Duration::from_secs(5);
         tokio::time::timeout(deadline, watch.changed()).await.expect("a change").unwrap()
     }
