@@ -4,8 +4,8 @@
 //!   sidecar starts ──► its API listens ──► app starts ──► both run ──► one ends, or a signal
 //!                                                             the other is ended ◄──┘
 //! ```
-//! The sidecar outlives the app by its drain, so that the app's last calls still go through. One that
-//! is killed is started anew: its data plane serves on meanwhile, and the app need not know.
+//! The sidecar outlives the app by its drain, so that the app's last calls still go through. One
+//! that is killed is started anew: its data plane serves on meanwhile, and the app need not know.
 
 #![forbid(unsafe_code)]
 
