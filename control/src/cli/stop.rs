@@ -8,7 +8,8 @@ use crate::{
     runtime_dir::RuntimeDir,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use std::{fs, process::ExitCode};
+use snapshot::{AppId, Namespace};
+use std::{env, ffi::OsStr, fs, path::Path, process::ExitCode};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -22,6 +23,15 @@ pub(super) struct Arguments {
 
 #[derive(Debug, thiserror::Error)]
 enum StopError {
+    #[error(
+        "its control (process {0}) is gone; the data plane ends by itself unless the next control \
+         adopts it"
+    )]
+    Gone(u32),
+    #[error(
+        "node {node} serves it among others: ringcar node remove --node {node} --namespace {namespace} {id}"
+    )]
+    OfNode { node: String, namespace: Namespace, id: AppId },
     #[error("couldn't find app id {0}")]
     NotFound(String),
     #[error("cannot signal process {pid}: {reason}")]
@@ -53,7 +63,30 @@ fn stop(app_id: &str, table: &Table) -> Result<(), StopError> {
     if found.peek().is_none() {
         return Err(StopError::NotFound(app_id.to_owned()));
     }
-    found.map(|entry| target(entry, parent_of(entry.pid))).try_for_each(terminate)
+    found.try_for_each(stop_one)
+}
+
+fn stop_one(entry: &Entry) -> Result<(), StopError> {
+    if let Some(node) = entry.node.clone() {
+        let (namespace, id) = (entry.namespace.clone(), entry.id.clone());
+        return Err(StopError::OfNode { node, namespace, id });
+    }
+    // The data plane keeps the entry while control is away, and the process id may be somebody
+    // else's by now.
+    if !is_ringcar(entry.pid) {
+        return Err(StopError::Gone(entry.pid));
+    }
+    terminate(target(entry, parent_of(entry.pid)))
+}
+
+fn is_ringcar(pid: u32) -> bool {
+    let Ok(path) = fs::read_link(format!("/proc/{pid}/exe")) else { return false };
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    // An executable that was replaced has lost its name.
+    let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+    let own = env::current_exe().ok();
+    let own = own.as_deref().and_then(Path::file_name).and_then(OsStr::to_str);
+    [own, Some("daprd"), Some("ringcar")].contains(&Some(name))
 }
 
 /// Whom to signal. The `run` that started the sidecar ends both; one that died before its sidecar
@@ -98,6 +131,20 @@ mod tests {
             assert_eq!(target(&entry, parent), want, "{case}");
         }
         assert_eq!(parent_of(std::process::id()), Some(std::os::unix::process::parent_id()));
+    }
+
+    #[test]
+    fn nobody_else_is_signalled() {
+        let mut entry = Entry::sample("orders", "1");
+        // Nobody has the largest process id there is.
+        entry.pid = u32::MAX / 2;
+        assert!(matches!(stop_one(&entry), Err(StopError::Gone(_))));
+        entry.pid = std::os::unix::process::parent_id();
+        assert!(matches!(stop_one(&entry), Err(StopError::Gone(_))), "whoever runs the tests");
+        assert!(is_ringcar(std::process::id()));
+        entry.node = Some("shop".into());
+        let text = stop_one(&entry).unwrap_err().to_string();
+        assert!(text.ends_with("ringcar node remove --node shop --namespace default orders"));
     }
 
     #[test]

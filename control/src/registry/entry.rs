@@ -36,6 +36,9 @@ pub(crate) struct Entry {
     pub(crate) metrics_port: u16,
     pub(crate) body_bytes_max: Option<u64>,
     pub(crate) read_buffer_bytes: u32,
+    /// The node that serves the app, where it is not a sidecar of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<String>,
     /// The `run` command that started the sidecar, where one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cli_pid: Option<u32>,
@@ -83,6 +86,7 @@ impl Entry {
             metrics_port: 0,
             body_bytes_max: None,
             read_buffer_bytes: 0,
+            node: None,
             cli_pid: None,
             app_pid: None,
             command: String::new(),

@@ -32,6 +32,7 @@ use tokio::{
 };
 
 pub(super) struct Node {
+    pub(super) name: String,
     files: Files,
     base: Config,
     defaults: Defaults,
@@ -101,6 +102,7 @@ impl Node {
             }
         }
         Ok(Self {
+            name: config.name.clone(),
             files,
             base: config.base.clone(),
             defaults: config.defaults.clone(),

@@ -102,6 +102,8 @@ pub(super) struct Place<'a> {
     /// Of those that look for their apps at once.
     pub(super) search: &'a Patience,
     pub(super) metrics_port: u16,
+    /// Of the node, if this is one.
+    pub(super) node: Option<&'a str>,
     /// The same app as the last control described it, or as it is served until now.
     pub(super) before: Option<&'a App>,
 }
@@ -163,6 +165,7 @@ fn gather(
     entry.grpc_port = config.grpc_port;
     entry.app_port = config.app_port;
     entry.metrics_port = place.metrics_port;
+    entry.node = place.node.map(str::to_owned);
     entry.body_bytes_max = config.body_bytes_max;
     entry.read_buffer_bytes = config.read_buffer_bytes;
     entry.remote_peer = remote_peer(config, place, sockets)?;

@@ -69,8 +69,8 @@ struct Plan<'a> {
     base: &'a Config,
     apps: Vec<Arc<Config>>,
     on_control_lost: OnControlLost,
-    /// An app that cannot be served is left out, instead of ending all.
-    is_lenient: bool,
+    /// An app of a node that cannot be served is left out, instead of ending all.
+    node: Option<Node>,
 }
 
 /// Must be called within the runtime the sidecar will run on.
@@ -84,7 +84,7 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
         time => OnControlLost::ServeFor(time),
     };
     let (name, apps) = (plane_name(config), vec![Arc::new(config.clone())]);
-    let plan = Plan { name, base: config, apps, on_control_lost, is_lenient: false };
+    let plan = Plan { name, base: config, apps, on_control_lost, node: None };
     let dir = runtime_dir()?;
     let claim = claim(&plan.name, &dir, log).await?;
     let sidecar = start(plan, claim, dir, log).await?;
@@ -111,10 +111,9 @@ pub(crate) async fn prepare_node(
     let node = Node::start(&config, files, &dir, &name, log)?;
     let on_control_lost = config.on_control_lost;
     let apps = node.wanted();
-    let plan = Plan { name, base: &config.base, apps, on_control_lost, is_lenient: true };
-    let mut control = start(plan, claim, dir, log).await?;
+    let plan = Plan { name, base: &config.base, apps, on_control_lost, node: Some(node) };
+    let control = start(plan, claim, dir, log).await?;
     log.info(format_args!("Node {} serves {} apps", config.name, control.apps.len()));
-    control.node = Some(node);
     Ok(control)
 }
 
@@ -156,7 +155,7 @@ async fn claim(name: &PlaneName, dir: &RuntimeDir, log: &Log) -> Result<Claim, C
 }
 
 async fn start(
-    plan: Plan<'_>,
+    mut plan: Plan<'_>,
     claim: Claim,
     dir: RuntimeDir,
     log: &Log,
@@ -191,14 +190,14 @@ async fn start(
         metrics_port: metrics.as_ref().map_or(0, |bound| bound.address.port()),
         scrapes: Scrapes::new(None),
         reload: None,
-        node: None,
+        node: plan.node.take(),
         replies: VecDeque::new(),
         live: Version::default(),
         stage: Stage::Serving,
         block_duration: base.block_duration,
         graceful_timeout: base.graceful_timeout,
     };
-    sidecar.take_apps(plan.apps, &held_apps, plan.is_lenient)?;
+    sidecar.take_apps(plan.apps, &held_apps)?;
     drop(held_apps);
     let incoming =
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
@@ -220,12 +219,7 @@ fn bind_tcp(host: &str, port: u16, log: &Log) -> Result<Bound, ListenError> {
 
 impl Sidecar {
     /// Gathers what each app takes. Those of an earlier control keep their numbers.
-    fn take_apps(
-        &mut self,
-        apps: Vec<Arc<Config>>,
-        held: &[App],
-        is_lenient: bool,
-    ) -> Result<(), AppError> {
+    fn take_apps(&mut self, apps: Vec<Arc<Config>>, held: &[App]) -> Result<(), AppError> {
         let mut held: BTreeMap<_, &App> =
             held.iter().map(|app| ((app.namespace.clone(), app.id.clone()), app)).collect();
         let deadline = Instant::now() + listen::RETRY;
@@ -237,7 +231,7 @@ impl Sidecar {
             };
             match self.prepare_one(&config, number, before, deadline) {
                 Ok(prepared) => self.take_in(number, config, prepared, &mut Vec::new()),
-                Err(e) if is_lenient => {
+                Err(e) if self.node.is_some() => {
                     let (namespace, id) = (&config.namespace, &config.app_id);
                     self.log.error(format_args!("App {namespace}/{id} is not served: {e}"));
                     self.numbers.give_back(number);
@@ -262,6 +256,7 @@ impl Sidecar {
             patience: deadline.saturating_duration_since(Instant::now()),
             search: &self.patience,
             metrics_port: self.metrics_port,
+            node: self.node.as_ref().map(|node| node.name.as_str()),
             before,
         };
         served::prepare(config, number, &mut self.pool, &place)

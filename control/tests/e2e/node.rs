@@ -99,6 +99,11 @@ fn three_apps_of_a_file_call_each_other_in_one_hop() {
     eventually("the node is known outside", || status_of(port, &invoke("checkout")) == 200);
     eventually("the outside is known here", || status_of(ports[2], &invoke("outside")) == 200);
 
+    let stopped = place.finish(&["stop", "orders"]);
+    assert_eq!(stopped.code, 1, "not the node for one app");
+    assert!(stopped.output.contains("ringcar node remove --node shop"), "{}", stopped.output);
+    assert_eq!(get(ports[0], "/v1.0/healthz").status, 204);
+
     node.signal(Signal::TERM);
     let finished = node.wait();
     assert_eq!(finished.code, 0, "{}", finished.output);

@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{Place, Process, eventually, free_port, get, status_of};
-use rustix::process::Signal;
+use crate::support::{Connection, Place, Process, eventually, free_port, get, status_of};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Answers every request with its path and body. Python, since an app of `run` is a process of its
 /// own.
@@ -167,11 +167,39 @@ fn an_app_ends_with_its_sidecar() {
     let list = place.finish(&["list", "-o", "json"]).output;
     let value: serde_json::Value = serde_json::from_str(&list).unwrap();
     let sidecar = i32::try_from(value[0]["daprdPid"].as_i64().unwrap()).unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(sidecar).unwrap(), Signal::KILL)
-        .unwrap();
+    kill_process(Pid::from_raw(sidecar).unwrap(), Signal::TERM).unwrap();
     let finished = process.wait();
     assert_eq!(finished.code, 143, "{}", finished.output);
-    assert!(finished.output.contains("The daprd process ended: signal: 9"), "{}", finished.output);
+    assert!(finished.output.contains("The daprd process ended: exit"), "{}", finished.output);
+}
+
+#[test]
+fn a_killed_sidecar_is_started_anew_beside_its_app() {
+    let place = Place::new();
+    let port = free_port();
+    let arguments = ["run", "-a", "a", "-H", &port.to_string(), "--", "sleep", "60"];
+    let mut process = place.start(&arguments);
+    process.wait_for("You're up and running!");
+    let row = || {
+        let list = place.finish(&["list", "-o", "json"]).output;
+        let value: serde_json::Value = serde_json::from_str(&list).unwrap();
+        ["daprdPid", "cliPid", "appPid"].map(|key| value[0][key].as_i64().unwrap())
+    };
+    let before = row();
+    let mut connection = Connection::open(port).unwrap();
+    for _ in 0..3 {
+        let sidecar = i32::try_from(row()[0]).unwrap();
+        kill_process(Pid::from_raw(sidecar).unwrap(), Signal::KILL).unwrap();
+        assert_eq!(connection.get("/v1.0/healthz").unwrap().0, 204, "without control");
+        process.wait_for("The daprd process ended: signal: 9 (SIGKILL); starting it anew");
+        process.wait_for("Adopted the running data plane");
+        eventually("the new one is known", || row()[0] != i64::from(sidecar));
+    }
+    assert_eq!(connection.get("/v1.0/healthz").unwrap().0, 204);
+    assert_eq!(row()[1..], before[1..], "what run had told of itself and the app");
+    process.signal(Signal::TERM);
+    let finished = process.wait();
+    assert!(finished.output.contains("Exited Dapr successfully"), "{}", finished.output);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //!   sidecar starts ──► its API listens ──► app starts ──► both run ──► one ends, or a signal
 //!                                                             the other is ended ◄──┘
 //! ```
-//! The sidecar outlives the app by its drain, so that the app's last calls still go through.
+//! The sidecar outlives the app by its drain, so that the app's last calls still go through. One
+//! that is killed is started anew: its data plane serves on meanwhile, and the app need not know.
 
 #![forbid(unsafe_code)]
 
@@ -24,8 +25,11 @@ use hyper::{Method, body::Bytes};
 use plan::{Plan, PlanError};
 use snapshot::Address;
 use std::{
+    convert::Infallible,
     env, io,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::process::ExitStatusExt,
+    pin::Pin,
     process::{ExitCode, ExitStatus},
     time::Duration,
 };
@@ -95,7 +99,7 @@ async fn run_beside(
     if plan.command.is_empty() {
         announce(&address, &[("cliPID", std::process::id().to_string())]).await;
         say("✅  You're up and running! Dapr logs will appear here.\n");
-        return watch_sidecar(sidecar, signals).await;
+        return watch_sidecar(plan, sidecar, signals).await;
     }
     let mut app = start_app(plan)?;
     let code = watch_both(plan, &address, &mut app, sidecar, signals).await;
@@ -167,10 +171,48 @@ const fn ends_run(signal: Signal) -> bool {
     signal.is_end() || matches!(signal, Signal::Hangup)
 }
 
-async fn watch_sidecar(sidecar: &mut Group, signals: &mut Signals) -> Result<u8, RunError> {
-    tokio::select! {
-        status = sidecar.ended() => status.map(child::code).map_err(RunError::Wait),
-        () = end_signal(signals) => Ok(0),
+async fn watch_sidecar(
+    plan: &Plan,
+    sidecar: &mut Group,
+    signals: &mut Signals,
+) -> Result<u8, RunError> {
+    let mut revival = Revival::default();
+    loop {
+        tokio::select! {
+            status = sidecar.ended() => {
+                let status = status.map_err(RunError::Wait)?;
+                match revival.try_again(plan, status).map_err(RunError::Sidecar)? {
+                    Some(next) => *sidecar = next,
+                    None => return Ok(child::code(status)),
+                }
+            }
+            () = end_signal(signals) => return Ok(0),
+        }
+    }
+}
+
+/// A sidecar that was killed is started again, unless it never lives for long.
+#[derive(Default)]
+struct Revival {
+    last: Option<Instant>,
+    early_deaths: u32,
+}
+
+impl Revival {
+    /// `None` for one that ended by itself, or too often.
+    fn try_again(&mut self, plan: &Plan, status: ExitStatus) -> io::Result<Option<Group>> {
+        if status.signal().is_none() {
+            return Ok(None);
+        }
+        let now = Instant::now();
+        let is_early = self.last.is_some_and(|last| now - last < EARLY_DEATH);
+        self.early_deaths = if is_early { self.early_deaths + 1 } else { 0 };
+        self.last = Some(now);
+        if self.early_deaths >= EARLY_DEATHS_MAX {
+            return Ok(None);
+        }
+        complain(format_args!("⚠️  The daprd process ended: {status}; starting it anew"));
+        start_sidecar(plan).map(Some)
     }
 }
 
@@ -188,14 +230,14 @@ async fn watch_both(
         ("appPID", app.pid().map_or(String::new(), |pid| pid.to_string())),
         ("appCommand", plan.command.join(" ")),
     ];
-    let announcing = async {
+    let mut announcing: Announcing<'_> = Box::pin(async {
         announce(address, &entries).await;
         say(format_args!(
             "✅  You're up and running! Both Dapr and your app logs will appear here.\n"
         ));
-        std::future::pending::<()>().await;
-    };
-    tokio::pin!(announcing);
+        std::future::pending().await
+    });
+    let mut revival = Revival::default();
     loop {
         tokio::select! {
             status = app.ended() => {
@@ -209,6 +251,11 @@ async fn watch_both(
             }
             status = sidecar.ended() => {
                 let status = status.map_err(RunError::Wait)?;
+                if let Some(next) = revival.try_again(plan, status).map_err(RunError::Sidecar)? {
+                    *sidecar = next;
+                    announcing = Box::pin(announce_again(address, &entries));
+                    continue;
+                }
                 complain(format_args!("❌  The daprd process ended: {status}"));
                 let app_status = app.end(Signal::Terminate, APP_PATIENCE).await;
                 let code = app_status.map_or(1, child::code);
@@ -223,9 +270,20 @@ async fn watch_both(
                 say(format_args!("\nℹ️  {} signal received: shutting down", signal.name()));
                 return end_app(app, signal, signals).await;
             }
-            () = &mut announcing => {}
+            never = &mut announcing => match never {},
         }
     }
+}
+
+/// Done beside everything else, and never done with.
+type Announcing<'a> = Pin<Box<dyn Future<Output = Infallible> + 'a>>;
+
+/// A sidecar whose data plane died too knows nothing any more.
+async fn announce_again(address: &Address, entries: &[(&str, String)]) -> Infallible {
+    if wait_for_api(address).await.is_ok() {
+        announce(address, entries).await;
+    }
+    std::future::pending().await
 }
 
 /// A second signal ends the app's time.
@@ -263,6 +321,10 @@ async fn announce(address: &Address, entries: &[(&str, String)]) {
         }
     }
 }
+
+/// A sidecar that is killed again within this time will probably be again.
+const EARLY_DEATH: Duration = Duration::from_secs(1);
+const EARLY_DEATHS_MAX: u32 = 5;
 
 /// `dapr run`'s.
 const API_TIMEOUT: Duration = Duration::from_secs(60);
