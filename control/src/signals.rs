@@ -2,8 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-use std::io;
-use tokio::signal::unix::{self, SignalKind};
+use std::{future, io};
+use tokio::{
+    signal::unix::{self, SignalKind},
+    sync::broadcast::{self, error::RecvError},
+};
+
+/// Where signals come from: the process itself, or whoever passes them on within it.
+pub(crate) trait Source: Send {
+    /// Dropping the future before it is ready loses nothing.
+    fn next(&mut self) -> impl Future<Output = Signal> + Send;
+}
 
 pub(crate) struct Signals {
     hangup: unix::Signal,
@@ -36,15 +45,29 @@ impl Signals {
             user2: unix::signal(SignalKind::user_defined2())?,
         })
     }
+}
 
-    /// Dropping the future before it is ready loses nothing.
-    pub(crate) async fn next(&mut self) -> Signal {
+impl Source for Signals {
+    async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.terminate.recv() => Signal::Terminate,
             _ = self.interrupt.recv() => Signal::Interrupt,
             _ = self.hangup.recv() => Signal::Hangup,
             _ = self.user1.recv() => Signal::User1,
             _ = self.user2.recv() => Signal::User2,
+        }
+    }
+}
+
+impl Source for broadcast::Receiver<Signal> {
+    async fn next(&mut self) -> Signal {
+        loop {
+            match self.recv().await {
+                Ok(signal) => return signal,
+                // Whoever sends as many at once means the last ones.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => future::pending().await,
+            }
         }
     }
 }

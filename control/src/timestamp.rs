@@ -45,6 +45,11 @@ impl Timestamp {
         format!("{} {}", self.date(), self.time_of_day())
     }
 
+    /// `20260814090501`, for the names of files.
+    pub(crate) fn digits(self) -> String {
+        self.short().chars().filter(char::is_ascii_digit).collect()
+    }
+
     fn time_of_day(self) -> String {
         let second = self.0 / NANOS_PER_SECOND % 86_400;
         format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)

@@ -49,11 +49,10 @@ struct Row {
     app_pid: u32,
     max_request_body_size: u64,
     http_read_buffer_size: u32,
-    /// Of apps that a run file started, which this version does not read.
-    run_template_path: &'static str,
-    app_log_path: &'static str,
-    daprd_log_path: &'static str,
-    run_template_name: &'static str,
+    run_template_path: String,
+    app_log_path: String,
+    daprd_log_path: String,
+    run_template_name: String,
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
@@ -89,10 +88,10 @@ fn row(entry: Entry, now: Timestamp) -> Row {
         app_pid: entry.app_pid.unwrap_or(0),
         max_request_body_size: entry.body_bytes_max.unwrap_or(0),
         http_read_buffer_size: entry.read_buffer_bytes,
-        run_template_path: "",
-        app_log_path: "",
-        daprd_log_path: "",
-        run_template_name: "",
+        run_template_path: entry.run.run_template_path,
+        app_log_path: entry.run.app_log_path,
+        daprd_log_path: entry.run.daprd_log_path,
+        run_template_name: entry.run.run_template_name,
     }
 }
 

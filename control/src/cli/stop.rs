@@ -9,15 +9,25 @@ use crate::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use snapshot::{AppId, Namespace};
-use std::{env, ffi::OsStr, fs, path::Path, process::ExitCode};
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
+    /// Stop all apps of this run file, a path of its own or of its directory
+    #[arg(short = 'f', long, value_name = "PATH", exclusive = true)]
+    run_file: Option<PathBuf>,
     /// The app to stop; may be repeated
     #[arg(short, long = "app-id", value_name = "APP_ID", value_delimiter = ',')]
     app_ids: Vec<String>,
     /// Further apps to stop
-    #[arg(value_name = "APP_ID", required_unless_present = "app_ids")]
+    #[arg(value_name = "APP_ID", required_unless_present_any = ["app_ids", "run_file"])]
     more_app_ids: Vec<String>,
 }
 
@@ -34,6 +44,10 @@ enum StopError {
     OfNode { node: String, namespace: Namespace, id: AppId },
     #[error("couldn't find app id {0}")]
     NotFound(String),
+    #[error("couldn't find apps of the run file {0}")]
+    NoRun(String),
+    #[error("{0}")]
+    Path(#[from] super::run::PathError),
     #[error("cannot signal process {pid}: {reason}")]
     Kill { pid: u32, reason: rustix::io::Errno },
 }
@@ -47,6 +61,15 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         Ok(table) => table,
         Err(e) => return fail(e),
     };
+    if let Some(path) = &arguments.run_file {
+        return match stop_run(path, &table) {
+            Ok(()) => {
+                say("✅  Dapr and app processes stopped successfully");
+                ExitCode::SUCCESS
+            }
+            Err(e) => fail(e),
+        };
+    }
     let mut code = ExitCode::SUCCESS;
     for app_id in arguments.app_ids.iter().chain(&arguments.more_app_ids) {
         match stop(app_id, &table) {
@@ -64,6 +87,26 @@ fn stop(app_id: &str, table: &Table) -> Result<(), StopError> {
         return Err(StopError::NotFound(app_id.to_owned()));
     }
     found.try_for_each(stop_one)
+}
+
+/// The one `run` that started all apps of a run file; those whose `run` is gone, one by one.
+fn stop_run(path: &Path, table: &Table) -> Result<(), StopError> {
+    let path = super::run::locate(path)?.to_string_lossy().into_owned();
+    let is_of_run = |entry: &&Entry| entry.run.run_template_path == path;
+    let mut runs = BTreeSet::new();
+    for entry in table.iter().filter(is_of_run) {
+        match (entry.cli_pid, parent_of(entry.pid)) {
+            (Some(cli), Some(parent)) if cli == parent => runs.insert(cli),
+            _ => {
+                stop_one(entry)?;
+                true
+            }
+        };
+    }
+    if !table.iter().any(|entry| is_of_run(&entry)) {
+        return Err(StopError::NoRun(path));
+    }
+    runs.into_iter().try_for_each(terminate)
 }
 
 fn stop_one(entry: &Entry) -> Result<(), StopError> {
@@ -90,10 +133,11 @@ fn is_ringcar(pid: u32) -> bool {
 }
 
 /// Whom to signal. The `run` that started the sidecar ends both; one that died before its sidecar
-/// is no longer its parent, and its process id may be somebody else's by now.
+/// is no longer its parent, and its process id may be somebody else's by now. One that runs several
+/// apps ends the app of a sidecar that ends.
 const fn target(entry: &Entry, sidecar_parent: Option<u32>) -> u32 {
     match (entry.cli_pid, sidecar_parent) {
-        (Some(cli), Some(parent)) if cli == parent => cli,
+        (Some(cli), Some(parent)) if cli == parent && entry.run.run_template_path.is_empty() => cli,
         _ => entry.pid,
     }
 }

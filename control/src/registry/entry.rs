@@ -39,6 +39,9 @@ pub(crate) struct Entry {
     /// The node that serves the app, where it is not a sidecar of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) node: Option<String>,
+    /// What `run` tells of the run file that names the app, and where the logs are.
+    #[serde(flatten)]
+    pub(crate) run: RunEntries,
     /// The `run` command that started the sidecar, where one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cli_pid: Option<u32>,
@@ -68,6 +71,20 @@ pub(crate) struct Identity {
     pub(crate) api: Address,
 }
 
+/// Empty where `run` told nothing of the kind.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub(crate) struct RunEntries {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) run_template_path: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) run_template_name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) app_log_path: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) daprd_log_path: String,
+}
+
 impl Entry {
     pub(crate) fn new(identity: Identity) -> Self {
         let Identity { id, namespace, instance, peer, api } = identity;
@@ -87,6 +104,7 @@ impl Entry {
             body_bytes_max: None,
             read_buffer_bytes: 0,
             node: None,
+            run: RunEntries::default(),
             cli_pid: None,
             app_pid: None,
             command: String::new(),
@@ -100,6 +118,10 @@ impl Entry {
             "cliPID" => self.cli_pid = value.parse().ok(),
             "appPID" => self.app_pid = value.parse().ok(),
             "appCommand" => value.clone_into(&mut self.command),
+            "runTemplatePath" => value.clone_into(&mut self.run.run_template_path),
+            "runTemplateName" => value.clone_into(&mut self.run.run_template_name),
+            "appLogPath" => value.clone_into(&mut self.run.app_log_path),
+            "daprdLogPath" => value.clone_into(&mut self.run.daprd_log_path),
             _ => return false,
         }
         true

@@ -34,7 +34,7 @@ use crate::{
     publish::Publisher,
     registry::{Change, Registries},
     runtime_dir::RuntimeDir,
-    signals::{Signal, Signals},
+    signals::{Signal, Signals, Source as _},
     supervisor::{self, Event, Supervisor},
 };
 use admin::Reply;

@@ -14,6 +14,7 @@ mod explain;
 mod node;
 mod registries;
 mod run;
+mod run_file;
 mod shutdown;
 mod sidecar;
 mod support;

@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::output::{self, Sink};
+use super::output::{self, Output, Sink};
 use crate::signals::Signal;
 use rustix::process::{Pid, kill_process_group};
 use std::{
@@ -29,15 +29,17 @@ pub(super) struct Group {
 impl Group {
     /// # Errors
     /// When the command cannot be started.
-    pub(super) fn start(command: &mut Command, prefix: &'static str) -> io::Result<Self> {
+    pub(super) fn start(command: &mut Command, output: &Output) -> io::Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()?;
-        let stdout = child.stdout.take().map(|pipe| output::relay(pipe, prefix, Sink::Stdout));
-        let stderr = child.stderr.take().map(|pipe| output::relay(pipe, prefix, Sink::Stderr));
+        let stdout =
+            child.stdout.take().map(|pipe| output::relay(pipe, output.clone(), Sink::Stdout));
+        let stderr =
+            child.stderr.take().map(|pipe| output::relay(pipe, output.clone(), Sink::Stderr));
         Ok(Self { child, relays: stdout.into_iter().chain(stderr).collect(), status: None })
     }
 
@@ -105,7 +107,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut command = Command::new("sh");
-            let mut group = Group::start(command.args(["-c", script]), "").unwrap();
+            let mut group = Group::start(command.args(["-c", script]), &Output::default()).unwrap();
             tokio::time::timeout(Duration::from_secs(5), test(&mut group)).await.expect("in time");
         });
     }

@@ -1,46 +1,33 @@
-//! `ringcar run`: an app and its sidecar as one command, as `dapr run` has it.
-//!
-//! ```text
-//!   sidecar starts ──► its API listens ──► app starts ──► both run ──► one ends, or a signal
-//!                                                             the other is ended ◄──┘
-//! ```
-//! The sidecar outlives the app by its drain, so that the app's last calls still go through. One
-//! that is killed is started anew: its data plane serves on meanwhile, and the app need not know.
+//! `ringcar run`: an app and its sidecar as one command, as `dapr run` has it; with `--run-file`
+//! several of them.
 
 #![forbid(unsafe_code)]
 
 mod child;
+mod file;
+mod one;
 mod output;
 mod plan;
+mod several;
 
+pub(super) use file::{PathError, locate};
 pub(super) use plan::Arguments;
 
-use super::{complain, fail, say};
-use crate::{
-    http_client,
-    signals::{Signal, Signals},
-};
-use child::Group;
-use hyper::{Method, body::Bytes};
-use plan::{Plan, PlanError};
-use snapshot::Address;
+use super::fail;
+use crate::signals::Signals;
+use plan::{Plan, PlanError, Surroundings};
 use std::{
-    convert::Infallible,
     env, io,
-    net::{Ipv4Addr, SocketAddr},
-    os::unix::process::ExitStatusExt,
-    pin::Pin,
+    path::{Path, PathBuf},
     process::{ExitCode, ExitStatus},
     time::Duration,
 };
-use tokio::{
-    net::{TcpStream, UnixStream},
-    process::Command,
-    time::Instant,
-};
+use tokio::sync::oneshot;
 
 #[derive(Debug, thiserror::Error)]
 enum RunError {
+    #[error("{0}")]
+    File(#[from] file::FileError),
     #[error("{0}")]
     Plan(#[from] PlanError),
     #[error("cannot listen for signals: {0}")]
@@ -53,6 +40,8 @@ enum RunError {
     Silent(Duration),
     #[error("cannot start {command:?}: {reason}")]
     App { command: String, reason: io::Error },
+    #[error("cannot write the log {path}: {reason}")]
+    Log { path: PathBuf, reason: io::Error },
     #[error("cannot wait for a process: {0}")]
     Wait(io::Error),
 }
@@ -64,278 +53,15 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
     }
 }
 
-async fn run(arguments: Arguments) -> Result<u8, RunError> {
-    let plan = Plan::new(arguments)?;
+async fn run(mut arguments: Arguments) -> Result<u8, RunError> {
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
-    say(format_args!(
-        "ℹ️  Starting Dapr with id {}. HTTP Port: {}. gRPC Port: {}",
-        plan.app_id, plan.http_port, plan.grpc_port
-    ));
-    let mut sidecar = start_sidecar(&plan).map_err(RunError::Sidecar)?;
-    let result = run_beside(&plan, &mut sidecar, &mut signals).await;
-    let ended = sidecar.end(Signal::Terminate, SIDECAR_PATIENCE).await;
-    if ended.is_some_and(|status| status.success()) {
-        say("✅  Exited Dapr successfully");
+    if let Some(path) = &arguments.run_file {
+        return several::run(&file::read(path)?, &mut signals).await;
     }
-    sidecar.finish_output().await;
-    result
-}
-
-/// Everything between the start of the sidecar and its end.
-async fn run_beside(
-    plan: &Plan,
-    sidecar: &mut Group,
-    signals: &mut Signals,
-) -> Result<u8, RunError> {
-    let address = api_address(plan);
-    tokio::select! {
-        result = wait_for_api(&address) => result?,
-        status = sidecar.ended() => {
-            return Err(RunError::SidecarEnded(status.map_err(RunError::Wait)?));
-        }
-        () = end_signal(signals) => return Ok(0),
+    if let Some(home) = env::var_os("HOME") {
+        arguments.fill_in_home(Path::new(&home));
     }
-    say("✅  Dapr sidecar is up and running.");
-    if plan.command.is_empty() {
-        announce(&address, &[("cliPID", std::process::id().to_string())]).await;
-        say("✅  You're up and running! Dapr logs will appear here.\n");
-        return watch_sidecar(plan, sidecar, signals).await;
-    }
-    let mut app = start_app(plan)?;
-    let code = watch_both(plan, &address, &mut app, sidecar, signals).await;
-    app.finish_output().await;
-    code
+    let plan = Plan::new(&arguments, Surroundings::of_terminal(), &mut Vec::new())?;
+    let (started, _) = oneshot::channel();
+    one::run(&plan, &mut signals, started).await
 }
-
-fn start_sidecar(plan: &Plan) -> io::Result<Group> {
-    let executable = env::current_exe()?;
-    let mut command = Command::new(executable);
-    // Under its file's name it might be something else.
-    command.arg0("ringcar").arg("sidecar").args(&plan.sidecar_arguments);
-    Group::start(&mut command, "== DAPR == ")
-}
-
-fn start_app(plan: &Plan) -> Result<Group, RunError> {
-    let (program, arguments) = plan.command.split_first().map_or(("", &[][..]), |(p, a)| (p, a));
-    let mut command = Command::new(program);
-    command.args(arguments).envs(plan.environment());
-    Group::start(&mut command, "== APP == ")
-        .map_err(|reason| RunError::App { command: plan.command.join(" "), reason })
-}
-
-/// Where `run` itself reaches the sidecar.
-fn api_address(plan: &Plan) -> Address {
-    match &plan.unix_domain_socket {
-        Some(directory) => {
-            Address::Unix(directory.join(format!("dapr-{}-http.socket", plan.app_id)))
-        }
-        None => Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, plan.http_port))),
-    }
-}
-
-async fn wait_for_api(address: &Address) -> Result<(), RunError> {
-    match address {
-        Address::Tcp(tcp) => {
-            let port = tcp.port();
-            say(format_args!("ℹ️  Checking if Dapr sidecar is listening on HTTP port {port}"));
-        }
-        Address::Unix(path) => {
-            say(format_args!("ℹ️  Checking if Dapr sidecar is listening on {}", path.display()));
-        }
-    }
-    let deadline = Instant::now() + API_TIMEOUT;
-    let mut pause = POLL_PAUSE_MIN;
-    while !is_listening(address).await {
-        if Instant::now() > deadline {
-            return Err(RunError::Silent(API_TIMEOUT));
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(POLL_PAUSE_MAX);
-    }
-    Ok(())
-}
-
-async fn is_listening(address: &Address) -> bool {
-    match address {
-        Address::Tcp(address) => TcpStream::connect(address).await.is_ok(),
-        Address::Unix(path) => UnixStream::connect(path).await.is_ok(),
-    }
-}
-
-async fn end_signal(signals: &mut Signals) {
-    while !ends_run(signals.next().await) {}
-}
-
-/// A terminal that is closed ends what runs in it.
-const fn ends_run(signal: Signal) -> bool {
-    signal.is_end() || matches!(signal, Signal::Hangup)
-}
-
-async fn watch_sidecar(
-    plan: &Plan,
-    sidecar: &mut Group,
-    signals: &mut Signals,
-) -> Result<u8, RunError> {
-    let mut revival = Revival::default();
-    loop {
-        tokio::select! {
-            status = sidecar.ended() => {
-                let status = status.map_err(RunError::Wait)?;
-                match revival.try_again(plan, status).map_err(RunError::Sidecar)? {
-                    Some(next) => *sidecar = next,
-                    None => return Ok(child::code(status)),
-                }
-            }
-            () = end_signal(signals) => return Ok(0),
-        }
-    }
-}
-
-/// A sidecar that was killed is started again, unless it never lives for long.
-#[derive(Default)]
-struct Revival {
-    last: Option<Instant>,
-    early_deaths: u32,
-}
-
-impl Revival {
-    /// `None` for one that ended by itself, or too often.
-    fn try_again(&mut self, plan: &Plan, status: ExitStatus) -> io::Result<Option<Group>> {
-        if status.signal().is_none() {
-            return Ok(None);
-        }
-        let now = Instant::now();
-        let is_early = self.last.is_some_and(|last| now - last < EARLY_DEATH);
-        self.early_deaths = if is_early { self.early_deaths + 1 } else { 0 };
-        self.last = Some(now);
-        if self.early_deaths >= EARLY_DEATHS_MAX {
-            return Ok(None);
-        }
-        complain(format_args!("⚠️  The daprd process ended: {status}; starting it anew"));
-        start_sidecar(plan).map(Some)
-    }
-}
-
-/// Returns `run`'s exit code once app and sidecar have had enough of each other; the app has ended
-/// then.
-async fn watch_both(
-    plan: &Plan,
-    address: &Address,
-    app: &mut Group,
-    sidecar: &mut Group,
-    signals: &mut Signals,
-) -> Result<u8, RunError> {
-    let entries = [
-        ("cliPID", std::process::id().to_string()),
-        ("appPID", app.pid().map_or(String::new(), |pid| pid.to_string())),
-        ("appCommand", plan.command.join(" ")),
-    ];
-    let mut announcing: Announcing<'_> = Box::pin(async {
-        announce(address, &entries).await;
-        say(format_args!(
-            "✅  You're up and running! Both Dapr and your app logs will appear here.\n"
-        ));
-        std::future::pending().await
-    });
-    let mut revival = Revival::default();
-    loop {
-        tokio::select! {
-            status = app.ended() => {
-                let code = child::code(status.map_err(RunError::Wait)?);
-                if code == 0 {
-                    say("✅  Exited App successfully");
-                } else {
-                    complain(format_args!("❌  The App process exited with error code: {code}"));
-                }
-                return Ok(code);
-            }
-            status = sidecar.ended() => {
-                let status = status.map_err(RunError::Wait)?;
-                if let Some(next) = revival.try_again(plan, status).map_err(RunError::Sidecar)? {
-                    *sidecar = next;
-                    announcing = Box::pin(announce_again(address, &entries));
-                    continue;
-                }
-                complain(format_args!("❌  The daprd process ended: {status}"));
-                let app_status = app.end(Signal::Terminate, APP_PATIENCE).await;
-                let code = app_status.map_or(1, child::code);
-                // An app without its sidecar is no success, even if it ends as one.
-                return Ok(if status.success() { code } else { code.max(1) });
-            }
-            signal = signals.next() => {
-                if !ends_run(signal) {
-                    app.signal(signal.number());
-                    continue;
-                }
-                say(format_args!("\nℹ️  {} signal received: shutting down", signal.name()));
-                return end_app(app, signal, signals).await;
-            }
-            never = &mut announcing => match never {},
-        }
-    }
-}
-
-/// Done beside everything else, and never done with.
-type Announcing<'a> = Pin<Box<dyn Future<Output = Infallible> + 'a>>;
-
-/// A sidecar whose data plane died too knows nothing any more.
-async fn announce_again(address: &Address, entries: &[(&str, String)]) -> Infallible {
-    if wait_for_api(address).await.is_ok() {
-        announce(address, entries).await;
-    }
-    std::future::pending().await
-}
-
-/// A second signal ends the app's time.
-async fn end_app(app: &mut Group, signal: Signal, signals: &mut Signals) -> Result<u8, RunError> {
-    let status = tokio::select! {
-        status = app.end(signal, APP_PATIENCE) => status,
-        () = end_signal(signals) => None,
-    };
-    let status = match status {
-        Some(status) => Some(status),
-        None => app.end(Signal::Terminate, Duration::ZERO).await,
-    };
-    say("✅  Exited App successfully");
-    Ok(status.map_or(1, child::code))
-}
-
-/// Tells the sidecar who runs it, for `list` and `stop`. A sidecar that does not take it serves all
-/// the same.
-async fn announce(address: &Address, entries: &[(&str, String)]) {
-    for (key, value) in entries {
-        let path = format!("/v1.0/metadata/{key}");
-        let body = Bytes::from(value.clone());
-        let Ok(request) = http_client::request(Method::PUT, &path, body) else { continue };
-        match http_client::call(address, request, ANNOUNCE_TIMEOUT).await {
-            Ok(response) if response.status().is_success() => {}
-            Ok(response) => {
-                complain(format_args!(
-                    "⚠️  Could not update sidecar metadata for {key}: {}",
-                    response.status()
-                ));
-            }
-            Err(e) => {
-                complain(format_args!("⚠️  Could not update sidecar metadata for {key}: {e}"))
-            }
-        }
-    }
-}
-
-/// A sidecar that is killed again within this time will probably be again.
-const EARLY_DEATH: Duration = Duration::from_secs(1);
-const EARLY_DEATHS_MAX: u32 = 5;
-
-/// `dapr run`'s.
-const API_TIMEOUT: Duration = Duration::from_secs(60);
-
-const POLL_PAUSE_MIN: Duration = Duration::from_millis(1);
-const POLL_PAUSE_MAX: Duration = Duration::from_millis(50);
-
-/// From the signal to SIGKILL: daprd's graceful time, granted to the app too.
-const APP_PATIENCE: Duration = Duration::from_secs(5);
-
-/// The sidecar's own graceful time, and some for its end.
-const SIDECAR_PATIENCE: Duration = Duration::from_secs(7);
-
-const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);

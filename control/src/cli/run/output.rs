@@ -1,16 +1,28 @@
-//! Passes a child's lines on under a prefix, as `dapr run` does, so that app and sidecar share a
-//! terminal.
+//! Passes a child's lines on: to the terminal under a prefix, as `dapr run` does, so that app and
+//! sidecar share it; to a log file as they are.
 //!
 //! A line is passed on as it came, whatever its bytes; one without an end is cut at
 //! `LINE_BYTES_MAX`.
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, Write};
+use std::{
+    fs::File,
+    io::{self, Write},
+    sync::Arc,
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
     task::JoinHandle,
 };
+
+/// Where a child's lines go; nowhere, without either.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Output {
+    /// On the terminal, each line under this.
+    pub(super) prefix: Option<String>,
+    pub(super) file: Option<Arc<File>>,
+}
 
 #[derive(Clone, Copy)]
 pub(super) enum Sink {
@@ -18,17 +30,28 @@ pub(super) enum Sink {
     Stdout,
 }
 
+impl Output {
+    pub(super) fn terminal(prefix: &str) -> Self {
+        Self { prefix: Some(prefix.to_owned()), file: None }
+    }
+}
+
 /// Runs until the pipe's other end is closed by everyone who holds it.
 pub(super) fn relay(
     pipe: impl AsyncRead + Unpin + Send + 'static,
-    prefix: &'static str,
+    output: Output,
     sink: Sink,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut lines = BufReader::new(pipe);
         let mut line = Vec::new();
-        // A pipe that fails has nothing more to say, and a reader that left does not stop the app.
+        // A pipe that fails has nothing more to say; neither a reader that left nor a full disk
+        // stops the app.
         while let Ok(true) = next_line(&mut lines, &mut line).await {
+            if let Some(mut file) = output.file.as_deref() {
+                let _ = write_line(&mut file, "", &line);
+            }
+            let Some(prefix) = &output.prefix else { continue };
             let _ = match sink {
                 Sink::Stderr => write_line(&mut io::stderr().lock(), prefix, &line),
                 Sink::Stdout => write_line(&mut io::stdout().lock(), prefix, &line),

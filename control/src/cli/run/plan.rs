@@ -4,15 +4,19 @@
 
 #![forbid(unsafe_code)]
 
+use super::output::Output;
 use crate::instance;
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-#[derive(clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
+    /// File with several apps to run, as a path of its own or of its directory
+    #[arg(short = 'f', long, value_name = "PATH", exclusive = true)]
+    pub(super) run_file: Option<PathBuf>,
     /// Name under which other apps call this one; drawn at random unless given
     #[arg(short, long)]
     app_id: Option<String>,
@@ -108,6 +112,20 @@ pub(in crate::cli) struct Arguments {
     command: Vec<String>,
 }
 
+impl Arguments {
+    /// As `dapr run`: what `dapr init` left holds where nothing else is given.
+    pub(super) fn fill_in_home(&mut self, home: &Path) {
+        for (given, name) in
+            [(&mut self.config, "config.yaml"), (&mut self.resources_path, "components")]
+        {
+            let path = home.join(".dapr").join(name);
+            if given.is_empty() && path.exists() {
+                given.push(path.to_string_lossy().into_owned());
+            }
+        }
+    }
+}
+
 /// What is started, with every choice made.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -123,6 +141,32 @@ pub(super) struct Plan {
     pub(super) sidecar_arguments: Vec<String>,
     /// Empty: the sidecar runs alone.
     pub(super) command: Vec<String>,
+    pub(super) is_one_of_several: bool,
+    pub(super) surroundings: Surroundings,
+}
+
+/// What flags do not say.
+#[derive(Debug, Default)]
+pub(super) struct Surroundings {
+    /// Where the app runs; here, unless given.
+    pub(super) directory: Option<PathBuf>,
+    /// More for the app than every app finds there.
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) app_output: Output,
+    pub(super) sidecar_output: Output,
+    /// More for the sidecar's metadata.
+    pub(super) entries: Vec<(&'static str, String)>,
+}
+
+impl Surroundings {
+    /// Of one app that has the terminal for itself.
+    pub(super) fn of_terminal() -> Self {
+        Self {
+            app_output: Output::terminal("== APP == "),
+            sidecar_output: Output::terminal("== DAPR == "),
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -136,9 +180,13 @@ pub(super) enum PlanError {
 impl Plan {
     /// # Errors
     /// When a port is out of range, or none is free.
-    pub(super) fn new(arguments: Arguments) -> Result<Self, PlanError> {
+    pub(super) fn new(
+        arguments: &Arguments,
+        surroundings: Surroundings,
+        held: &mut Vec<TcpListener>,
+    ) -> Result<Self, PlanError> {
         let wanted = [arguments.dapr_http_port, arguments.dapr_grpc_port, arguments.metrics_port];
-        let [http_port, grpc_port, metrics_port] = choose_ports(wanted)?;
+        let [http_port, grpc_port, metrics_port] = choose_ports(wanted, held)?;
         let app_port = port(arguments.app_port)?.unwrap_or(0);
         let app_id = arguments.app_id.clone().unwrap_or_else(instance::silly_app_id);
         let mut plan = Self {
@@ -152,9 +200,16 @@ impl Plan {
             unix_domain_socket: arguments.unix_domain_socket.clone(),
             sidecar_arguments: Vec::new(),
             command: arguments.command.clone(),
+            is_one_of_several: false,
+            surroundings,
         };
-        plan.sidecar_arguments = sidecar_arguments(&plan, &arguments)?;
+        plan.sidecar_arguments = sidecar_arguments(&plan, arguments)?;
         Ok(plan)
+    }
+
+    /// Which app a message is of, where there are several.
+    pub(super) fn label(&self) -> String {
+        if self.is_one_of_several { format!(" {}", self.app_id) } else { String::new() }
     }
 
     /// What the app finds in its environment.
@@ -234,9 +289,11 @@ fn port(given: i32) -> Result<Option<u16>, PlanError> {
 }
 
 /// Fills in free ports. All are held until all are chosen, so that no two are the same.
-fn choose_ports<const N: usize>(given: [i32; N]) -> Result<[u16; N], PlanError> {
+fn choose_ports<const N: usize>(
+    given: [i32; N],
+    held: &mut Vec<TcpListener>,
+) -> Result<[u16; N], PlanError> {
     let mut ports = [0; N];
-    let mut held = Vec::new();
     for (chosen, given) in ports.iter_mut().zip(given) {
         *chosen = match port(given)? {
             Some(port) => port,
@@ -255,6 +312,7 @@ fn choose_ports<const N: usize>(given: [i32; N]) -> Result<[u16; N], PlanError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_dir::TestDir;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -265,7 +323,8 @@ mod tests {
 
     fn plan(arguments: &[&str]) -> Result<Plan, PlanError> {
         let arguments = ["run"].iter().chain(arguments);
-        Plan::new(Cli::try_parse_from(arguments).unwrap().arguments)
+        let arguments = Cli::try_parse_from(arguments).unwrap().arguments;
+        Plan::new(&arguments, Surroundings::of_terminal(), &mut Vec::new())
     }
 
     fn value_of<'a>(plan: &'a Plan, flag: &str) -> Option<&'a str> {
@@ -278,6 +337,26 @@ mod tests {
         assert!(matches!(plan(&["-p", "70000"]), Err(PlanError::Port(70000))));
         assert!(matches!(plan(&["-H", "-2"]), Err(PlanError::Port(-2))));
         assert!(Cli::try_parse_from(["run", "--no-such-flag", "x"]).is_err());
+    }
+
+    #[test]
+    fn what_dapr_init_left_holds_where_nothing_is_given() {
+        let temp = TestDir::new();
+        let given = |line: &[&str]| {
+            let words = ["run"].iter().chain(line);
+            let mut arguments = Cli::try_parse_from(words).unwrap().arguments;
+            arguments.fill_in_home(temp.path());
+            let plan = Plan::new(&arguments, Surroundings::default(), &mut Vec::new()).unwrap();
+            ["--config", "--resources-path"].map(|flag| value_of(&plan, flag).map(str::to_owned))
+        };
+        assert_eq!(given(&[]), [None, None], "nothing was left");
+        std::fs::create_dir_all(temp.path().join(".dapr/components")).unwrap();
+        std::fs::write(temp.path().join(".dapr/config.yaml"), "").unwrap();
+        let left = ["config.yaml", "components"]
+            .map(|name| Some(temp.path().join(".dapr").join(name).to_string_lossy().into_owned()));
+        assert_eq!(given(&[]), left);
+        let own = ["a.yaml", "b"].map(|name| Some(name.to_owned()));
+        assert_eq!(given(&["-c", "a.yaml", "-d", "b"]), own);
     }
 
     #[test]
