@@ -3,7 +3,7 @@
 //! Plain values without rules of their own; [`crate::Snapshot::build`] checks what they must hold
 //! together.
 
-use crate::{Address, AppId, InstanceId, ListenerId, Namespace, Version};
+use crate::{Address, AppId, InstanceId, ListenerId, Namespace, Version, policy::Guards};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub struct App {
     pub number: u32,
     pub id: AppId,
     pub namespace: Namespace,
+    /// What requests must pass.
+    pub guards: Guards,
     /// `None`: daprd's `--app-port 0`, the app makes calls and takes none.
     pub channel: Option<AppChannel>,
     pub origin: Origin,

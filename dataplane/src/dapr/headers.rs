@@ -107,6 +107,7 @@ mod tests {
             number: 0,
             id: AppId::new("a").unwrap(),
             namespace: Namespace::new("prod").unwrap(),
+            guards: snapshot::policy::Guards::default(),
             channel: None,
             origin,
             balance: Balance::default(),

@@ -145,6 +145,7 @@ mod tests {
             number: 0,
             id: AppId::new("orders").unwrap(),
             namespace: Namespace::new("prod").unwrap(),
+            guards: snapshot::policy::Guards::default(),
             channel: None,
             origin: Origin::default(),
             balance: Balance::default(),
