@@ -143,7 +143,7 @@ mod tests {
             number,
             id: AppId::new(id).unwrap(),
             namespace: Namespace::default(),
-            guards: snapshot::policy::Guards::default(),
+            guards: Default::default(),
             channel: None,
             origin: Origin::default(),
             balance: Balance::default(),

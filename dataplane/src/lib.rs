@@ -16,6 +16,7 @@ pub mod limits;
 mod link;
 mod listener;
 mod mailbox;
+pub mod policy;
 mod process;
 mod relay;
 pub mod route;

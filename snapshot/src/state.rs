@@ -5,7 +5,7 @@
 
 use crate::{Address, AppId, InstanceId, ListenerId, Namespace, Version, policy::Guards};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// The whole state, as one message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub struct App {
     pub id: AppId,
     pub namespace: Namespace,
     /// What requests must pass.
-    pub guards: Guards,
+    pub guards: Arc<Guards>,
     /// `None`: daprd's `--app-port 0`, the app makes calls and takes none.
     pub channel: Option<AppChannel>,
     pub origin: Origin,

@@ -250,7 +250,7 @@ fn snapshot(caller: &Entry, table: &Table) -> Snapshot {
         number: 0,
         id: caller.id.clone(),
         namespace: caller.namespace.clone(),
-        guards: snapshot::policy::Guards::default(),
+        guards: Default::default(),
         channel: None,
         origin: Origin::default(),
         balance: Balance::default(),

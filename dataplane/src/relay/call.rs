@@ -41,6 +41,7 @@ impl<E: Engine> Relay<E> {
             bytes,
             view,
             app: connection.app,
+            proof: connection.proof,
             lines: &mut self.lines,
         };
         let plan = match listener {

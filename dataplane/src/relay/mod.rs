@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! request.rs   downstream bytes → head → who is asked
+//! guards.rs    what it must pass
 //! answer.rs    answers of our own, errors among them
 //! plan.rs      who is asked, under which path, with which lines
 //! call.rs      rewritten head → upstream connection
@@ -24,6 +25,7 @@ mod call;
 #[cfg(test)]
 mod check;
 mod finish;
+mod guards;
 mod owner;
 mod plan;
 mod request;
@@ -43,6 +45,7 @@ use crate::{
     engine::{Engine, Event, Operation, SocketKey},
     http::{RequestHead, ResponseHead, date::DateCache},
     limits::{HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, STALL_TIMEOUT},
+    policy::access::Proof,
     slab::Slab,
     telemetry::Counters,
     timer::Wheel,
@@ -97,6 +100,8 @@ pub(crate) struct Relay<E> {
     due: Vec<TimerKey>,
     /// Exchanges that wait to try their peer again; a new snapshot may save them the wait.
     retrying: Vec<ConnectionKey>,
+    /// Whose processes may speak for other apps.
+    user: u32,
     balancer: Balancer,
 }
 
@@ -130,6 +135,7 @@ impl<E: Engine> Relay<E> {
             spare: Vec::new(),
             due: Vec::new(),
             retrying: Vec::new(),
+            user: rustix::process::geteuid().as_raw(),
             balancer: Balancer::new(now.as_nanos()),
         }
     }
@@ -205,8 +211,13 @@ impl<E: Engine> Relay<E> {
     }
 
     pub(crate) fn accept(&mut self, socket: OwnedFd, listener: ListenerKind, app: usize) {
+        let proof = match listener {
+            ListenerKind::Peer => guards::proof_of(&socket, self.user),
+            ListenerKind::Api | ListenerKind::Public => Proof::None,
+        };
         let socket = self.engine.adopt(socket);
         let mut connection = Connection::new(socket, listener, app);
+        connection.proof = proof;
         connection.deadline = Some(self.now + HEAD_TIMEOUT);
         let key = self.connections.insert(connection);
         self.owners.set(socket, Owner::Downstream(key));

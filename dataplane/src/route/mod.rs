@@ -72,7 +72,7 @@ mod tests {
             number: 0,
             id: AppId::new(id).unwrap(),
             namespace: Namespace::new(namespace).unwrap(),
-            guards: snapshot::policy::Guards::default(),
+            guards: Default::default(),
             channel: None,
             origin: Origin::default(),
             balance: Balance::default(),
