@@ -10,9 +10,9 @@
 use crate::admin::metadata::Metadata;
 use snapshot::{
     App, AppHealth, AppId, Change, Delta, Listener, ListenerId, Namespace, OnControlLost, Route,
-    Snapshot, Version,
+    Snapshot, Version, policy::Guards,
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 #[derive(Default)]
 pub(crate) struct Publisher {
@@ -83,6 +83,10 @@ impl Publisher {
         });
     }
 
+    pub(crate) fn set_guards(&mut self, told: &Snapshot, number: u32, guards: &Arc<Guards>) {
+        self.edit(told, number, |app| app.guards = Arc::clone(guards));
+    }
+
     pub(crate) fn set_health(&mut self, told: &Snapshot, number: u32, health: AppHealth) {
         self.edit(told, number, |app| app.health = health);
     }
@@ -105,12 +109,23 @@ impl Publisher {
         Ok(())
     }
 
-    /// An app that is not served any more needs no change.
+    /// What has gathered for the app stays. One that is not served any more needs no change.
     fn edit(&mut self, told: &Snapshot, number: u32, edit: impl FnOnce(&mut App)) {
-        if let Some(app) = told.apps.get(number as usize) {
-            let mut app = app.clone();
-            edit(&mut app);
-            self.pending.push(Change::App(app));
+        let last = self.pending.iter_mut().rev().find_map(|change| match change {
+            Change::App(app) if app.number == number => Some(Some(app)),
+            Change::AppRemoved { number: gone } if *gone == number => Some(None),
+            _ => None,
+        });
+        match last {
+            Some(Some(app)) => edit(app),
+            Some(None) => {}
+            None => {
+                if let Some(app) = told.apps.get(number as usize) {
+                    let mut app = app.clone();
+                    edit(&mut app);
+                    self.pending.push(Change::App(app));
+                }
+            }
         }
     }
 
@@ -258,6 +273,14 @@ mod tests {
         });
         let app = next.apps.get(0).unwrap();
         assert_eq!((app.body_bytes_max, app.head_bytes_max), (Some(5), 6));
+        let token = snapshot::policy::Token::new("secret").unwrap();
+        let guards = Arc::new(Guards { app_token: Some(token), ..Guards::default() });
+        let (both, count) = told(&one_app(), |publisher, told| {
+            publisher.set_limits(told, 0, Some(5), 6);
+            publisher.set_guards(told, 0, &guards);
+        });
+        let app = both.apps.get(0).unwrap();
+        assert_eq!((app.body_bytes_max, &app.guards, count), (Some(5), &guards, 1));
         assert_eq!(next.on_control_lost, OnControlLost::Serve);
     }
 }

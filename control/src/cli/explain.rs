@@ -396,7 +396,7 @@ impl Health {
 /// Its health, and where its app is.
 async fn ask(row: &Entry) -> (Health, Option<String>) {
     let get = async |path| {
-        let request = http_client::request(Method::GET, path, Bytes::new()).ok()?;
+        let request = http_client::api_request(Method::GET, path, Bytes::new()).ok()?;
         Some(http_client::call(&row.api, request, ASK_TIMEOUT).await)
     };
     let health = match get("/v1.0/healthz").await {

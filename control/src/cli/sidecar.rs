@@ -22,7 +22,6 @@ use std::{
     env, io,
     net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -111,10 +110,7 @@ pub(super) fn configure(values: &mut Values) -> Result<Config, SidecarError> {
             None => error.into(),
         }
     })?;
-    config.warnings.extend(configuration.problems.iter().map(ToString::to_string));
-    config.warnings.extend(configuration.notes);
-    config.warnings.extend(configuration.names.warnings);
-    config.registries = Arc::new(configuration.names.settings);
+    config.take(configuration);
     Ok(config)
 }
 

@@ -14,6 +14,7 @@ use crate::{
         inotify::{DirectoryWatch, Wake, directory_of},
     },
 };
+use snapshot::policy::Guards;
 use std::{path::Path, sync::Arc};
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -24,6 +25,7 @@ pub(super) struct Reload {
     configure: Configure,
     values: Values,
     registries: Arc<Settings>,
+    guards: Arc<Guards>,
     changed: Arc<Notify>,
     /// End with the sidecar.
     _watches: JoinSet<()>,
@@ -57,9 +59,9 @@ impl Reload {
                 Err(e) => log.warning(format_args!("{e}; SIGHUP reads the configuration anew")),
             }
         }
-        let registries = Arc::clone(&config.registries);
+        let (registries, guards) = (Arc::clone(&config.registries), Arc::clone(&config.guards));
         let _watches = watches;
-        Some(Self { configure, values, registries, changed, _watches, refusal: None })
+        Some(Self { configure, values, registries, guards, changed, _watches, refusal: None })
     }
 
     /// The keys that changed and wait for a restart.
@@ -108,8 +110,10 @@ impl Sidecar {
             self.log.warning(format_args!("Changes of {names} wait for the next start"));
         }
         let is_same =
-            reload.values.iter().zip(values.iter()).all(|((_, a), (_, b))| a.text() == b.text());
+            reload.values.iter().zip(values.iter()).all(|((_, a), (_, b))| a.text() == b.text())
+                && reload.guards == config.guards;
         reload.values = values;
+        reload.guards = Arc::clone(&config.guards);
         reload.registries = Arc::clone(&config.registries);
         if !is_same {
             self.apply(&config);
@@ -126,6 +130,7 @@ impl Sidecar {
         for number in self.apps.keys() {
             let (body, head) = (config.body_bytes_max, config.head_bytes_max());
             self.publisher.set_limits(self.supervisor.told(), *number, body, head);
+            self.publisher.set_guards(self.supervisor.told(), *number, &config.guards);
         }
         self.publish();
     }

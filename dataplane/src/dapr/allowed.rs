@@ -41,6 +41,14 @@ impl Allowed {
         Self { versions, has_invoke: may("v1.0", "invoke/*") }
     }
 
+    /// Whether there is an endpoint that the rule is about.
+    pub fn is_about_any(rule: &ApiRule) -> bool {
+        let keys = [format!("{}/{}", rule.version, rule.name)];
+        let has = |version: &str, route: &str| has_rule_for(&keys, version, route);
+        has("v1.0", "invoke/*")
+            || ROUTES.iter().any(|row| row.versions.iter().any(|v| has(v, row.pattern)))
+    }
+
     pub(super) fn has(&self, row: usize, version: usize) -> bool {
         self.versions.as_ref().is_none_or(|versions| versions[row] >> version & 1 == 1)
     }
