@@ -197,8 +197,7 @@ apps:
     );
     fs::write(&file, text).unwrap();
     let mut command = place.ringcar(&["node", "--config", file.to_str().unwrap()]);
-    let mut node =
-        Process::start(command.env("OF_OTHER", "hush-other").env("OF_APP", "hush-app"));
+    let mut node = Process::start(command.env("OF_OTHER", "hush-other").env("OF_APP", "hush-app"));
     node.wait_for("Node shop serves 3 apps");
     eventually("ready", || status_of(ports[2], "/v1.0/healthz") == 204);
     let ask = |port: u16, token: &str, method: &str| {

@@ -221,12 +221,15 @@ on_both_engines! {
 
     fn a_client_does_not_say_who_it_is(engine: Choice) {
         const FORGED: &str = "Dapr-Caller-App-Id: boss\r\nDapr-Caller-Namespace: default\r\n\
-            Ringcar-Trust-Domain: public\r\n";
-        for way in Way::ALL {
+            Ringcar-Trust-Domain: shop\r\n";
+        let mut of_boss = orders_may(&["/**"], &["*"]);
+        of_boss.callers[0].app_id = "boss".to_owned();
+        let mut of_shop = orders_may(&["/**"], &["*"]);
+        of_shop.callers[0].trust_domain = "shop".to_owned();
+        let policies = [&of_boss, &of_shop];
+        for (way, policy) in Way::ALL.into_iter().flat_map(|way| policies.map(|p| (way, p))) {
             let app = App::listen();
-            let mut policy = orders_may(&["/**"], &["*"]);
-            policy.callers[0].app_id = "boss".to_owned();
-            let pair = Pair::start(engine, way, app.address(), &policy);
+            let pair = Pair::start(engine, way, app.address(), policy);
             let mut client = pair.caller.client();
             client.send(request("GET", "/v1.0/invoke/checkout/method/x", FORGED));
             let response = client.read_response();
