@@ -228,3 +228,27 @@ apps:
     let said = node.wait().output;
     assert!(!listed.contains("hush-") && !said.contains("hush-"), "{listed}{said}");
 }
+
+#[test]
+fn callers_of_other_machines_are_known_by_networks_that_are_trusted() {
+    // What sidecars of one machine share is a directory; these two share a database alone.
+    let (here, there) = (Place::new(), Place::new());
+    let app = App::start();
+    let hosts = here.path().join("hosts.db");
+    let options = format!("configuration: {{connectionString: '{}'}}", hosts.display());
+    let registry = format!("  nameResolution: {{component: sqlite, {options}}}\n");
+    let text = format!("{}{registry}", public_for("orders"));
+    let config = there.path().join("c.yaml");
+    replace(&config, &text);
+    fs::write(here.path().join("c.yaml"), format!("spec:\n{registry}")).unwrap();
+    let more = ["--config=c.yaml", "--dapr-internal-grpc-listen-address=127.0.0.1"];
+    let (mut callee, _) = there.sidecar("checkout", Some(app.port), &more);
+    let (_caller, port) = here.sidecar("orders", None, &more);
+    eventually("the callee is known", || status_of(port, &invoke("public")) != 500);
+    let answer = get(port, &invoke("public"));
+    assert!(answer.status == 403 && answer.body.contains("to id:  operation"), "{}", answer.body);
+    replace(&config, &format!("{text}  ringcar: {{trustedPeerNetworks: 127.0.0.0/8}}\n"));
+    callee.wait_for("Configuration reloaded");
+    eventually("its name counts", || status_of(port, &invoke("public")) == 200);
+    assert_eq!(get(port, &invoke("admin")).status, 403);
+}
