@@ -7,15 +7,20 @@
 #![forbid(unsafe_code)]
 
 use super::{complain, fail, print, sidecar::environment};
-use crate::config::{
-    Config,
-    file::{Configuration, Weight},
-    flags::{self, Values},
-    keys::{Effect, Home, KEYS, Key},
+use crate::{
+    config::{
+        Config,
+        file::{Configuration, Problem, Weight},
+        file_kind::FileKind,
+        flags::{self, Values},
+        keys::{Effect, Home, KEYS, Key},
+    },
+    node::Files,
+    registry,
 };
 use clap::{Arg, ArgMatches, Command, builder::EnumValueParser};
 use serde::Serialize;
-use std::{fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 pub(super) const NAME: &str = "config";
 
@@ -25,12 +30,12 @@ pub(super) fn command() -> Command {
     let output = output.value_parser(EnumValueParser::<Output>::new());
     let show = Command::new("show").about("Print the value of every key and where it came from");
     Command::new(NAME)
-        .about("Check Configuration files, or show what is in force")
+        .about("Check files, or show what is in force")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(
             Command::new("check")
-                .about("Report all that is wrong with Configuration files")
+                .about("Report all that is wrong with Configuration files, node files and registry files")
                 .arg(files),
         )
         .subcommand(Command::new("docs").about("Print the table of keys as a document").hide(true))
@@ -61,27 +66,85 @@ pub(super) fn main(matches: &ArgMatches) -> ExitCode {
 
 /// All problems on standard error, the worst and the harmless ones alike.
 fn check(files: &[&str]) -> ExitCode {
-    let configuration = Configuration::load(files, &environment);
-    configuration.problems.iter().for_each(complain);
-    let warnings = &configuration.names.warnings;
-    configuration
-        .notes
-        .iter()
-        .chain(warnings)
-        .for_each(|note| complain(format_args!("{note} (no problem)")));
-    if configuration.problems.is_empty() {
-        complain(format_args!(
-            "✅  {} sound",
-            if files.len() == 1 { "file is" } else { "files are" }
-        ));
-        return ExitCode::SUCCESS;
+    let mut told = Told::default();
+    // A later Configuration replaces what an earlier one says, so all of them are read as one.
+    let mut configurations = Vec::new();
+    for path in files {
+        match FileKind::of(path, &environment) {
+            Ok(FileKind::Apps) => match registry::file::check(Path::new(path)) {
+                Ok(count) => told.sound(path, format_args!("a registry of {count} apps")),
+                Err(problems) => problems.iter().for_each(|problem| told.refused(problem)),
+            },
+            Ok(FileKind::Configuration) => configurations.push(*path),
+            Ok(FileKind::Node) => told.node(path),
+            Err(problem) => told.refused(&problem),
+        }
     }
-    let refused = configuration.problems.iter().filter(|p| p.weight == Weight::Refused).count();
-    let ignored = configuration.problems.len() - refused;
-    fail(format_args!(
-        "{refused} problems keep a sidecar from starting, {ignored} would be ignored"
-    ));
-    ExitCode::from(EX_CONFIG)
+    told.configurations(&configurations);
+    told.end()
+}
+
+/// What was said of the files so far.
+#[derive(Default)]
+struct Told {
+    refused: usize,
+    ignored: usize,
+}
+
+impl Told {
+    fn sound(&self, path: &str, what: impl std::fmt::Display) {
+        complain(format_args!("{path}: {what} (no problem)"));
+    }
+
+    fn note(&self, note: &str) {
+        complain(format_args!("{note} (no problem)"));
+    }
+
+    fn refused(&mut self, problem: impl std::fmt::Display) {
+        self.refused += 1;
+        complain(problem);
+    }
+
+    fn node(&mut self, path: &str) {
+        let files = Files { path: Some(path.into()), name: None };
+        match files.read(&environment) {
+            Ok(config) => {
+                config.base.warnings.iter().for_each(|note| self.note(note));
+                let count = config.apps.len();
+                self.sound(path, format_args!("node {} with {count} apps", config.name));
+            }
+            Err(problems) => problems.iter().for_each(|problem| self.problem(problem)),
+        }
+    }
+
+    fn configurations(&mut self, paths: &[&str]) {
+        let configuration = Configuration::load(paths, &environment);
+        configuration.problems.iter().for_each(|problem| self.problem(problem));
+        let warnings = &configuration.names.warnings;
+        configuration.notes.iter().chain(warnings).for_each(|note| self.note(note));
+    }
+
+    fn problem(&mut self, problem: &Problem) {
+        match problem.weight {
+            Weight::Refused => self.refused(problem),
+            Weight::Ignored => {
+                self.ignored += 1;
+                complain(problem);
+            }
+        }
+    }
+
+    fn end(self) -> ExitCode {
+        let Self { refused, ignored } = self;
+        if refused + ignored == 0 {
+            complain("✅  sound");
+            return ExitCode::SUCCESS;
+        }
+        fail(format_args!(
+            "{refused} problems keep a sidecar or a node from starting, {ignored} would be ignored"
+        ));
+        ExitCode::from(EX_CONFIG)
+    }
 }
 
 /// One key, as it is shown.
@@ -207,8 +270,9 @@ two together.
 
 A flag beats a variable, a variable beats a file, a file beats the default. `ringcar config show`
 takes the flags of `ringcar sidecar` and prints every value that would be in force with where it
-came from. `ringcar config check FILE…` reports all problems of Configuration files with line,
-column and suggestion; it ends with 0 when there is none, else with 78.
+came from. `ringcar config check FILE…` tells Configuration files, node files ([node.md](node.md)) and
+files of the registry `file` by what stands in them, and reports all their problems with line, column
+and suggestion; any other file is a problem, too. It ends with 0 when there is none, else with 78.
 ";
 
 const FLAGS: &str = "\

@@ -140,7 +140,7 @@ impl Configuration {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
+pub(super) fn read(path: &Path) -> Result<String, String> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
             return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
@@ -159,7 +159,7 @@ fn read(path: &Path) -> Result<String, String> {
 
 /// Replaces `$VAR` and `${VAR}` as Go's `os.ExpandEnv` does: unknown variables are empty, and a `$`
 /// before anything else stays.
-fn expand(text: &str, env: Environment<'_>) -> String {
+pub(super) fn expand(text: &str, env: Environment<'_>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {

@@ -10,6 +10,7 @@ use super::{
     ConfigError, Environment,
     file::{Configuration, FilePlace},
     keys::{Effect, KEYS, Key, Kind, parse_bool},
+    name_resolution::NameResolution,
 };
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use std::{ffi::OsString, fmt};
@@ -280,7 +281,8 @@ pub(crate) fn read_files(
 ) -> Result<Configuration, ConfigError> {
     // There it names a resource of the cluster, not a file.
     if values.text("mode") == "kubernetes" {
-        return Ok(Configuration::default());
+        let names = NameResolution::of_kubernetes();
+        return Ok(Configuration { names, ..Configuration::default() });
     }
     let configuration = Configuration::load(&values.list("config"), env);
     if configuration.is_refused() {
@@ -309,6 +311,20 @@ mod tests {
     #[test]
     fn the_table_is_a_sound_command() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn kubernetes_has_names_for_apps_unless_told_otherwise() {
+        let mut kubernetes = values(&["--mode=kubernetes", "--config=daprsystem"]);
+        let mut standalone = values(&["--mode=standalone"]);
+        let dns = |values: &mut Values| {
+            read_files(values, &|_| None).unwrap().names.settings.dns.map(|dns| dns.names)
+        };
+        assert_eq!(dns(&mut standalone), None);
+        let names = dns(&mut kubernetes).unwrap();
+        let text = "{id}-dapr.{namespace}.svc.cluster.local.:{port}";
+        let (host, port) = crate::registry::dns::Template::parse_host_port(text).unwrap();
+        assert_eq!(names, crate::registry::dns::Names::Host { host, port });
     }
 
     #[test]

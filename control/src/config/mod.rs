@@ -11,6 +11,7 @@ mod api;
 mod app_place;
 pub(crate) mod duration;
 pub(crate) mod file;
+pub(crate) mod file_kind;
 pub(crate) mod flags;
 pub(crate) mod keys;
 pub(crate) mod name_resolution;
@@ -359,11 +360,12 @@ fn warnings(values: &Values, protocol: &str) -> Result<Vec<String>, ConfigError>
     }));
     match values.text("mode") {
         "standalone" => {}
-        "kubernetes" => warnings.push(
-            "--mode kubernetes: this version finds other apps through the local registry only, and \
-             does not read the resource that --config names"
-                .into(),
-        ),
+        "kubernetes" => warnings.extend(values.list("config").first().map(|name| {
+            format!(
+                "--mode kubernetes: --config {name} names a resource of the cluster, which this version \
+                 does not read; apps are found by the names of their services"
+            )
+        })),
         _ => return Err(refused(values, "mode")),
     }
     if protocol != "http" {
@@ -556,7 +558,11 @@ mod tests {
             ("flag of later", &["--enable-mtls"][..], "--enable-mtls is accepted"),
             ("stray word", &["--enable-metrics", "false"], "\"false\" belongs to no flag"),
             ("protocol", &["--app-protocol", "GRPC"], "--app-protocol grpc leaves the app"),
-            ("kubernetes", &["--mode", "kubernetes"], "--mode kubernetes"),
+            (
+                "kubernetes",
+                &["--mode", "kubernetes", "--config", "daprsystem"],
+                "--config daprsystem names a resource of the cluster",
+            ),
         ] {
             let arguments: Vec<&str> = ["--app-id=a"].iter().chain(arguments).copied().collect();
             let warnings = config(&arguments).unwrap().warnings;

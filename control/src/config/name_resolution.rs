@@ -33,6 +33,22 @@ pub(crate) struct NameResolution {
     pub(crate) warnings: Vec<String>,
 }
 
+impl NameResolution {
+    /// What daprd takes in kubernetes mode when nothing else is said: the services that the cluster
+    /// has for sidecars.
+    pub(crate) fn of_kubernetes() -> Self {
+        let names = kubernetes_names("cluster.local").ok();
+        let dns = names.map(|names| dns::Settings { names, apps: Vec::new(), servers: Vec::new() });
+        Self { settings: Settings { dns, ..Settings::default() }, warnings: Vec::new() }
+    }
+}
+
+fn kubernetes_names(domain: &str) -> Result<Names, dns::TemplateError> {
+    // The closing dot spares the resolver its search list.
+    let text = format!("{{id}}-dapr.{{namespace}}.svc.{}.:{{port}}", domain.trim_matches('.'));
+    Template::parse_host_port(&text).map(|(host, port)| Names::Host { host, port })
+}
+
 /// What `spec.nameResolution` of the file at `path` says, and all that is wrong with it.
 pub(crate) fn read(path: &str, node: &Node) -> (NameResolution, Vec<Problem>) {
     let mut reader = Reader { path: path.to_owned(), ..Reader::default() };
@@ -302,14 +318,10 @@ impl Reader {
         let names = match options.take("template") {
             Some(node) => self.go_template(node),
             None => {
-                // The closing dot spares the resolver its search list.
-                let text =
-                    format!("{{id}}-dapr.{{namespace}}.svc.{}.:{{port}}", domain.trim_matches('.'));
-                let parsed = Template::parse_host_port(&text);
-                let parsed = parsed.map_err(|e| {
+                let names = kubernetes_names(&domain).map_err(|e| {
                     self.problem(options.place, format_args!("kubernetes: clusterDomain: {e}"))
                 });
-                parsed.ok().map(|(host, port)| Names::Host { host, port })
+                names.ok()
             }
         };
         self.dns_settings(options, names)

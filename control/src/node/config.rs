@@ -9,7 +9,7 @@
 use super::keys::{self, Use};
 use crate::{
     config::{
-        Config, Environment,
+        Config, ConfigError, Environment,
         file::{self, Configuration, FilePlace, Problem, Weight},
         flags::{self, Values},
         keys as table, token,
@@ -234,6 +234,10 @@ impl<'a> Reader<'a> {
         values.default_to("app-id", "node");
         let configuration = match flags::read_files(values, self.env) {
             Ok(configuration) => configuration,
+            Err(ConfigError::Files(problems)) => {
+                self.problems.extend(problems);
+                return None;
+            }
             Err(e) => {
                 self.problems.push(Problem::of_file(&self.path, e.to_string()));
                 return None;

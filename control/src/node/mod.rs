@@ -39,6 +39,11 @@ impl Files {
     }
 }
 
+/// Whether a node's file may have this key at its top.
+pub(crate) fn is_key(name: &str) -> bool {
+    keys::find(keys::NODE, name).is_some()
+}
+
 fn read(path: &PathBuf) -> Result<String, String> {
     let length = fs::metadata(path).map_err(|e| format!("cannot be read: {e}"))?.len();
     if length > FILE_BYTES_MAX {

@@ -13,7 +13,7 @@ use super::{
 use crate::yaml::{self, Node, Place, Problem, Value};
 use snapshot::{Address, AppId, InstanceId, Namespace};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{self, Read},
     net::SocketAddr,
@@ -145,6 +145,24 @@ fn reading_error(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         _ => format!("cannot be read: {error}"),
+    }
+}
+
+/// All that is wrong with the file at `path`, without looking up host names; else how many apps it
+/// has.
+pub(crate) fn check(path: &Path) -> Result<usize, Vec<String>> {
+    let shown = path.display();
+    let text = read(path).map_err(|reason| vec![format!("{shown}: {reason}")])?;
+    match parse(&text) {
+        Ok(apps) => {
+            Ok(apps.iter().map(|app| (&app.id, &app.namespace)).collect::<HashSet<_>>().len())
+        }
+        Err(problems) => {
+            let text = |Problem { place: Place { line, column }, message }: &Problem| {
+                format!("{shown}:{line}:{column}: {message}")
+            };
+            Err(problems.iter().map(text).collect())
+        }
     }
 }
 

@@ -23,11 +23,47 @@ fn check_reports_all_problems_with_code_78() {
         "bad.yaml:4:5: spec.metric.enabeld: there is no such key; it is ignored, as with daprd; is it \"enabled\"?",
         "bad.yaml:5:23: spec.ringcar.logLevel: \"loud\" is none of debug, info, warn, error and fatal",
         "none.yaml: stat none.yaml: no such file or directory",
-        "2 problems keep a sidecar from starting, 1 would be ignored",
+        "2 problems keep a sidecar or a node from starting, 1 would be ignored",
     ] {
         assert!(bad.output.contains(want), "{want} in:\n{}", bad.output);
     }
     assert_eq!(place.finish(&["config", "check"]).code, 2);
+}
+
+#[test]
+fn check_tells_node_files_and_registries_from_configurations() {
+    let place = Place::new();
+    let write = |name: &str, text: &str| fs::write(place.path().join(name), text).unwrap();
+    write("node.yaml", "name: shop\napps: [{id: a, http-port: 3501}]\n");
+    write("apps.yaml", "- {id: a, endpoints: ['10.0.0.1:1']}\n");
+    write("c.yaml", "spec: {ringcar: {maxBodySize: ${SIZE}}}\n");
+    let mut command = place.ringcar(&["config", "check", "node.yaml", "apps.yaml", "c.yaml"]);
+    let good = Process::start(command.env("SIZE", "1Mi")).wait();
+    assert_eq!(good.code, 0, "{}", good.output);
+    for want in ["node.yaml: node shop with 1 apps", "apps.yaml: a registry of 1 apps"] {
+        assert!(good.output.contains(want), "{want} in:\n{}", good.output);
+    }
+    write(
+        "node.yaml",
+        "aps: []\nconfiguration: c.yaml\napps: [{id: a.b}, {id: c, http-port: x}]\n",
+    );
+    write("apps.yaml", "- {id: a, endpoints: [here]}\n- {endpoints: ['10.0.0.1:1']}\n");
+    write("c.yaml", "spec: {ringcar: {maxBodySize: 4MB}}\n");
+    write("component.yaml", "kind: Component\n");
+    write("other.yaml", "version: 3\n");
+    let files = ["node.yaml", "apps.yaml", "component.yaml", "other.yaml"];
+    let bad = place.finish(&[&["config", "check"][..], &files].concat());
+    assert_eq!(bad.code, 78, "{}", bad.output);
+    for want in [
+        "node.yaml:1:1: aps: there is no such key; is it \"apps\"?",
+        "c.yaml:1:31: spec.ringcar.maxBodySize: \"4MB\" is not a quantity",
+        "apps.yaml:1:23: ",
+        "apps.yaml:2:3: this app has no id",
+        "component.yaml:1:1: is of kind \"Component\", which is not checked",
+        "other.yaml:1:1: unknown; a Configuration has kind: Configuration",
+    ] {
+        assert!(bad.output.contains(want), "{want} in:\n{}", bad.output);
+    }
 }
 
 #[test]

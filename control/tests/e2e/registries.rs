@@ -147,3 +147,17 @@ fn a_configuration_with_mistakes_names_them_all_and_serves_nothing() {
         assert!(finished.output.contains(want), "no {want:?} in {}", finished.output);
     }
 }
+
+#[test]
+fn kubernetes_mode_asks_for_names_of_services() {
+    let place = Place::new();
+    let metrics = free_port();
+    let flags = ["--mode=kubernetes", "--config=daprsystem", LOOPBACK];
+    let metrics_flag = format!("--metrics-port={metrics}");
+    let (mut sidecar, _) =
+        place.start_sidecar("caller", None, &[&flags[..], &[&metrics_flag]].concat());
+    sidecar.wait_for("--config daprsystem names a resource of the cluster");
+    sidecar.wait_for("dapr initialized. Status: Running.");
+    let page = get(metrics, "/").body;
+    assert!(page.contains("ringcar_registry_up{registry=\"dns\"} 1\n"), "{page}");
+}
