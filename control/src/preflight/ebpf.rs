@@ -5,13 +5,15 @@
 use super::Finding;
 use std::{fs, path::Path};
 
-pub(super) fn findings() -> [Finding; 3] {
+pub(super) fn findings() -> [Finding; 5] {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     [
         judge_types(Path::new(TYPES).exists()),
+        judge_groups(&mounts),
         judge_mounts(&mounts),
         judge_capabilities(effective(&status)),
+        judge_lockdown(fs::read_to_string(LOCKDOWN).ok().as_deref()),
     ]
 }
 
@@ -24,11 +26,45 @@ fn judge_types(are_there: bool) -> Finding {
     Finding::warning(CHECK, format!("there is no {TYPES}"), remedy)
 }
 
+/// Programs are attached to groups of the unified hierarchy, wherever it is mounted.
+fn judge_groups(mounts: &str) -> Finding {
+    const CHECK: &str = "ebpf cgroups";
+    match mounted(mounts, "cgroup2") {
+        Some(path) => Finding::ok(CHECK, path),
+        None => Finding::warning(
+            CHECK,
+            "no cgroup2 file system is mounted",
+            format!("{WITHOUT}; mount -t cgroup2 none /sys/fs/cgroup"),
+        ),
+    }
+}
+
+/// Where a file system of this type is, from the text of /proc/self/mounts.
+fn mounted<'m>(mounts: &'m str, kind: &str) -> Option<&'m str> {
+    let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    lines.find(|fields| fields.get(2) == Some(&kind))?.get(1).copied()
+}
+
+/// From the text of the kernel's file, `[none] integrity confidentiality`; without the file there
+/// is nothing that could be locked.
+fn judge_lockdown(text: Option<&str>) -> Finding {
+    const CHECK: &str = "ebpf lockdown";
+    let chosen = text.and_then(|text| text.split_once('[')?.1.split_once(']'));
+    match chosen.map_or("none", |(chosen, _)| chosen) {
+        // Programs may then not read kernel memory, which those with types do.
+        "confidentiality" => Finding::warning(
+            CHECK,
+            "the kernel is locked down for confidentiality",
+            format!("{WITHOUT}; boot with lockdown=integrity or without"),
+        ),
+        chosen => Finding::ok(CHECK, chosen),
+    }
+}
+
 fn judge_mounts(mounts: &str) -> Finding {
     const CHECK: &str = "ebpf file system";
-    let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    match lines.find(|fields| fields.get(2) == Some(&"bpf")) {
-        Some(fields) => Finding::ok(CHECK, *fields.get(1).unwrap_or(&"")),
+    match mounted(mounts, "bpf") {
+        Some(path) => Finding::ok(CHECK, path),
         None => Finding::warning(
             CHECK,
             "no bpf file system is mounted",
@@ -61,6 +97,8 @@ fn judge_capabilities(effective: u64) -> Finding {
     }
 }
 
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+
 const TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 const WITHOUT: &str = "apps must call their sidecar by its port, steering being off";
@@ -88,6 +126,21 @@ mod tests {
         ] {
             assert_eq!(judge_capabilities(effective(status)).state, want, "{case}");
         }
+    }
+
+    #[test]
+    fn judges_the_lockdown_that_is_chosen() {
+        for (text, want) in [
+            (None, State::Ok),
+            (Some("[none] integrity confidentiality\n"), State::Ok),
+            (Some("none [integrity] confidentiality\n"), State::Ok),
+            (Some("none integrity [confidentiality]\n"), State::Warning),
+        ] {
+            assert_eq!(judge_lockdown(text).state, want, "{text:?}");
+        }
+        assert_eq!(judge_groups("").state, State::Warning);
+        let mounts = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(judge_groups(mounts).found, "/sys/fs/cgroup/unified");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod ebpf;
 mod limits;
 mod machine;
 mod place;
+mod registries;
 
 use crate::config::Config;
 use serde::Serialize;
@@ -67,14 +68,23 @@ impl Finding {
     }
 }
 
-/// What can be said about this machine and this configuration, in the order a sidecar needs it.
-pub(crate) fn findings(config: &Config, engine: dataplane::engine::Choice) -> Vec<Finding> {
+/// What can be said about this machine and these configurations, in the order they are needed: the
+/// first is that of the process, the others those of its apps.
+pub(crate) async fn findings(
+    base: &Config,
+    apps: &[Config],
+    engine: dataplane::engine::Choice,
+) -> Vec<Finding> {
     let mut findings = vec![machine::kernel(), machine::engine(engine), machine::clock()];
     findings.extend(limits::findings());
     findings.push(place::runtime_dir());
     findings.push(place::local_registry());
-    findings.extend(place::listeners(config));
-    findings.extend(place::app(config));
+    findings.extend(registries::findings(&base.registries).await);
+    findings.extend(place::metrics(base));
+    for app in apps {
+        findings.extend(place::listeners(app));
+        findings.extend(place::app(app));
+    }
     findings.extend(ebpf::findings());
     findings
 }

@@ -75,8 +75,11 @@ pub(super) fn listeners(config: &Config) -> Vec<Finding> {
         }
     }
     findings.extend(config.public.iter().map(|place| port("public port", place)));
-    findings.extend(config.metrics.iter().map(|place| port("metrics port", place)));
     findings
+}
+
+pub(super) fn metrics(config: &Config) -> Option<Finding> {
+    config.metrics.as_ref().map(|place| port("metrics port", place))
 }
 
 fn port(check: &'static str, place: &HostPort) -> Finding {

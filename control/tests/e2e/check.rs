@@ -2,9 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, free_port};
+use crate::support::{App, Place, Server, free_port};
 use serde_json::Value;
-use std::net::TcpListener;
+use std::{fs, net::TcpListener};
 
 /// The code, and a function from a check's name to its state and words.
 fn check(place: &Place, arguments: &[&str]) -> (i32, impl Fn(&str) -> (String, String) + use<>) {
@@ -77,6 +77,112 @@ fn a_configuration_that_would_be_refused_fails() {
     assert!(words.contains("none.yaml: no such file or directory"), "{words}");
     let (code, of) = check(&place, &["--app-ssl", "--dapr-http-port", &free_port().to_string()]);
     assert_eq!((code, of("configuration").0.as_str()), (0, "warning"));
+}
+
+/// Every finding of a registry: name, state, words.
+fn registries(place: &Place, arguments: &[&str]) -> (i32, Vec<[String; 3]>) {
+    let http = free_port().to_string();
+    let flags = ["check", "-o", "json", "--enable-metrics=false", "--dapr-http-port", &http];
+    let finished = place.finish(&[&flags[..], arguments].concat());
+    let lines = finished.output.lines().filter(|line| !line.starts_with('❌'));
+    let findings: Value = serde_json::from_str(&lines.collect::<String>()).unwrap();
+    let text = |finding: &Value| {
+        ["check", "state", "found"].map(|key| finding[key].as_str().unwrap().to_owned())
+    };
+    let all = findings.as_array().unwrap().iter().map(text);
+    (finished.code, all.filter(|[name, ..]| name.starts_with("registry ")).collect())
+}
+
+#[test]
+fn each_registry_is_asked() {
+    let (Some(mut etcd), Some(dns)) = (Server::etcd(), Server::dnsmasq("127.0.0.1 a.example\n"))
+    else {
+        return;
+    };
+    let place = Place::new();
+    let closed = free_port();
+    let file = format!(
+        "kind: Configuration
+spec:
+  nameResolution:
+  - {{component: file, configuration: {{path: apps.yaml}}}}
+  - {{component: sqlite, configuration: {{connectionString: none/hosts.db}}}}
+  - component: etcd
+    configuration: {{endpoints: '127.0.0.1:{}, 127.0.0.1:{closed}'}}
+  - component: dns
+    configuration: {{format: '{{id}}.example.:1', servers: ['127.0.0.1:{}', '127.0.0.1:{closed}']}}
+",
+        etcd.port, dns.port
+    );
+    fs::write(place.path().join("c.yaml"), file).unwrap();
+    fs::write(place.path().join("apps.yaml"), "- {id: a, endpoints: [here]}\n").unwrap();
+    let expect = |want: &[(&str, &str, &str)], code: i32| {
+        let (got_code, got) = registries(&place, &["--config=c.yaml"]);
+        assert_eq!(got.len(), want.len(), "{got:#?}");
+        for ([name, state, found], want) in got.iter().zip(want) {
+            assert_eq!((&**name, &**state), (want.0, want.1), "{found}");
+            assert!(found.contains(want.2), "{} in {found}", want.2);
+        }
+        assert_eq!(got_code, code);
+    };
+    let away = format!("127.0.0.1:{closed} does not answer: ");
+    let dns_at = format!("127.0.0.1:{} answers, ", dns.port);
+    expect(
+        &[
+            ("registry local", "ok", "0 sidecars"),
+            ("registry file", "failure", "apps.yaml:1:23: "),
+            ("registry sqlite", "failure", "none/hosts.db cannot be made"),
+            ("registry etcd", "failure", "cannot connect to http://127.0.0.1:"),
+            ("registry etcd", "failure", "cannot connect to http://127.0.0.1:"),
+            ("registry dns", "ok", &dns_at),
+            ("registry dns", "warning", &away),
+        ],
+        1,
+    );
+    etcd.start();
+    fs::write(place.path().join("apps.yaml"), "[]\n").unwrap();
+    fs::create_dir(place.path().join("none")).unwrap();
+    expect(
+        &[
+            ("registry local", "ok", "0 sidecars"),
+            ("registry file", "ok", "apps.yaml has 0 apps"),
+            ("registry sqlite", "ok", "none/hosts.db, to be made"),
+            ("registry etcd", "ok", "0 rows under /ringcar/apps/ readable, "),
+            // The other one is enough.
+            ("registry etcd", "warning", "cannot connect to http://127.0.0.1:"),
+            ("registry dns", "ok", &dns_at),
+            ("registry dns", "warning", &away),
+        ],
+        0,
+    );
+    assert!(!place.path().join("none/hosts.db").exists(), "a check makes nothing");
+}
+
+#[test]
+fn a_node_is_checked_by_its_file() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (free, port) = (free_port(), taken.local_addr().unwrap().port());
+    let file = format!(
+        "name: shop\nenable-metrics: false\ndefaults: {{listen-addresses: 127.0.0.1}}\n\
+         apps: [{{id: a, http-port: {free}}}, {{id: b, http-port: {port}}}]\n"
+    );
+    fs::write(place.path().join("node.yaml"), file).unwrap();
+    let finished = place.finish(&["check", "--node", "node.yaml"]);
+    assert_eq!(finished.code, 1, "{}", finished.output);
+    for want in [
+        "node.yaml is sound: node shop with 2 apps",
+        &format!("127.0.0.1:{free} is free"),
+        &format!("cannot listen on 127.0.0.1:{port}: "),
+        &format!("held by process {} (", std::process::id()),
+        "1 check failed",
+    ] {
+        assert!(finished.output.contains(want), "{want} in {}", finished.output);
+    }
+    fs::write(place.path().join("node.yaml"), "apps: [{id: a.b}]\n").unwrap();
+    let finished = place.finish(&["check", "--node", "node.yaml"]);
+    assert_eq!(finished.code, 1, "{}", finished.output);
+    assert!(finished.output.contains("node.yaml:1:13: id: parameter app-id cannot contain dots"));
 }
 
 #[test]

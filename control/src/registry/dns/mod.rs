@@ -17,6 +17,7 @@ use hickory_resolver::{
         op::ResponseCode,
         rr::{RData, RecordType},
     },
+    system_conf,
 };
 use snapshot::{Address, AppId, InstanceId, Namespace};
 use std::{
@@ -34,6 +35,25 @@ pub(crate) struct Settings {
     pub(crate) apps: Vec<(AppId, Namespace)>,
     /// Empty: those of `/etc/resolv.conf`.
     pub(crate) servers: Vec<SocketAddr>,
+}
+
+impl Settings {
+    /// Those that are asked.
+    ///
+    /// # Errors
+    /// When `/etc/resolv.conf` is to tell them, and cannot be read.
+    pub(crate) fn servers(&self) -> Result<Vec<SocketAddr>, String> {
+        if !self.servers.is_empty() {
+            return Ok(self.servers.clone());
+        }
+        let (config, _) = system_conf::read_system_conf().map_err(|e| e.to_string())?;
+        let servers: BTreeSet<SocketAddr> = config
+            .name_servers()
+            .iter()
+            .flat_map(|server| server.connections.iter().map(|c| (server.ip, c.port).into()))
+            .collect();
+        Ok(servers.into_iter().collect())
+    }
 }
 
 /// What stands for an app in DNS.

@@ -11,8 +11,8 @@ use super::{
     wire::{
         AuthenticateRequest, AuthenticateResponse, LeaseGrantRequest, LeaseGrantResponse,
         LeaseKeepAliveResponse, LeaseRequest, LeaseRevokeResponse, PutRequest, PutResponse,
-        RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest, WatchRequestUnion,
-        WatchResponse,
+        RangeRequest, RangeResponse, StatusRequest, StatusResponse, WatchCreateRequest,
+        WatchRequest, WatchRequestUnion, WatchResponse,
     },
 };
 use prost::Message;
@@ -96,7 +96,7 @@ impl Client {
         result
     }
 
-    async fn connect_to(uri: &str, settings: &Settings) -> Result<Self, EtcdError> {
+    pub(super) async fn connect_to(uri: &str, settings: &Settings) -> Result<Self, EtcdError> {
         let failed = |reason: &(dyn std::error::Error + 'static)| EtcdError::Connect {
             endpoint: uri.to_owned(),
             reason: innermost(reason),
@@ -138,6 +138,13 @@ impl Client {
 
     pub(super) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, EtcdError> {
         self.unary("reading", "/etcdserverpb.KV/Range", request).await
+    }
+
+    /// Of the server's program.
+    pub(super) async fn version(&self) -> Result<String, EtcdError> {
+        let path = "/etcdserverpb.Maintenance/Status";
+        let StatusResponse { version } = self.unary("status", path, StatusRequest {}).await?;
+        Ok(version)
     }
 
     pub(super) async fn put(&self, request: PutRequest) -> Result<PutResponse, EtcdError> {

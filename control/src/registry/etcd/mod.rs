@@ -14,9 +14,12 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod examine;
 mod register;
 mod row;
 mod wire;
+
+pub(crate) use examine::{Examination, Obstacle, examine};
 
 use super::{Entry, News, Registrar, Registration, Registry, RegistryError, Row, Sink, Watch};
 use client::{Client, EtcdError};

@@ -437,7 +437,14 @@ async fn asks_for_a_password_where_there_is_one() {
         watched.until_away().await;
         assert!(watched.away[0].contains(want), "{case}: {:?}", watched.away);
     }
+    let settings = Settings { user: user("wrong"), ..etcd.settings() };
+    let obstacle = examine(&settings.endpoints[0], &settings).await.unwrap_err();
+    assert_eq!(obstacle.remedy, "put username and password right", "{}", obstacle.reason);
+    let obstacle = examine(&settings.endpoints[0], &etcd.settings()).await.unwrap_err();
+    assert!(obstacle.remedy.starts_with("give the user read and write"), "{obstacle:?}");
     let settings = Settings { user: user("right"), ..etcd.settings() };
+    let examination = examine(&settings.endpoints[0], &settings).await.unwrap();
+    assert!(examination.version.starts_with("3."), "{examination:?}");
     let mut watched = Watched::start(&settings);
     let _ours = watched.register(&settings, &entry("a", "1"));
     watched.until(&["a"]).await;

@@ -46,6 +46,18 @@ pub(super) struct RangeResponse {
     pub(super) kvs: Vec<KeyValue>,
     #[prost(bool, tag = "3")]
     pub(super) more: bool,
+    /// Of all keys in the range, however few are asked for.
+    #[prost(int64, tag = "4")]
+    pub(super) count: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StatusRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StatusResponse {
+    #[prost(string, tag = "2")]
+    pub(super) version: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
