@@ -20,6 +20,7 @@ use crate::{
 use snapshot::{OnControlLost, policy::Token};
 use std::{
     collections::{BTreeMap, HashMap},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -30,6 +31,8 @@ pub(crate) struct NodeConfig {
     pub(crate) base: Config,
     pub(crate) apps: Vec<Config>,
     pub(crate) on_control_lost: OnControlLost,
+    /// Files that it names.
+    pub(crate) configuration: Vec<PathBuf>,
     /// For apps that come while the node runs.
     pub(crate) defaults: Defaults,
 }
@@ -189,7 +192,8 @@ impl<'a> Reader<'a> {
             time => OnControlLost::ServeFor(time),
         };
         let name = name.unwrap_or_else(|| "node".to_owned());
-        Some(NodeConfig { name, base, apps, on_control_lost, defaults })
+        let configuration = values.list("config").into_iter().map(PathBuf::from).collect();
+        Some(NodeConfig { name, base, apps, on_control_lost, configuration, defaults })
     }
 
     /// Variables stand above the file, for the keys of the process.

@@ -23,25 +23,33 @@ use snapshot::{
     wire::{Counter, CounterKind},
 };
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque, btree_map},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque, btree_map},
     os::fd::OwnedFd,
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinHandle},
+    time::Instant,
+};
 
 pub(crate) struct Registries {
+    pub(super) settings: Settings,
     own: Own,
     /// In the order of their say.
-    sources: Vec<Source>,
+    pub(super) sources: Vec<Source>,
+    /// Names of sources above this one are free.
+    pub(super) last_source: usize,
     sender: mpsc::Sender<(usize, News)>,
     news: mpsc::Receiver<(usize, News)>,
-    changes: VecDeque<Change>,
+    pub(super) changes: VecDeque<Change>,
     /// What is served here changed, and with it whom the tables may name.
-    is_stale: bool,
-    questions: Option<mpsc::Sender<Question>>,
+    pub(super) is_stale: bool,
+    /// Something was heard since this was last looked at.
+    pub(super) is_news: bool,
     /// Entries that are being taken back.
-    ending: Vec<JoinHandle<()>>,
+    pub(super) ending: Vec<JoinHandle<()>>,
     log: Log,
 }
 
@@ -51,6 +59,8 @@ pub(crate) enum Change {
     Routes(Vec<Route>),
     /// The question with this number was answered; the routes before this are the answer.
     Resolved(u64),
+    /// Registries that were left have nothing more to say.
+    Settled,
 }
 
 /// What is served here: rows that say so of others are mistaken.
@@ -60,18 +70,30 @@ struct Own {
     addresses: HashSet<Address>,
 }
 
-struct Source {
-    name: &'static str,
-    rank: Rank,
-    rows: Vec<Row>,
+pub(super) struct Source {
+    /// What its news come under; no two ever have the same.
+    pub(super) id: usize,
+    pub(super) name: &'static str,
+    pub(super) rank: Rank,
+    pub(super) rows: Vec<Row>,
     health: Health,
     registrar: Option<Box<dyn Registrar>>,
-    registrations: BTreeMap<InstanceId, Box<dyn Registration>>,
+    pub(super) registrations: BTreeMap<InstanceId, Box<dyn Registration>>,
+    /// Ends with the source.
+    pub(super) watch: Option<AbortHandle>,
+    /// Where to ask, if it knows only what it is asked for.
+    questions: Option<mpsc::Sender<Question>>,
+    /// Questions that it has not answered.
+    pub(super) asked: BTreeSet<u64>,
+    /// It has said what it knows.
+    pub(super) is_told: bool,
+    /// When it goes at the latest, once it is not wanted any more.
+    pub(super) leaves_at: Option<Instant>,
 }
 
 /// A better rank hides an app's rows of all worse ones.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Rank {
+pub(super) enum Rank {
     Written,
     Discovered,
     Named,
@@ -113,7 +135,7 @@ fn addresses(entry: &Entry) -> impl Iterator<Item = Address> + use<> {
 }
 
 impl Source {
-    fn register(&mut self, entry: &Entry, news: &Sink) -> Result<(), RegistryError> {
+    pub(super) fn register(&mut self, entry: &Entry, news: &Sink) -> Result<(), RegistryError> {
         let Some(registrar) = &self.registrar else { return Ok(()) };
         match self.registrations.get_mut(&entry.instance) {
             Some(registration) => registration.update(entry),
@@ -132,7 +154,24 @@ impl Source {
         registrar: Option<Box<dyn Registrar>>,
     ) -> Self {
         let health = Health::Starting { since: Instant::now() };
-        Self { name, rank, rows, health, registrar, registrations: BTreeMap::new() }
+        Self {
+            id: 0,
+            name,
+            rank,
+            rows,
+            health,
+            registrar,
+            registrations: BTreeMap::new(),
+            watch: None,
+            questions: None,
+            asked: BTreeSet::new(),
+            is_told: false,
+            leaves_at: None,
+        }
+    }
+
+    pub(super) const fn is_leaving(&self) -> bool {
+        self.leaves_at.is_some()
     }
 }
 
@@ -149,33 +188,51 @@ impl Registries {
         log: &Log,
     ) -> Result<Self, RegistryError> {
         let mut all = Self::empty(entries, log);
-        if let Some(file) = &settings.file {
-            all.watch("file", Rank::Written, &FileRegistry::new(file.clone()), None)?;
-        }
         let local = LocalRegistry::new(dir.clone());
         let registrar = Box::new(LocalRegistry::new(dir.clone()));
-        all.watch("local", Rank::Discovered, &local, Some(registrar))?;
-        if let Some(sqlite) = &settings.sqlite {
+        let local = all.watch("local", Rank::Discovered, &local, Some(registrar))?;
+        let new = all.watch_changed(&Settings::default(), settings, entries)?;
+        all.settings = settings.clone();
+        all.take_in(std::iter::once(local).chain(new).collect());
+        Ok(all)
+    }
+
+    /// Starts to watch the registries that are configured, and otherwise than before.
+    ///
+    /// # Errors
+    /// When one of them can never work as it is configured; then none is watched.
+    pub(super) fn watch_changed(
+        &mut self,
+        before: &Settings,
+        settings: &Settings,
+        entries: &[&Entry],
+    ) -> Result<Vec<Source>, RegistryError> {
+        let mut new = Vec::new();
+        if let Some(file) = changed(&before.file, &settings.file) {
+            new.push(self.watch("file", Rank::Written, &FileRegistry::new(file), None)?);
+        }
+        if let Some(sqlite) = changed(&before.sqlite, &settings.sqlite) {
             let namespace = entries.first().map(|entry| entry.namespace.clone());
             let namespace = namespace.unwrap_or_default();
-            let registry = SqliteRegistry::new(sqlite.clone(), namespace);
+            let registry = SqliteRegistry::new(sqlite, namespace);
             let registrar = Box::new(registry.clone());
-            all.watch("sqlite", Rank::Discovered, &registry, Some(registrar))?;
+            new.push(self.watch("sqlite", Rank::Discovered, &registry, Some(registrar))?);
         }
-        if let Some(etcd) = &settings.etcd {
-            let registry = EtcdRegistry::new(etcd.clone())?;
+        if let Some(etcd) = changed(&before.etcd, &settings.etcd) {
+            let registry = EtcdRegistry::new(etcd)?;
             let registrar = Box::new(registry.clone());
-            all.watch("etcd", Rank::Discovered, &registry, Some(registrar))?;
+            new.push(self.watch("etcd", Rank::Discovered, &registry, Some(registrar))?);
         }
-        if let Some(dns) = &settings.dns {
+        if let Some(dns) = changed(&before.dns, &settings.dns) {
             let (questions, receiver) = mpsc::channel(QUESTIONS_MAX);
             let own_port = entries.iter().find_map(|entry| entry.remote_peer);
             let own_port = own_port.map_or(0, |address| address.port());
-            let registry = DnsRegistry::new(dns.clone(), own_port, receiver)?;
-            all.watch("dns", Rank::Named, &registry, None)?;
-            all.questions = Some(questions);
+            let registry = DnsRegistry::new(dns, own_port, receiver)?;
+            let mut source = self.watch("dns", Rank::Named, &registry, None)?;
+            source.questions = Some(questions);
+            new.push(source);
         }
-        Ok(all)
+        Ok(new)
     }
 
     /// Knows nobody, and nobody knows it.
@@ -188,13 +245,15 @@ impl Registries {
         entries.iter().for_each(|entry| own.add(entry));
         let (sender, news) = mpsc::channel(NEWS_MAX);
         Self {
+            settings: Settings::default(),
             own,
             sources: Vec::new(),
+            last_source: 0,
             sender,
             news,
             changes: VecDeque::new(),
             is_stale: false,
-            questions: None,
+            is_news: false,
             ending: Vec::new(),
             log: log.scoped("dapr.runtime.registry"),
         }
@@ -206,12 +265,29 @@ impl Registries {
         rank: Rank,
         registry: &R,
         registrar: Option<Box<dyn Registrar>>,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<Source, RegistryError> {
         let watch = registry.watch()?;
-        let sink = self.sink(self.sources.len());
-        self.sources.push(Source::new(name, rank, watch.rows(), registrar));
-        tokio::spawn(watch.run(sink));
-        Ok(())
+        self.last_source += 1;
+        let mut source = Source::new(name, rank, watch.rows(), registrar);
+        source.id = self.last_source;
+        // Aborted when the source is dropped, so also when another one cannot be had.
+        source.watch = Some(tokio::spawn(watch.run(self.sink(source.id))).abort_handle());
+        Ok(source)
+    }
+
+    /// They have their say from now on, each in its place.
+    pub(super) fn take_in(&mut self, new: Vec<Source>) {
+        self.sources.extend(new);
+        // The nearest first, and of two of one kind the newer one.
+        let order = |source: &Source| {
+            let place = ["file", "local", "sqlite", "etcd", "dns"];
+            (place.iter().position(|name| *name == source.name), std::cmp::Reverse(source.id))
+        };
+        self.sources.sort_by_key(order);
+    }
+
+    pub(super) fn sender(&self) -> mpsc::Sender<(usize, News)> {
+        self.sender.clone()
     }
 
     fn sink(&self, source: usize) -> Sink {
@@ -232,9 +308,10 @@ impl Registries {
         self.own.add(entry);
         self.is_stale = true;
         let mut result = Ok(());
-        for index in 0..self.sources.len() {
-            let sink = self.sink(index);
-            result = result.and(self.sources[index].register(entry, &sink));
+        let sender = self.sender.clone();
+        for source in self.sources.iter_mut().filter(|source| !source.is_leaving()) {
+            let sink = Sink { source: source.id, sender: sender.clone() };
+            result = result.and(source.register(entry, &sink));
         }
         result
     }
@@ -274,46 +351,53 @@ impl Registries {
 
     /// Asks for an app nobody told of; [`Change::Resolved`] follows with the same number. `false`:
     /// there is nobody to ask, or too much is being asked already.
-    pub(crate) fn resolve(&self, number: u64, id: AppId, namespace: Namespace) -> bool {
+    pub(crate) fn resolve(&mut self, number: u64, id: AppId, namespace: Namespace) -> bool {
         let question = Question { number, id, namespace };
-        self.questions.as_ref().is_some_and(|questions| questions.try_send(question).is_ok())
+        let is_asked = |source: &&mut Source| source.questions.is_some() && !source.is_leaving();
+        let Some(source) = self.sources.iter_mut().find(is_asked) else { return false };
+        let questions = source.questions.as_ref();
+        let is_taken = questions.is_some_and(|questions| questions.try_send(question).is_ok());
+        if is_taken {
+            source.asked.insert(number);
+        }
+        is_taken
     }
 
     /// The next change. Dropping the future before it is ready loses nothing.
     pub(crate) async fn next(&mut self) -> Change {
         loop {
+            self.settle();
             if let Some(change) = self.changes.pop_front() {
                 return change;
             }
             if std::mem::take(&mut self.is_stale) {
                 return Change::Routes(self.routes());
             }
-            // `self.sender` keeps the channel open.
-            let Some((source, news)) = self.news.recv().await else {
-                return std::future::pending().await;
+            let leaves_at = self.sources.iter().filter_map(|source| source.leaves_at).min();
+            let leaving = async {
+                match leaves_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
             };
-            self.on_batch((source, news));
+            tokio::select! {
+                // `self.sender` keeps the channel open.
+                Some(first) = self.news.recv() => self.on_batch(first),
+                () = leaving => {}
+            }
         }
     }
 
     /// Takes what has gathered along with it, so that many changes at once are one state.
     fn on_batch(&mut self, first: (usize, News)) {
+        self.is_news = true;
         let mut is_changed = false;
         let mut resolved = Vec::new();
         let mut next = Some(first);
-        while let Some((source, news)) = next.take() {
-            match news {
-                News::Rows(rows) => {
-                    is_changed |= self.sources[source].rows != rows;
-                    self.sources[source].rows = rows;
-                    self.on_up(source);
-                }
-                News::Away(reason) => self.on_away(source, &reason),
-                News::Back => self.on_up(source),
-                News::Complaint(text) => {
-                    self.log.warning(format_args!("{}: {text}", self.sources[source].name));
-                }
-                News::Resolved(number) => resolved.push(Change::Resolved(number)),
+        while let Some((id, news)) = next.take() {
+            // What a source said that is gone meanwhile is of no interest.
+            if let Some(index) = self.sources.iter().position(|source| source.id == id) {
+                is_changed |= self.on_news(index, news, &mut resolved);
             }
             next = self.news.try_recv().ok();
         }
@@ -324,6 +408,28 @@ impl Registries {
         self.changes.extend(resolved);
     }
 
+    /// Whether the table changed.
+    fn on_news(&mut self, index: usize, news: News, resolved: &mut Vec<Change>) -> bool {
+        let mut is_changed = false;
+        match news {
+            News::Rows(rows) => {
+                is_changed = self.sources[index].rows != rows;
+                self.sources[index].rows = rows;
+                self.on_up(index);
+            }
+            News::Away(reason) => self.on_away(index, &reason),
+            News::Back => self.on_up(index),
+            News::Complaint(text) => {
+                self.log.warning(format_args!("{}: {text}", self.sources[index].name));
+            }
+            News::Resolved(number) => {
+                self.sources[index].asked.remove(&number);
+                resolved.push(Change::Resolved(number));
+            }
+        }
+        is_changed
+    }
+
     fn on_away(&mut self, index: usize, reason: &str) {
         let source = &mut self.sources[index];
         let since = match source.health {
@@ -332,6 +438,9 @@ impl Registries {
             Health::Up => Instant::now(),
         };
         source.health = Health::Away { since };
+        if source.is_leaving() {
+            return;
+        }
         let name = source.name;
         self.log.error(format_args!("{name}: {reason}; the apps known so far stay reachable"));
     }
@@ -343,11 +452,13 @@ impl Registries {
             self.log.info(format_args!("{}: is back after {seconds} s", source.name));
         }
         source.health = Health::Up;
+        source.is_told = true;
     }
 
     /// For the metrics page. A table is as old as the moment at which it was last known to be true.
     pub(crate) fn counters(&self) -> Vec<Counter> {
-        let sources = self.sources.iter().flat_map(|source| {
+        let sources = self.sources.iter().filter(|source| !source.is_leaving());
+        let counters = sources.flat_map(|source| {
             let age = match source.health {
                 Health::Away { since } | Health::Starting { since } => {
                     since.elapsed().as_secs_f64()
@@ -363,8 +474,21 @@ impl Registries {
             ]
             .map(|(name, value)| gauge(name, source.name, value))
         });
-        sources.collect()
+        counters.collect()
     }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
+    }
+}
+
+/// What is configured now, where it is not what was configured before.
+fn changed<S: Clone + PartialEq>(before: &Option<S>, now: &Option<S>) -> Option<S> {
+    if before == now { None } else { now.clone() }
 }
 
 fn gauge(name: &str, registry: &str, value: f64) -> Counter {

@@ -15,6 +15,7 @@ pub(crate) mod file;
 pub(crate) mod inotify;
 pub(crate) mod local;
 mod merge;
+mod renew;
 pub(crate) mod sqlite;
 
 pub(crate) use entry::{Entry, EntryError, Identity};

@@ -35,8 +35,8 @@ pub(super) fn name_of(config: &Config) -> Name {
 impl Sidecar {
     /// Serves these apps and no others from the next state on.
     pub(super) fn serve(&mut self, wanted: Vec<Arc<Config>>) -> Outcome {
-        let wanted: BTreeMap<Name, Arc<Config>> =
-            wanted.into_iter().map(|config| (name_of(&config), config)).collect();
+        let wanted = wanted.into_iter().map(|config| (name_of(&config), self.reachable(config)));
+        let wanted: BTreeMap<Name, Arc<Config>> = wanted.collect();
         let is_wanted = |served: &Served| wanted.contains_key(&name_of(&served.config));
         let gone: Vec<u32> = self
             .apps
@@ -155,7 +155,8 @@ impl Sidecar {
             .collect();
         for number in due {
             let is_starting = matches!(self.apps[&number].stage, Stage::Starting(_));
-            if is_starting && !self.register(number) && self.node.is_none() {
+            let is_sidecar_starting = self.node.is_none() && !self.is_initialized;
+            if is_starting && !self.register(number) && is_sidecar_starting {
                 return Some(End::Failed);
             }
             self.advance(number);
@@ -178,9 +179,11 @@ impl Sidecar {
         self.tell_ready(number);
     }
 
-    fn tell_ready(&self, number: u32) {
+    fn tell_ready(&mut self, number: u32) {
         let elapsed = self.started.elapsed().as_millis();
+        let was_initialized = std::mem::replace(&mut self.is_initialized, true);
         match &self.node {
+            None if was_initialized => {}
             None => self
                 .log
                 .info(format_args!("dapr initialized. Status: Running. Init Elapsed {elapsed}ms")),

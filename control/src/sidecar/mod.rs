@@ -16,6 +16,7 @@ mod apps;
 mod node;
 mod numbers;
 mod reload;
+mod renewal;
 mod scrapes;
 mod served;
 mod setup;
@@ -32,7 +33,7 @@ use crate::{
     config::duration,
     log::{Level, Log},
     publish::Publisher,
-    registry::{Change, Registries},
+    registry::{Change, Registries, Settings},
     runtime_dir::RuntimeDir,
     signals::{Signal, Signals, Source as _},
     supervisor::{self, Event, Supervisor},
@@ -51,6 +52,7 @@ use sockets::Pool;
 use std::{
     collections::{BTreeMap, VecDeque},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 use tokio::{task::JoinSet, time::Instant};
@@ -62,6 +64,8 @@ pub(crate) struct Sidecar {
     publisher: Publisher,
     supervisor: Supervisor,
     registries: Registries,
+    /// The registries that apps are served for: with some of them they take calls over TCP.
+    reached_by: Arc<Settings>,
     dir: RuntimeDir,
     /// By number.
     apps: BTreeMap<u32, Served>,
@@ -79,6 +83,8 @@ pub(crate) struct Sidecar {
     replies: VecDeque<Reply>,
     /// The last version that every worker runs on.
     live: Version,
+    /// It was said once that the sidecar is ready.
+    is_initialized: bool,
     stage: Stage,
     block_duration: Option<Duration>,
     graceful_timeout: Duration,
@@ -305,6 +311,7 @@ impl Sidecar {
             }
             // After the state with the routes that came with it, on the same link.
             Change::Resolved(query) => self.supervisor.send(&ToDataPlane::Resolved { query }),
+            Change::Settled => self.on_settled(),
         }
     }
 

@@ -7,6 +7,7 @@ use super::{
     Sidecar,
     admin::{Reply, Waiting},
     apps::{self, Failure, Outcome},
+    reload::watch_directories,
 };
 use crate::{
     claim::PlaneName,
@@ -20,7 +21,6 @@ use crate::{
         config::{Defaults, NodeConfig},
         environment,
     },
-    registry::inotify::{self, DirectoryWatch, directory_of},
     runtime_dir::RuntimeDir,
 };
 use serde::Serialize;
@@ -42,8 +42,10 @@ pub(super) struct Node {
     orders: mpsc::Receiver<admin::Order>,
     admin_socket: PathBuf,
     changed: Arc<Notify>,
+    /// Files beside the node's own.
+    configuration: Vec<PathBuf>,
     /// Ends with the node.
-    _watch: JoinSet<()>,
+    watch: JoinSet<()>,
     /// What was wrong with the file the last time.
     refusal: Option<String>,
 }
@@ -87,20 +89,7 @@ impl Node {
             log.error(format_args!("Changes of an earlier control are lost: {problem}"));
         }
         let changed = Arc::new(Notify::new());
-        let mut watch = JoinSet::new();
-        if let Some(path) = &files.path {
-            match DirectoryWatch::start(&directory_of(path), inotify::Wake::OnClose) {
-                Ok(mut directory) => {
-                    let changed = Arc::clone(&changed);
-                    watch.spawn(async move {
-                        while directory.changed().await.is_ok() {
-                            changed.notify_one();
-                        }
-                    });
-                }
-                Err(e) => log.warning(format_args!("{e}; SIGHUP reads the file anew")),
-            }
-        }
+        let watch = watch(&files, &config.configuration, &changed, log);
         Ok(Self {
             name: config.name.clone(),
             files,
@@ -111,7 +100,8 @@ impl Node {
             orders,
             admin_socket,
             changed,
-            _watch: watch,
+            configuration: config.configuration.clone(),
+            watch,
             refusal: None,
         })
     }
@@ -138,6 +128,16 @@ impl Node {
         let _ = fs::remove_file(&self.admin_socket);
         self.changes.end();
     }
+}
+
+fn watch(
+    files: &Files,
+    configuration: &[PathBuf],
+    changed: &Arc<Notify>,
+    log: &Log,
+) -> JoinSet<()> {
+    let paths = files.path.iter().chain(configuration).map(PathBuf::as_path);
+    watch_directories(paths, changed, log)
 }
 
 /// The next order. Dropping the future before it is ready loses nothing.
@@ -191,24 +191,22 @@ impl Sidecar {
         let was_refused = node.refusal.take().is_some();
         node.apps = config.apps.into_iter().map(Arc::new).collect();
         node.defaults = config.defaults;
-        let (old, new) = (&node.base, &config.base);
-        let waits = old.metrics != new.metrics || old.registries != new.registries;
-        let wanted = node.wanted();
-        if waits {
-            let text = "Changes of the metrics page and of registries wait for the next start";
-            self.log.warning(text);
+        if node.configuration != config.configuration {
+            node.watch = watch(&node.files, &config.configuration, &node.changed, &self.log);
+            node.configuration = config.configuration;
         }
+        if node.base.metrics != config.base.metrics {
+            self.log.warning("Changes of the metrics page wait for the next start");
+        }
+        let wanted = node.wanted();
         self.log.set_threshold(config.base.log.threshold);
         self.graceful_timeout = config.base.graceful_timeout;
         self.block_duration = config.base.block_duration;
         let told = self.supervisor.told();
         self.publisher.set_on_control_lost(told, config.on_control_lost);
         let before = self.version();
-        let outcome = self.serve(wanted);
-        for failure in &outcome.failures {
-            self.log.error(failure.text());
-        }
-        if outcome.version != before || was_refused {
+        let renewal = self.renew(&config.base.registries, wanted);
+        if renewal.version != before || was_refused || renewal.is_renewed {
             self.log.info(format_args!("Node's file reloaded: {} apps", self.apps.len()));
         }
     }
@@ -326,7 +324,7 @@ impl Sidecar {
 }
 
 impl Failure {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         format!("App {}/{} cannot be served so: {}", self.name.0, self.name.1, self.reason)
     }
 }

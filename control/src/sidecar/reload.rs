@@ -9,13 +9,14 @@ use super::Sidecar;
 use crate::{
     config::{Config, flags::Values},
     log::Log,
-    registry::{
-        Settings,
-        inotify::{DirectoryWatch, Wake, directory_of},
-    },
+    registry::inotify::{DirectoryWatch, Wake, directory_of},
 };
 use snapshot::policy::Guards;
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::{sync::Notify, task::JoinSet};
 
 /// Reads flags, variables and files as at start.
@@ -24,7 +25,6 @@ pub(crate) type Configure = Box<dyn Fn() -> Result<(Values, Config), String>>;
 pub(super) struct Reload {
     configure: Configure,
     values: Values,
-    registries: Arc<Settings>,
     guards: Arc<Guards>,
     changed: Arc<Notify>,
     /// End with the sidecar.
@@ -41,38 +41,44 @@ impl Reload {
             return None;
         }
         let changed = Arc::new(Notify::new());
-        let mut watches = JoinSet::new();
-        let mut directories: Vec<_> =
-            paths.iter().map(|path| directory_of(Path::new(path))).collect();
-        directories.sort();
-        directories.dedup();
-        for directory in directories {
-            match DirectoryWatch::start(&directory, Wake::OnClose) {
-                Ok(mut watch) => {
-                    let changed = Arc::clone(&changed);
-                    watches.spawn(async move {
-                        while watch.changed().await.is_ok() {
-                            changed.notify_one();
-                        }
-                    });
-                }
-                Err(e) => log.warning(format_args!("{e}; SIGHUP reads the configuration anew")),
-            }
-        }
-        let (registries, guards) = (Arc::clone(&config.registries), Arc::clone(&config.guards));
-        let _watches = watches;
-        Some(Self { configure, values, registries, guards, changed, _watches, refusal: None })
+        let paths = paths.iter().map(Path::new);
+        let _watches = watch_directories(paths, &changed, log);
+        let guards = Arc::clone(&config.guards);
+        Some(Self { configure, values, guards, changed, _watches, refusal: None })
     }
 
     /// The keys that changed and wait for a restart.
-    fn waiting(&self, values: &Values, config: &Config) -> Vec<&'static str> {
+    fn waiting(&self, values: &Values) -> Vec<&'static str> {
         let pairs = self.values.iter().zip(values.iter());
         let changed =
             pairs.filter(|((key, old), (_, new))| !key.is_reloaded && old.text() != new.text());
-        let names = changed.map(|((key, _), _)| key.name);
-        let registries = (self.registries != config.registries).then_some("spec.nameResolution");
-        names.chain(registries).collect()
+        changed.map(|((key, _), _)| key.name).collect()
     }
+}
+
+/// Notifies whenever something happens beside one of the files, for as long as what is returned is
+/// kept.
+pub(super) fn watch_directories<'p>(
+    paths: impl Iterator<Item = &'p Path>,
+    changed: &Arc<Notify>,
+    log: &Log,
+) -> JoinSet<()> {
+    let mut watches = JoinSet::new();
+    let directories: BTreeSet<PathBuf> = paths.map(directory_of).collect();
+    for directory in directories {
+        match DirectoryWatch::start(&directory, Wake::OnClose) {
+            Ok(mut watch) => {
+                let changed = Arc::clone(changed);
+                watches.spawn(async move {
+                    while watch.changed().await.is_ok() {
+                        changed.notify_one();
+                    }
+                });
+            }
+            Err(e) => log.warning(format_args!("{e}; SIGHUP reads the configuration anew")),
+        }
+    }
+    watches
 }
 
 /// Ready when a file may have changed.
@@ -104,7 +110,7 @@ impl Sidecar {
             }
         };
         let was_refused = reload.refusal.take().is_some();
-        let waiting = reload.waiting(&values, &config);
+        let waiting = reload.waiting(&values);
         if !waiting.is_empty() {
             let names = waiting.join(", ");
             self.log.warning(format_args!("Changes of {names} wait for the next start"));
@@ -114,11 +120,12 @@ impl Sidecar {
                 && reload.guards == config.guards;
         reload.values = values;
         reload.guards = Arc::clone(&config.guards);
-        reload.registries = Arc::clone(&config.registries);
         if !is_same {
             self.apply(&config);
         }
-        if !is_same || was_refused {
+        let apps = self.apps.values().map(|served| Arc::clone(&served.config)).collect();
+        let outcome = self.renew(&config.registries, apps);
+        if !is_same || was_refused || outcome.is_renewed {
             self.log.info("Configuration reloaded");
         }
     }
@@ -127,10 +134,18 @@ impl Sidecar {
         self.log.set_threshold(config.log.threshold);
         self.graceful_timeout = config.graceful_timeout;
         self.block_duration = config.block_duration;
-        for number in self.apps.keys() {
+        for (number, served) in &mut self.apps {
             let (body, head) = (config.body_bytes_max, config.head_bytes_max());
             self.publisher.set_limits(self.supervisor.told(), *number, body, head);
             self.publisher.set_guards(self.supervisor.told(), *number, &config.guards);
+            served.config = Arc::new(Config {
+                body_bytes_max: config.body_bytes_max,
+                read_buffer_bytes: config.read_buffer_bytes,
+                guards: Arc::clone(&config.guards),
+                ..Config::clone(&served.config)
+            });
+            served.entry.body_bytes_max = config.body_bytes_max;
+            served.entry.read_buffer_bytes = config.read_buffer_bytes;
         }
         self.publish();
     }

@@ -14,6 +14,7 @@ mod configuration;
 mod explain;
 mod node;
 mod registries;
+mod renewal;
 mod run;
 mod run_file;
 mod shutdown;

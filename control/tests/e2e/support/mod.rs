@@ -5,6 +5,7 @@
 
 mod app;
 mod client;
+mod load;
 mod place;
 mod process;
 #[path = "../../../src/test_program.rs"]
@@ -13,6 +14,7 @@ mod server;
 
 pub(crate) use app::App;
 pub(crate) use client::{Connection, call, call_unix, get, try_call};
+pub(crate) use load::Load;
 pub(crate) use place::{Place, free_port, status_of};
 pub(crate) use process::{Finished, Process};
 pub(crate) use server::Server;
