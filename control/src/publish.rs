@@ -9,8 +9,8 @@
 
 use crate::admin::metadata::Metadata;
 use snapshot::{
-    App, AppHealth, AppId, Change, Delta, Listener, ListenerId, Namespace, OnControlLost, Route,
-    Snapshot, Version, policy::Guards,
+    App, AppHealth, AppId, Change, Delta, Listener, Namespace, OnControlLost, Route, Snapshot,
+    Version, policy::Guards,
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -21,20 +21,17 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     /// Serves an app from the next version on, or serves it otherwise.
-    pub(crate) fn put(
-        &mut self,
-        told: &Snapshot,
-        mut app: App,
-        metadata: &Metadata,
-        listeners: Vec<Listener>,
-    ) {
+    pub(crate) fn put(&mut self, mut app: App, metadata: &Metadata, listeners: Vec<Listener>) {
         app.metadata_json = metadata.emit();
-        let stays = |id: &ListenerId| listeners.iter().any(|listener| listener.id == *id);
-        let before = told.listeners.iter().filter(|listener| listener.app == app.number);
-        let gone = before.map(|listener| listener.id).filter(|id| !stays(id));
-        self.pending.extend(gone.map(|id| Change::ListenerRemoved { id }));
         self.pending.push(Change::App(app));
         self.pending.extend(listeners.into_iter().map(Change::Listener));
+    }
+
+    /// The apps with these numbers listen nowhere, unless [`Self::put`] says otherwise. Said of all
+    /// that change before any of them is put: one may go on with another's listener.
+    pub(crate) fn clear_listeners(&mut self, told: &Snapshot, numbers: &[u32]) {
+        let own = told.listeners.iter().filter(|listener| numbers.contains(&listener.app));
+        self.pending.extend(own.map(|listener| Change::ListenerRemoved { id: listener.id }));
     }
 
     /// Its listeners go with it, unless another app takes one over.
@@ -151,7 +148,7 @@ pub(crate) enum MetadataError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapshot::{Address, Balance, Endpoint, InstanceId, ListenerKind, Origin};
+    use snapshot::{Address, Balance, Endpoint, InstanceId, ListenerId, ListenerKind, Origin};
 
     fn app(number: u32, id: &str) -> App {
         App {
@@ -191,9 +188,9 @@ mod tests {
     }
 
     fn one_app() -> Snapshot {
-        told(&Snapshot::empty(), |publisher, told| {
+        told(&Snapshot::empty(), |publisher, _| {
             let listeners = vec![listener(1, 0), listener(2, 0)];
-            publisher.put(told, app(0, "a"), &Metadata::new("a", None), listeners);
+            publisher.put(app(0, "a"), &Metadata::new("a", None), listeners);
         })
         .0
     }
@@ -232,17 +229,35 @@ mod tests {
         };
         let metadata = Metadata::new("a", None);
         let (changed, _) = told(&one_app(), |publisher, told| {
-            publisher.put(told, app(0, "a"), &metadata, vec![listener(2, 0), listener(3, 0)]);
+            publisher.clear_listeners(told, &[0]);
+            publisher.put(app(0, "a"), &metadata, vec![listener(2, 0), listener(3, 0)]);
         });
         assert_eq!(ids(&changed), [(2, 0), (3, 0)]);
         // Another one takes its place, and one of its sockets.
         let (replaced, _) = told(&changed, |publisher, told| {
             publisher.remove(told, 0);
-            publisher.put(told, app(0x1_0000, "b"), &metadata, vec![listener(2, 0x1_0000)]);
+            publisher.put(app(0x1_0000, "b"), &metadata, vec![listener(2, 0x1_0000)]);
         });
         assert_eq!((replaced.apps.len(), ids(&replaced)), (1, vec![(2, 0x1_0000)]));
         let (empty, _) = told(&replaced, |publisher, told| publisher.remove(told, 0x1_0000));
         assert!(empty.apps.is_empty() && empty.listeners.is_empty());
+    }
+
+    #[test]
+    fn apps_that_swap_their_listeners_keep_them_open() {
+        let metadata = Metadata::new("a", None);
+        let (two, _) = told(&Snapshot::empty(), |publisher, _| {
+            publisher.put(app(0, "a"), &metadata, vec![listener(1, 0)]);
+            publisher.put(app(1, "b"), &metadata, vec![listener(2, 1)]);
+        });
+        let (swapped, _) = told(&two, |publisher, told| {
+            publisher.clear_listeners(told, &[0, 1]);
+            publisher.put(app(0, "a"), &metadata, vec![listener(2, 0)]);
+            publisher.put(app(1, "b"), &metadata, vec![listener(1, 1)]);
+        });
+        let mut ids: Vec<_> = swapped.listeners.iter().map(|l| (l.id.0, l.app)).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [(1, 1), (2, 0)]);
     }
 
     #[test]

@@ -7,11 +7,17 @@
 
 use super::{
     End, Sidecar, Stage as Life,
-    served::{self, AppError, Served, Stage},
+    served::{self, AppError, Prepared, Served, Stage},
+    sockets::Bound,
 };
 use crate::{config::Config, node::changes::Name, supervisor};
-use snapshot::{App, AppHealth, Version, wire::HoldId};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use snapshot::{Address, AppHealth, ListenerId, ListenerKind, Version, wire::HoldId};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// An app that is not served as it should be.
@@ -47,6 +53,7 @@ impl Sidecar {
         let known: BTreeMap<Name, u32> =
             self.apps.iter().map(|(number, served)| (name_of(&served.config), *number)).collect();
         let mut update = Update::new(Instant::now() + CHANGE_PATIENCE);
+        let mut changing = Vec::new();
         for (name, config) in wanted {
             let number = known.get(&name).copied();
             if let Some(served) = number.and_then(|number| self.apps.get_mut(&number))
@@ -56,25 +63,117 @@ impl Sidecar {
                 served.config = config;
                 continue;
             }
-            let result = match number {
-                Some(number) => self.change(number, &config, &mut update),
-                None => self.add(&config, &mut update),
-            };
-            if let Err(reason) = result {
-                update.failures.push(Failure { name, reason });
+            changing.push((name, number, config));
+        }
+        for (_, number, config) in &changing {
+            self.lend(*number, config, &mut update);
+        }
+        for (name, number, config) in changing {
+            self.prepare_next(name, number, config, &mut update);
+        }
+        self.undo_dependent(&mut update);
+        let version = self.take_in_all(&mut update);
+        Outcome { version, failures: update.failures }
+    }
+
+    /// An app that changes offers its sockets: those that it still wants to itself, the others to
+    /// everybody, so that apps can swap their ports.
+    fn lend(&mut self, number: Option<u32>, config: &Config, update: &mut Update) {
+        let Some((number, served)) = number.and_then(|n| self.apps.get_key_value(&n)) else {
+            return;
+        };
+        let wanted = served::tcp_places(config);
+        // Port 0 is any port that the app has.
+        let is_wanted = |address: &SocketAddr| {
+            let ports = wanted.iter().filter(|place| place.ip() == address.ip());
+            ports.map(SocketAddr::port).any(|port| port == 0 || port == address.port())
+        };
+        let is_free = |bound: &Bound| match &bound.address {
+            Address::Tcp(address) => {
+                bound.listener.kind != ListenerKind::Peer && !is_wanted(address)
             }
+            Address::Unix(_) => false,
+        };
+        update.owners.extend(served.sockets.iter().map(|bound| (bound.listener.id, *number)));
+        self.pool.lend(*number, &served.sockets, is_free);
+    }
+
+    fn prepare_next(
+        &mut self,
+        name: Name,
+        number: Option<u32>,
+        config: Arc<Config>,
+        update: &mut Update,
+    ) {
+        let is_known = number.is_some();
+        let Some(number) = number.or_else(|| self.numbers.take()) else {
+            update.failures.push(Failure { name, reason: AppError::TooMany });
+            return;
+        };
+        let before = self.supervisor.told().apps.get(number as usize).filter(|_| is_known);
+        let before = before.cloned();
+        match self.prepare_one(&config, number, before.as_ref(), update.deadline) {
+            Ok(prepared) => update.next.push(Next { name, number, is_known, config, prepared }),
+            Err(reason) => {
+                self.fail(Next { name, number, is_known, config, prepared: () }, reason, update)
+            }
+        }
+    }
+
+    /// The app goes on as it was, if it was.
+    fn fail(&mut self, next: Next<()>, reason: AppError, update: &mut Update) {
+        if next.is_known {
+            update.failed.insert(next.number);
+        } else {
+            self.numbers.give_back(next.number);
+        }
+        update.failures.push(Failure { name: next.name, reason });
+    }
+
+    /// Whoever took a socket of an app that now keeps it cannot be served so either, and so on.
+    fn undo_dependent(&mut self, update: &mut Update) {
+        let is_kept = |update: &Update, next: &Next<Prepared>| {
+            let owners = next.prepared.sockets.iter().filter_map(|bound| {
+                let owner = update.owners.get(&bound.listener.id)?;
+                (*owner != next.number && update.failed.contains(owner))
+                    .then(|| bound.address.clone())
+            });
+            owners.into_iter().next()
+        };
+        loop {
+            let mut found = update.next.iter().enumerate();
+            let found = found.find_map(|(at, next)| Some((at, is_kept(update, next)?)));
+            let Some((at, address)) = found else { break };
+            let Next { name, number, is_known, config, prepared } = update.next.remove(at);
+            self.pool.undo(prepared.sockets, &update.owners);
+            let next = Next { name, number, is_known, config, prepared: () };
+            self.fail(next, AppError::Kept(address), update);
+        }
+        for number in &update.failed {
+            self.pool.take_back(&self.apps[number].sockets);
+        }
+    }
+
+    /// All that could be had becomes one state.
+    fn take_in_all(&mut self, update: &mut Update) -> Version {
+        let next = std::mem::take(&mut update.next);
+        let numbers: Vec<u32> = next.iter().map(|next| next.number).collect();
+        self.publisher.clear_listeners(self.supervisor.told(), &numbers);
+        let mut sockets = Vec::new();
+        for Next { number, config, prepared, .. } in next {
+            self.take_in(number, config, prepared, &mut sockets);
         }
         self.pool.close();
         let version = match self.publisher.is_empty() {
             true => self.version(),
-            false => self.publish_with(update.sockets),
+            false => self.publish_with(sockets),
         };
-        for number in update.changed {
+        for number in numbers {
             if let Some(served) = self.apps.get_mut(&number) {
                 served.stage = Stage::Starting(version);
             }
         }
-        Outcome { version, failures: update.failures }
+        version
     }
 
     fn remove(&mut self, number: u32) {
@@ -84,43 +183,6 @@ impl Sidecar {
         self.publisher.remove(self.supervisor.told(), number);
         self.pool.leave(served.sockets.clone());
         self.numbers.give_back(number);
-    }
-
-    fn add(&mut self, config: &Arc<Config>, update: &mut Update) -> Result<(), AppError> {
-        let number = self.numbers.take().ok_or(AppError::TooMany)?;
-        let result = self.put(config, number, None, update);
-        if result.is_err() {
-            self.numbers.give_back(number);
-        }
-        result
-    }
-
-    fn change(
-        &mut self,
-        number: u32,
-        config: &Arc<Config>,
-        update: &mut Update,
-    ) -> Result<(), AppError> {
-        let before = self.supervisor.told().apps.get(number as usize).cloned();
-        self.pool.lend(number, &self.apps[&number].sockets);
-        let result = self.put(config, number, before.as_ref(), update);
-        if result.is_err() {
-            self.pool.take_back(number);
-        }
-        result
-    }
-
-    fn put(
-        &mut self,
-        config: &Arc<Config>,
-        number: u32,
-        before: Option<&App>,
-        update: &mut Update,
-    ) -> Result<(), AppError> {
-        let prepared = self.prepare_one(config, number, before, update.deadline)?;
-        update.changed.push(number);
-        self.take_in(number, Arc::clone(config), prepared, &mut update.sockets);
-        Ok(())
     }
 
     /// Puts an app in its place. It starts with the next state.
@@ -135,7 +197,7 @@ impl Sidecar {
         sockets.extend(new.map(|bound| (bound.listener.id, Arc::clone(&bound.socket))));
         let listeners = prepared.listeners();
         let (served, app, metadata) = prepared.serve(config);
-        self.publisher.put(self.supervisor.told(), app, &metadata, listeners);
+        self.publisher.put(app, &metadata, listeners);
         self.apps.insert(number, served);
     }
 
@@ -240,14 +302,33 @@ impl Sidecar {
 struct Update {
     /// For ports in use, all together.
     deadline: Instant,
-    sockets: supervisor::Sockets,
-    changed: Vec<u32>,
+    /// Whose sockets those of apps that change were until now.
+    owners: BTreeMap<ListenerId, u32>,
+    next: Vec<Next<Prepared>>,
+    /// Apps that go on as they were.
+    failed: BTreeSet<u32>,
     failures: Vec<Failure>,
+}
+
+/// An app as it is to be served.
+struct Next<P> {
+    name: Name,
+    number: u32,
+    /// It is served already, in another way.
+    is_known: bool,
+    config: Arc<Config>,
+    prepared: P,
 }
 
 impl Update {
     const fn new(deadline: Instant) -> Self {
-        Self { deadline, sockets: Vec::new(), changed: Vec::new(), failures: Vec::new() }
+        Self {
+            deadline,
+            owners: BTreeMap::new(),
+            next: Vec::new(),
+            failed: BTreeSet::new(),
+            failures: Vec::new(),
+        }
     }
 }
 

@@ -84,6 +84,8 @@ pub(crate) enum AppError {
     AppHost { host: String, reason: io::Error },
     #[error("{0}")]
     Listen(#[from] ListenError),
+    #[error("{0} stays with the app that has it, since that one cannot be served otherwise")]
+    Kept(Address),
     /// daprd's words; the reasons are logged before.
     #[error("could not listen on any endpoint")]
     NoListener,
@@ -180,6 +182,19 @@ fn bind_peer(
     let path = dir.peer_socket(&instance);
     sockets.add(ListenerKind::Peer, listen::unix(&path)?, Address::Unix(path.clone()));
     Ok((instance, path))
+}
+
+/// Where clients of the app are listened for; places that cannot be had are left out.
+pub(super) fn tcp_places(config: &Config) -> Vec<SocketAddr> {
+    let every_interface = [String::new()];
+    let hosts = match &config.listen_hosts[..] {
+        _ if config.unix_socket_directory.is_some() => &[],
+        [] => &every_interface[..],
+        hosts => hosts,
+    };
+    let api = hosts.iter().map(|host| (host, config.http_port));
+    let public = config.public.iter().map(|place| (&place.host, place.port));
+    api.chain(public).filter_map(|(host, port)| listen::resolve(host, port).ok()).collect()
 }
 
 /// The socket that is there, or a new one.

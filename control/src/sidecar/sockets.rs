@@ -10,6 +10,7 @@ use crate::{adopt::Adopted, runtime_dir::RuntimeDir};
 use rustix::net::getsockname;
 use snapshot::{Address, InstanceId, Listener, ListenerId, ListenerKind};
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
@@ -71,15 +72,35 @@ impl Pool {
         self.free.extend(bound.map(|bound| Free { bound, only: None }));
     }
 
-    /// Sockets of an app that is about to be served otherwise.
-    pub(super) fn lend(&mut self, app: u32, bound: &[Bound]) {
+    /// Sockets of an app that is about to be served otherwise; `is_free` says which of them others
+    /// may take.
+    pub(super) fn lend(&mut self, app: u32, bound: &[Bound], is_free: impl Fn(&Bound) -> bool) {
         let bound = bound.iter().map(|bound| Bound { is_new: false, ..bound.clone() });
-        self.free.extend(bound.map(|bound| Free { bound, only: Some(app) }));
+        self.free.extend(bound.map(|bound| {
+            let only = (!is_free(&bound)).then_some(app);
+            Free { bound, only }
+        }));
     }
 
-    /// The app goes on as it was.
-    pub(super) fn take_back(&mut self, app: u32) {
-        self.free.retain(|free| free.only != Some(app));
+    /// The app with these sockets goes on as it was.
+    pub(super) fn take_back(&mut self, bound: &[Bound]) {
+        let is_its = |free: &Free| bound.iter().any(|b| b.listener.id == free.bound.listener.id);
+        self.free.retain(|free| !is_its(free));
+    }
+
+    /// What an app had gathered that cannot be served: what was lent is there again, what is new
+    /// goes.
+    pub(super) fn undo(&mut self, gathered: Vec<Bound>, owners: &BTreeMap<ListenerId, u32>) {
+        for mut bound in gathered {
+            if bound.is_new {
+                bound.remove_file();
+                continue;
+            }
+            // One that an app left that is gone has no owner, and is closed unless it is taken.
+            let only = owners.get(&bound.listener.id).copied();
+            bound.listener.app = only.unwrap_or(bound.listener.app);
+            self.free.push(Free { bound, only });
+        }
     }
 
     /// Nobody will take what is left: its files are removed.

@@ -9,7 +9,13 @@ use crate::support::{
 use rustix::process::Signal;
 use std::{
     fs,
+    net::TcpListener,
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -166,6 +172,56 @@ fn apps_are_added_changed_and_removed_while_it_runs() {
     // Its port is free for the next one.
     assert_eq!(add(other, first.port).code, 0);
     assert_eq!(get(other, &invoke("orders")).status, 200);
+}
+
+/// The id of the app whose port this is.
+fn id_at(port: u16) -> String {
+    let metadata: serde_json::Value =
+        serde_json::from_str(&get(port, "/v1.0/metadata").body).unwrap();
+    metadata["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn apps_that_swap_their_ports_get_each_others() {
+    let place = Place::new();
+    let ports = [free_port(), free_port(), free_port()];
+    let file = |order: [usize; 3], more: &str| {
+        let app = |id: &str, at: usize| format!("- {{id: {id}, http-port: {}", ports[at]);
+        let [a, b, c] = order;
+        format!("{HEAD}apps:\n{}}}\n{}}}\n{}{more}}}\n", app("a", a), app("b", b), app("c", c))
+    };
+    let node_file = NodeFile::new(&place, &file([0, 1, 2], ""));
+    let mut node = node_file.start(&place);
+    node.wait_for("Node shop serves 3 apps");
+    let is_enough = Arc::new(AtomicBool::new(false));
+    let clients = ports.map(|port| {
+        let is_enough = Arc::clone(&is_enough);
+        thread::spawn(move || {
+            let mut refused = 0;
+            while !is_enough.load(Ordering::Relaxed) {
+                refused += usize::from(try_call(port, "GET /v1.0/healthz", &[], "").is_err());
+            }
+            refused
+        })
+    });
+    for order in [[1, 0, 2], [1, 2, 0], [0, 1, 2], [2, 0, 1]] {
+        node_file.replace(&file(order, ""));
+        succeed(&place, &["node", "reload"]);
+        let ids = order.map(|at| id_at(ports[at]));
+        assert_eq!(ids, ["a", "b", "c"], "{order:?}");
+    }
+    // One that cannot be had keeps its port, and so do those that wanted it.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let public = taken.local_addr().unwrap().port();
+    let more = format!(", public-port: {public}, public-listen-address: 127.0.0.1");
+    node_file.replace(&file([2, 1, 0], &more));
+    node.wait_for("App default/c cannot be served so: cannot listen on 127.0.0.1:");
+    let line = node.wait_for("App default/b cannot be served so");
+    assert!(line.contains(&format!("127.0.0.1:{} stays with the app that has it", ports[1])));
+    assert_eq!([2, 0, 1].map(|at| id_at(ports[at])), ["a", "b", "c"]);
+    is_enough.store(true, Ordering::Relaxed);
+    let refused = clients.map(|client| client.join().unwrap());
+    assert_eq!(refused, [0; 3], "connections refused, by port");
 }
 
 #[test]
