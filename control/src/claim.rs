@@ -154,6 +154,7 @@ fn sweep(dir: &RuntimeDir, own: &PlaneName) {
         if is_free && is_still_named(&file, &path) && !listen::is_answered(&socket) {
             let _ = fs::remove_file(&socket);
             let _ = fs::remove_file(path.with_extension(ADMIN_EXTENSION));
+            let _ = fs::remove_file(path.with_extension(QUESTION_EXTENSION));
             let _ = fs::remove_file(&path);
         }
     }
@@ -161,6 +162,7 @@ fn sweep(dir: &RuntimeDir, own: &PlaneName) {
 
 pub(crate) const SOCKET_EXTENSION: &str = "sock";
 pub(crate) const ADMIN_EXTENSION: &str = "admin";
+pub(crate) const QUESTION_EXTENSION: &str = "ask";
 
 /// Of a name: a socket's path has 108 bytes for everything.
 const LABEL_MAX: usize = 20;

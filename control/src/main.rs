@@ -13,6 +13,7 @@ mod config;
 mod host;
 mod http_client;
 mod instance;
+mod knowledge;
 mod link;
 mod listen;
 mod log;

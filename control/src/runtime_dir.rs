@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::claim::{ADMIN_EXTENSION, PlaneName, SOCKET_EXTENSION};
+use crate::claim::{ADMIN_EXTENSION, PlaneName, QUESTION_EXTENSION, SOCKET_EXTENSION};
 use snapshot::InstanceId;
 use std::{
     env,
@@ -125,6 +125,11 @@ impl RuntimeDir {
     /// Where operators reach the node of this name.
     pub(crate) fn admin_socket(&self, name: &PlaneName) -> PathBuf {
         self.data_planes().join(format!("{}.{ADMIN_EXTENSION}", name.as_str()))
+    }
+
+    /// Where operators ask the sidecar of this name.
+    pub(crate) fn question_socket(&self, name: &PlaneName) -> PathBuf {
+        self.data_planes().join(format!("{}.{QUESTION_EXTENSION}", name.as_str()))
     }
 
     /// What was changed of the node of this name while it ran.

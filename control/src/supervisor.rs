@@ -199,6 +199,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether there is a process that could answer.
+    pub(crate) const fn is_up(&self) -> bool {
+        matches!(self.phase, Phase::Up(_))
+    }
+
     /// Sends to the process if it is up; one that is not has nothing to answer.
     pub(crate) fn send(&mut self, message: &ToDataPlane) {
         self.send_with(message, Vec::new());

@@ -91,6 +91,10 @@ pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 /// (hyper's bound).
 pub const CHUNK_EXTENSION_BYTES_MAX: usize = 16 * 1024;
 
+/// Questions of operators for what workers think of endpoints, at once. Each costs every worker a
+/// look at one app.
+pub const SCORE_QUERIES_MAX: usize = 16;
+
 /// Bytes waiting to be sent in one direction at which its source is no longer read, and the level
 /// at which reading goes on.
 pub const RELAY_HIGH_BYTES: usize = 256 * 1024;

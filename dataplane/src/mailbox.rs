@@ -5,8 +5,8 @@
 use crate::{adoption::Adoption, engine::Waker, limits::MAILBOX_MESSAGES_MAX};
 use crossbeam_queue::ArrayQueue;
 use snapshot::{
-    ListenerId, ListenerKind,
-    wire::{AdminCallId, AdminRequest, LogLevel},
+    AppId, ListenerId, ListenerKind, Namespace,
+    wire::{AdminCallId, AdminRequest, LogLevel, Score},
 };
 use std::{
     os::fd::OwnedFd,
@@ -47,6 +47,11 @@ pub(crate) enum ToWorker {
         content_type: String,
         body: Vec<u8>,
     },
+    /// Asks for a [`FromWorker::Scores`] with the same number.
+    Scores {
+        query: u64,
+        name: Arc<(AppId, Namespace)>,
+    },
     Drain,
     Exit,
 }
@@ -69,6 +74,10 @@ pub(crate) enum FromWorker {
     },
     Drained {
         worker: WorkerId,
+    },
+    Scores {
+        query: u64,
+        scores: Vec<Score>,
     },
     /// The worker ended; nothing of it goes on.
     Ended {

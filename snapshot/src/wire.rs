@@ -9,8 +9,9 @@
 //! [`FromDataPlane::Resync`] then asks for everything anew. Only a length beyond all bounds ends a
 //! link: where the next frame starts is then unknown.
 
-use crate::{App, AppId, Delta, Listener, ListenerId, Namespace, Route, State, Version};
+use crate::{Address, App, AppId, Delta, Listener, ListenerId, Namespace, Route, State, Version};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::time::Duration;
 
 /// Counts up whenever a message changes its shape. A peer that speaks another protocol is refused
 /// by name.
@@ -66,6 +67,8 @@ pub enum ToDataPlane {
     /// All that can be known of what [`FromDataPlane::Resolve`] asked for has been sent: a route
     /// that is not there now is not to be had.
     Resolved { query: u64 },
+    /// What each worker thinks of the endpoints of an app. Answered by [`FromDataPlane::Scores`].
+    Scores { query: u64, id: AppId, namespace: Namespace },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,6 +124,33 @@ pub enum FromDataPlane {
         id: AppId,
         namespace: Namespace,
     },
+    /// Of every worker that has called the app since its endpoints became several: nobody keeps
+    /// scores where there is no choice.
+    Scores {
+        query: u64,
+        scores: Vec<Score>,
+    },
+}
+
+/// An endpoint as one worker sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    pub worker: u32,
+    pub address: Address,
+    /// Requests under way.
+    pub outstanding: u32,
+    /// The average that counts; `None` while too little is known.
+    pub latency: Option<Duration>,
+    pub standing: Standing,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Standing {
+    In,
+    /// Left alone for this long.
+    Out(Duration),
+    /// A request was let through to see.
+    Probed,
 }
 
 /// What a data plane serves already when control comes to it: enough to go on where the last

@@ -292,6 +292,14 @@ pub(crate) fn read_files(
     Ok(configuration)
 }
 
+/// As if a sidecar was started with these words, each a whole flag with its value.
+///
+/// # Errors
+/// When one of them is none.
+pub(crate) fn matches_of(words: &[String]) -> Result<ArgMatches, clap::Error> {
+    command().no_binary_name(true).try_get_matches_from(words)
+}
+
 #[cfg(test)]
 pub(crate) fn matches(arguments: &[&str]) -> Result<ArgMatches, clap::Error> {
     let arguments = normalise(arguments.iter().map(OsString::from));

@@ -1,6 +1,8 @@
-//! Where operators reach a node that runs: HTTP on a Unix socket that only its user can open.
+//! Where operators reach a control that runs: HTTP on a Unix socket that only its user can open. A
+//! sidecar explains calls there, and a node takes orders, too.
 //!
 //! ```text
+//!   POST /v1/explain                   what is known of where an app can be called
 //!   GET /v1/apps                       what is served
 //!   PUT /v1/apps                       one app or a list, in the keys of the node's file
 //!   DELETE /v1/apps/{namespace}/{id}   no longer
@@ -10,7 +12,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::listen::{self, ListenError};
+use crate::{
+    knowledge::Question,
+    listen::{self, ListenError},
+};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -36,6 +41,7 @@ pub(crate) struct Order {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Wish {
     Add(String),
+    Explain(Question),
     List,
     Reload,
     Remove { namespace: String, id: String },
@@ -120,6 +126,7 @@ fn wish(method: &Method, path: &str, body: String) -> Option<Wish> {
     match (method, path) {
         (&Method::GET, "/v1/apps") => Some(Wish::List),
         (&Method::PUT, "/v1/apps") => Some(Wish::Add(body)),
+        (&Method::POST, "/v1/explain") => serde_json::from_str(&body).ok().map(Wish::Explain),
         (&Method::POST, "/v1/reload") => Some(Wish::Reload),
         (&Method::DELETE, path) => {
             let (namespace, id) = path.strip_prefix("/v1/apps/")?.split_once('/')?;
@@ -163,6 +170,7 @@ mod tests {
         for (method, path, want) in [
             (Method::GET, "/", None),
             (Method::POST, "/v1/apps", None),
+            (Method::POST, "/v1/explain", None),
             (Method::DELETE, "/v1/apps", None),
             (Method::DELETE, "/v1/apps/default", None),
             (Method::DELETE, "/v1/apps//orders", None),

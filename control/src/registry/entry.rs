@@ -5,7 +5,7 @@
 use crate::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 use snapshot::{Address, AppId, InstanceId, Namespace};
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// The shape of the file. A reader that does not know it leaves the entry out.
 const FORMAT: u32 = 1;
@@ -42,6 +42,9 @@ pub(crate) struct Entry {
     /// What `run` tells of the run file that names the app, and where the logs are.
     #[serde(flatten)]
     pub(crate) run: RunEntries,
+    /// Where operators ask its control.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) control: Option<PathBuf>,
     /// The `run` command that started the sidecar, where one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cli_pid: Option<u32>,
@@ -105,6 +108,7 @@ impl Entry {
             read_buffer_bytes: 0,
             node: None,
             run: RunEntries::default(),
+            control: None,
             cli_pid: None,
             app_pid: None,
             command: String::new(),

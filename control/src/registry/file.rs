@@ -7,10 +7,13 @@
 #![forbid(unsafe_code)]
 
 use super::{
-    News, Registry, RegistryError, Row, Sink, Watch,
+    News, Registry, RegistryError, Revision, Row, Sink, Watch,
     inotify::{DirectoryWatch, Wake, directory_of},
 };
-use crate::yaml::{self, Node, Place, Problem, Value};
+use crate::{
+    timestamp::Timestamp,
+    yaml::{self, Node, Place, Problem, Value},
+};
 use snapshot::{Address, AppId, InstanceId, Namespace};
 use std::{
     collections::{HashMap, HashSet},
@@ -18,7 +21,7 @@ use std::{
     io::{self, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -66,8 +69,9 @@ impl Watch for FileWatch {
     /// Endpoints with a host name are looked up later.
     fn rows(&self) -> Vec<Row> {
         let apps = self.content.as_ref().ok().and_then(|text| parse(text).ok());
-        let rows = apps.into_iter().flatten().filter_map(|app| match app.endpoint {
-            Endpoint::Address(address) => Some(row(&app.id, &app.namespace, address)),
+        let modified = modified(&self.path);
+        let rows = apps.into_iter().flatten().filter_map(|app| match &app.endpoint {
+            Endpoint::Address(address) => Some(row(&app, address.clone(), modified)),
             Endpoint::Named { .. } => None,
         });
         rows.collect()
@@ -102,7 +106,7 @@ impl Watch for FileWatch {
 impl FileWatch {
     async fn tell(&mut self, news: &Sink) -> bool {
         let rows = match &self.content {
-            Ok(text) => rows(text).await,
+            Ok(text) => rows(text, modified(&self.path)).await,
             Err(reason) => Err(reason.clone()),
         };
         match rows {
@@ -166,7 +170,13 @@ pub(crate) fn check(path: &Path) -> Result<usize, Vec<String>> {
     }
 }
 
-async fn rows(text: &str) -> Result<Vec<Row>, String> {
+fn modified(path: &Path) -> Option<Timestamp> {
+    let time = std::fs::metadata(path).and_then(|file| file.modified()).ok()?;
+    let since = time.duration_since(UNIX_EPOCH).ok()?;
+    Some(Timestamp(u64::try_from(since.as_nanos()).ok()?))
+}
+
+async fn rows(text: &str, modified: Option<Timestamp>) -> Result<Vec<Row>, String> {
     let apps = parse(text).map_err(|problems| sentence(&problems))?;
     let mut rows = Vec::with_capacity(apps.len());
     let mut problems = Vec::new();
@@ -175,16 +185,16 @@ async fn rows(text: &str) -> Result<Vec<Row>, String> {
     for app in &apps {
         match &app.endpoint {
             Endpoint::Address(address) => {
-                rows.push(row(&app.id, &app.namespace, address.clone()));
+                rows.push(row(app, address.clone(), modified));
             }
             Endpoint::Named { name, place } => {
                 if !looked_up.contains_key(name) {
                     looked_up.insert(name, look_up(name).await);
                 }
                 match &looked_up[name] {
-                    Ok(addresses) => rows.extend(
-                        addresses.iter().map(|a| row(&app.id, &app.namespace, Address::Tcp(*a))),
-                    ),
+                    Ok(addresses) => {
+                        rows.extend(addresses.iter().map(|a| row(app, Address::Tcp(*a), modified)))
+                    }
                     Err(reason) => problems.push(Problem::new(*place, reason.clone())),
                 }
             }
@@ -205,9 +215,11 @@ async fn look_up(name: &str) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
-fn row(id: &AppId, namespace: &Namespace, address: Address) -> Row {
+fn row(app: &Written, address: Address, modified: Option<Timestamp>) -> Row {
     let instance = InstanceId(address.to_string().into());
-    Row { id: id.clone(), namespace: namespace.clone(), instance, address }
+    let (id, namespace) = (app.id.clone(), app.namespace.clone());
+    let revision = Revision::File { line: app.line, modified };
+    Row { id, namespace, instance, address, revision }
 }
 
 fn sentence(problems: &[Problem]) -> String {
@@ -222,6 +234,7 @@ fn sentence(problems: &[Problem]) -> String {
 struct Written {
     id: AppId,
     namespace: Namespace,
+    line: usize,
     endpoint: Endpoint,
 }
 
@@ -309,6 +322,7 @@ impl Reader {
         let written = endpoints.into_iter().map(|endpoint| Written {
             id: id.clone(),
             namespace: namespace.clone(),
+            line: place.line,
             endpoint,
         });
         self.written.extend(written);

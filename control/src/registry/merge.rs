@@ -36,7 +36,7 @@ use tokio::{
 
 pub(crate) struct Registries {
     pub(super) settings: Settings,
-    own: Own,
+    pub(super) own: Own,
     /// In the order of their say.
     pub(super) sources: Vec<Source>,
     /// Names of sources above this one are free.
@@ -65,7 +65,7 @@ pub(crate) enum Change {
 
 /// What is served here: rows that say so of others are mistaken.
 #[derive(Debug, Default)]
-struct Own {
+pub(super) struct Own {
     apps: HashSet<(AppId, Namespace)>,
     addresses: HashSet<Address>,
 }
@@ -76,7 +76,7 @@ pub(super) struct Source {
     pub(super) name: &'static str,
     pub(super) rank: Rank,
     pub(super) rows: Vec<Row>,
-    health: Health,
+    pub(super) health: Health,
     registrar: Option<Box<dyn Registrar>>,
     pub(super) registrations: BTreeMap<InstanceId, Box<dyn Registration>>,
     /// Ends with the source.
@@ -100,7 +100,7 @@ pub(super) enum Rank {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Health {
+pub(super) enum Health {
     Away {
         since: Instant,
     },
@@ -124,9 +124,12 @@ impl Own {
         }
     }
 
-    fn is_named_by(&self, row: &Row) -> bool {
-        self.addresses.contains(&row.address)
-            || self.apps.contains(&(row.id.clone(), row.namespace.clone()))
+    pub(super) fn is_named_by(&self, row: &Row) -> bool {
+        self.addresses.contains(&row.address) || self.has_app(row)
+    }
+
+    pub(super) fn has_app(&self, row: &Row) -> bool {
+        self.apps.contains(&(row.id.clone(), row.namespace.clone()))
     }
 }
 
@@ -542,7 +545,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{log, test_dir::TestDir};
+    use crate::{log, registry::Revision, test_dir::TestDir};
 
     fn row(id: &str, instance: &str, port: u16) -> Row {
         Row {
@@ -550,6 +553,7 @@ mod tests {
             namespace: Namespace::default(),
             instance: InstanceId(instance.into()),
             address: Address::Tcp(([10, 0, 0, 1], port).into()),
+            revision: Revision::None,
         }
     }
 

@@ -13,13 +13,16 @@ mod entry;
 pub(crate) mod etcd;
 pub(crate) mod file;
 pub(crate) mod inotify;
+mod known;
 pub(crate) mod local;
 mod merge;
 mod renew;
+mod revision;
 pub(crate) mod sqlite;
 
 pub(crate) use entry::{Entry, EntryError, Identity};
 pub(crate) use merge::{Change, Registries};
+pub(crate) use revision::Revision;
 
 use snapshot::{Address, AppId, InstanceId, Namespace};
 use std::{future::Future, io, os::fd::OwnedFd, path::PathBuf, sync::Arc};
@@ -35,6 +38,7 @@ pub(crate) struct Row {
     pub(crate) namespace: Namespace,
     pub(crate) instance: InstanceId,
     pub(crate) address: Address,
+    pub(crate) revision: Revision,
 }
 
 /// Which registries there are beside the local one, in any order.

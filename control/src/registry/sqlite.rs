@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use super::{
-    Entry, News, Registrar, Registration, Registry, RegistryError, Row, Sink, Watch,
+    Entry, News, Registrar, Registration, Registry, RegistryError, Revision, Row, Sink, Watch,
     inotify::{DirectoryWatch, Wake, directory_of},
 };
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
@@ -267,7 +267,9 @@ fn select(
         match parse(&registration, &id, &address, namespace) {
             // A clock that was set back must not keep a row for longer than one interval.
             Ok(row) if hosts.rows.len() < ROWS_MAX => {
-                let host = Host { row, last_update: last_update.min(now) };
+                let last_update = last_update.min(now);
+                let revision = Revision::Host { renewed: last_update };
+                let host = Host { row: Row { revision, ..row }, last_update };
                 hosts.rows.insert(registration, host);
             }
             Ok(_) => hosts.skipped.add(|| format!("there are more than {ROWS_MAX}")),
@@ -296,6 +298,7 @@ fn parse(
         namespace: namespace.clone(),
         instance: InstanceId(registration.into()),
         address: Address::Tcp(socket),
+        revision: Revision::None,
     })
 }
 

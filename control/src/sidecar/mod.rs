@@ -15,6 +15,7 @@ mod admin;
 mod apps;
 mod node;
 mod numbers;
+mod questions;
 mod reload;
 mod renewal;
 mod scrapes;
@@ -32,6 +33,7 @@ use crate::{
     claim::Claim,
     config::duration,
     log::{Level, Log},
+    node::admin::Order,
     publish::Publisher,
     registry::{Change, Registries, Settings},
     runtime_dir::RuntimeDir,
@@ -39,8 +41,9 @@ use crate::{
     supervisor::{self, Event, Supervisor},
 };
 use admin::Reply;
-use node::{Node, Order};
+use node::Node;
 use numbers::Numbers;
+use questions::{Operators, Questions};
 use reload::Reload;
 use scrapes::Scrapes;
 use served::Served;
@@ -80,6 +83,8 @@ pub(crate) struct Sidecar {
     reload: Option<Reload>,
     /// `None`: a sidecar.
     node: Option<Node>,
+    operators: Operators,
+    questions: Questions,
     replies: VecDeque<Reply>,
     /// The last version that every worker runs on.
     live: Version,
@@ -110,6 +115,7 @@ enum Wake {
     DataPlane(Event),
     Deadline,
     Files,
+    NodeFile,
     Order(Order),
     Registry(Change),
     Scrape(Scrape),
@@ -129,6 +135,7 @@ impl Sidecar {
             self.pool.leave(served.sockets.clone());
         }
         self.pool.close();
+        self.operators.end();
         if let Some(node) = self.node {
             node.end();
         }
@@ -152,7 +159,8 @@ impl Sidecar {
             scrape = self.scrapes.next() => Wake::Scrape(scrape),
             () = until(deadline) => Wake::Deadline,
             () = reload::changed(&self.reload) => Wake::Files,
-            order = node::next(&mut self.node) => Wake::Order(order),
+            () = node::changed(&self.node) => Wake::NodeFile,
+            order = self.operators.next() => Wake::Order(order),
         }
     }
 
@@ -162,6 +170,7 @@ impl Sidecar {
             Wake::DataPlane(event) => return self.on_data_plane(event),
             Wake::Deadline => return self.on_deadline(),
             Wake::Files => self.reload(),
+            Wake::NodeFile => self.reload_node(),
             Wake::Order(order) => self.on_order(order),
             Wake::Registry(change) => self.on_registry(change),
             Wake::Scrape(scrape) => {
@@ -249,6 +258,7 @@ impl Sidecar {
     fn on_lost(&mut self) -> Option<End> {
         // Their clients are gone with the connections the process held.
         self.replies.clear();
+        self.questions.on_lost();
         self.scrapes.on_lost();
         if !matches!(self.stage, Stage::Draining { .. }) {
             return None;
@@ -280,6 +290,7 @@ impl Sidecar {
                     self.supervisor.send(&ToDataPlane::Resolved { query });
                 }
             }
+            FromDataPlane::Scores { query, scores } => self.questions.answer(query, scores),
             FromDataPlane::Refused { version, problems } => self.on_refused(version, &problems),
             FromDataPlane::Stats { query, counters } => self.scrapes.answer(query, &counters),
         }

@@ -12,11 +12,10 @@ use super::{
 use crate::{
     claim::PlaneName,
     config::{Config, file::Problem},
-    listen::ListenError,
     log::Log,
     node::{
         Files,
-        admin::{self, Answer, Wish},
+        admin::{Answer, Order, Wish},
         changes::{Changes, Name},
         config::{Defaults, NodeConfig},
         environment,
@@ -25,11 +24,8 @@ use crate::{
 };
 use serde::Serialize;
 use snapshot::{AppId, Namespace, wire::AdminCallId};
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
-use tokio::{
-    sync::{Notify, mpsc},
-    task::JoinSet,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use tokio::{sync::Notify, task::JoinSet};
 
 pub(super) struct Node {
     pub(super) name: String,
@@ -39,8 +35,6 @@ pub(super) struct Node {
     /// Of the file.
     apps: Vec<Arc<Config>>,
     changes: Changes,
-    orders: mpsc::Receiver<admin::Order>,
-    admin_socket: PathBuf,
     changed: Arc<Notify>,
     /// Files beside the node's own.
     configuration: Vec<PathBuf>,
@@ -48,17 +42,6 @@ pub(super) struct Node {
     watch: JoinSet<()>,
     /// What was wrong with the file the last time.
     refusal: Option<String>,
-}
-
-pub(super) enum Order {
-    FileChanged,
-    Operator(admin::Order),
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NodeError {
-    #[error("{0}")]
-    Listen(#[from] ListenError),
 }
 
 /// One app, as `ringcar node list` tells it.
@@ -81,29 +64,25 @@ impl Node {
         dir: &RuntimeDir,
         name: &PlaneName,
         log: &Log,
-    ) -> Result<Self, NodeError> {
-        let admin_socket = dir.admin_socket(name);
-        let orders = admin::serve(&admin_socket)?;
+    ) -> Self {
         let (changes, problem) = Changes::load(dir.node_changes(name));
         if let Some(problem) = problem {
             log.error(format_args!("Changes of an earlier control are lost: {problem}"));
         }
         let changed = Arc::new(Notify::new());
         let watch = watch(&files, &config.configuration, &changed, log);
-        Ok(Self {
+        Self {
             name: config.name.clone(),
             files,
             base: config.base.clone(),
             defaults: config.defaults.clone(),
             apps: config.apps.iter().cloned().map(Arc::new).collect(),
             changes,
-            orders,
-            admin_socket,
             changed,
             configuration: config.configuration.clone(),
             watch,
             refusal: None,
-        })
+        }
     }
 
     /// The apps of the file, and what was changed beside it.
@@ -125,7 +104,6 @@ impl Node {
     }
 
     pub(super) fn end(self) {
-        let _ = fs::remove_file(&self.admin_socket);
         self.changes.end();
     }
 }
@@ -140,35 +118,32 @@ fn watch(
     watch_directories(paths, changed, log)
 }
 
-/// The next order. Dropping the future before it is ready loses nothing.
-pub(super) async fn next(node: &mut Option<Node>) -> Order {
-    let Some(node) = node else { return std::future::pending().await };
-    tokio::select! {
-        () = node.changed.notified() => Order::FileChanged,
-        order = node.orders.recv() => match order {
-            Some(order) => Order::Operator(order),
-            None => std::future::pending().await,
-        },
+/// Ready when one of its files may have changed.
+pub(super) async fn changed(node: &Option<Node>) {
+    match node {
+        Some(node) => node.changed.notified().await,
+        None => std::future::pending().await,
     }
 }
 
 impl Sidecar {
-    pub(super) fn on_order(&mut self, order: Order) {
-        match order {
-            Order::FileChanged => self.reload_node(),
-            Order::Operator(admin::Order { wish, answer }) => match wish {
-                Wish::Add(text) => self.add_apps(&text, answer),
-                Wish::List => answer.send(200, self.list_apps()),
-                Wish::Reload => {
-                    self.reload_node();
-                    let refusal = self.node.as_ref().and_then(|node| node.refusal.clone());
-                    match refusal {
-                        Some(reason) => answer.send(422, reason),
-                        None => self.answer_when_live(answer),
-                    }
+    pub(super) fn on_order(&mut self, Order { wish, answer }: Order) {
+        match wish {
+            Wish::Explain(question) => self.explain(question, answer),
+            _ if self.node.is_none() => {
+                answer.send(404, "this is a sidecar, not a node".to_owned());
+            }
+            Wish::Add(text) => self.add_apps(&text, answer),
+            Wish::List => answer.send(200, self.list_apps()),
+            Wish::Reload => {
+                self.reload_node();
+                let refusal = self.node.as_ref().and_then(|node| node.refusal.clone());
+                match refusal {
+                    Some(reason) => answer.send(422, reason),
+                    None => self.answer_when_live(answer),
                 }
-                Wish::Remove { namespace, id } => self.remove_app(&namespace, &id, answer),
-            },
+            }
+            Wish::Remove { namespace, id } => self.remove_app(&namespace, &id, answer),
         }
     }
 

@@ -26,7 +26,7 @@ use snapshot::{
 use std::{
     fs, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -106,6 +106,8 @@ pub(super) struct Place<'a> {
     pub(super) metrics_port: u16,
     /// Of the node, if this is one.
     pub(super) node: Option<&'a str>,
+    /// Where operators ask.
+    pub(super) control: Option<&'a Path>,
     /// The same app as the last control described it, or as it is served until now.
     pub(super) before: Option<&'a App>,
 }
@@ -168,6 +170,7 @@ fn gather(
     entry.app_port = config.app_port;
     entry.metrics_port = place.metrics_port;
     entry.node = place.node.map(str::to_owned);
+    entry.control = place.control.map(Path::to_owned);
     entry.body_bytes_max = config.body_bytes_max;
     entry.read_buffer_bytes = config.read_buffer_bytes;
     entry.remote_peer = remote_peer(config, place, sockets)?;

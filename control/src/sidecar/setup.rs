@@ -9,8 +9,9 @@
 use super::{
     Sidecar, Stage,
     apps::name_of,
-    node::{Node, NodeError},
+    node::Node,
     numbers::Numbers,
+    questions::{Operators, Questions},
     scrapes::Scrapes,
     served::{self, AppError, Place, Prepared},
     sockets::Pool,
@@ -50,8 +51,6 @@ pub(crate) enum StartError {
     Claim(#[from] ClaimError),
     #[error("{0}")]
     Listen(#[from] ListenError),
-    #[error("{0}")]
-    Node(#[from] NodeError),
     #[error("{0}")]
     Registry(#[from] RegistryError),
     #[error("{0}")]
@@ -108,7 +107,7 @@ pub(crate) async fn prepare_node(
     let dir = runtime_dir()?;
     let name = PlaneName::of_node(&config.name);
     let claim = claim(&name, &dir, log).await?;
-    let node = Node::start(&config, files, &dir, &name, log)?;
+    let node = Node::start(&config, files, &dir, &name, log);
     let on_control_lost = config.on_control_lost;
     let apps = node.wanted();
     let plan = Plan { name, base: &config.base, apps, on_control_lost, node: Some(node) };
@@ -172,6 +171,7 @@ async fn start(
             introduction.pid, version.0
         ));
     }
+    let operators = Operators::meet(&plan.name, plan.node.is_some(), &dir, log)?;
     let metrics = base.metrics.as_ref();
     let metrics = metrics.map(|place| bind_tcp(&place.host, place.port, log)).transpose()?;
     let mut sidecar = Sidecar {
@@ -192,6 +192,8 @@ async fn start(
         scrapes: Scrapes::new(None),
         reload: None,
         node: plan.node.take(),
+        operators,
+        questions: Questions::default(),
         replies: VecDeque::new(),
         live: Version::default(),
         is_initialized: false,
@@ -259,6 +261,7 @@ impl Sidecar {
             search: &self.patience,
             metrics_port: self.metrics_port,
             node: self.node.as_ref().map(|node| node.name.as_str()),
+            control: self.operators.socket(),
             before,
         };
         served::prepare(config, number, &mut self.pool, &place)

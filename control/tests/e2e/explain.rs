@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, eventually, status_of};
-use std::process::Command;
+use crate::support::{App, Place, Server, call, eventually, free_port, status_of};
+use std::{fs, process::Command};
 
 #[test]
 fn tells_what_the_call_does_and_how_to_make_it() {
@@ -17,11 +17,14 @@ fn tells_what_the_call_does_and_how_to_make_it() {
     let finished = place.finish(&call);
     assert_eq!(finished.code, 0, "{}", finished.output);
     for want in [
-        "caller    checkout in namespace default",
+        "caller    checkout in namespace default, process ",
+        "asked     its control, whose state ",
+        "registry  local: up",
         "app       orders in namespace default",
         "method    \"b/c\"",
-        "row       registry local, instance ",
-        ".peer: ready",
+        ", by local, process ",
+        "policy    access control: none in this version; it would judge \"b/c\" and nothing else",
+        ".peer: ready; the only one",
         "retries   3 more times, 1s apart",
         "dialled   POST /b/c?x=1 at ",
         &format!("app gets  POST /b/c?x=1 at 127.0.0.1:{}", app.port),
@@ -57,4 +60,118 @@ fn tells_why_a_call_would_fail() {
         assert_eq!(finished.code, 1, "{arguments:?}: {}", finished.output);
         assert!(finished.output.contains(want), "{arguments:?}: {}", finished.output);
     }
+}
+
+/// All that is found in a step of this name.
+fn steps(place: &Place, arguments: &[&str], name: &str) -> Vec<String> {
+    let finished = place.finish(&[&["explain", "-o", "json"], arguments].concat());
+    let steps: serde_json::Value = serde_json::from_str(&finished.output)
+        .unwrap_or_else(|e| panic!("{e}: {}", finished.output));
+    let of_name = steps.as_array().unwrap().iter().filter(|step| step["step"] == name);
+    of_name.map(|step| step["found"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn tells_what_the_workers_think_of_each_endpoint() {
+    let place = Place::new();
+    let (first, second) = (App::start(), App::start());
+    let (_caller, port) = place.sidecar("checkout", None, &[]);
+    let (_one, _) = place.sidecar("orders", Some(first.port), &[]);
+    let (_two, _) = place.sidecar("orders", Some(second.port), &[]);
+    let arguments = ["orders/GET", "/x", "--as", "checkout"];
+    eventually("both are known", || steps(&place, &arguments, "endpoint").len() == 2);
+    let endpoints = steps(&place, &arguments, "endpoint");
+    assert!(endpoints[0].contains("no worker has called the app"), "{endpoints:?}");
+    for _ in 0..40 {
+        assert_eq!(call(port, "GET /v1.0/invoke/orders/method/x", &[], "").status, 200);
+    }
+    for endpoint in steps(&place, &arguments, "endpoint") {
+        assert!(endpoint.contains(".peer: ready; worker "), "{endpoint}");
+        assert!(endpoint.contains(": 0 under way, ") && endpoint.contains(", in"), "{endpoint}");
+        assert!(endpoint.contains(" ms, in"), "{endpoint}");
+    }
+}
+
+#[test]
+fn tells_registry_and_revision_of_each_row_and_which_of_them_count() {
+    let Some(mut etcd) = Server::etcd() else { return };
+    etcd.start();
+    let (here, there) = (Place::new(), Place::new());
+    let app = App::start();
+    let loopback = "--dapr-internal-grpc-listen-address=127.0.0.1";
+    let etcd_at =
+        format!("{{component: etcd, configuration: {{endpoints: '127.0.0.1:{}'}}}}", etcd.port);
+    let write = |place: &Place, components: &str| {
+        let text = format!("kind: Configuration\nspec: {{nameResolution: [{components}]}}\n");
+        fs::write(place.path().join("c.yaml"), text).unwrap();
+    };
+    write(&there, &etcd_at);
+    let flags = ["--config=c.yaml", loopback];
+    let (_callee, _) = there.sidecar("orders", Some(app.port), &flags);
+    let closed = free_port();
+    fs::write(
+        here.path().join("apps.yaml"),
+        format!("- {{id: other, endpoints: ['10.0.0.1:1']}}\n- {{id: orders, endpoints: ['127.0.0.1:{closed}']}}\n"),
+    )
+    .unwrap();
+    let file = "{component: file, configuration: {path: apps.yaml}}";
+    write(&here, &format!("{file}, {etcd_at}"));
+
+    // Nobody runs here: what would be known is read.
+    let planned = ["orders/GET", "/x", "--as", "checkout", "--config=c.yaml"];
+    let asked = steps(&here, &planned, "asked");
+    assert_eq!(asked, ["the registries of its configuration, read now"]);
+    let expect = |arguments: &[&str]| {
+        let rows = steps(&here, arguments, "row");
+        assert_eq!(rows.len(), 2, "{rows:?}");
+        assert!(rows[0].contains(", by file, line 2, written 20"), "{rows:?}");
+        assert!(rows[1].contains(", by etcd, mod revision "), "{rows:?}");
+        assert!(rows[1].ends_with("does not count: file knows the app, which counts for more"));
+        let endpoints = steps(&here, arguments, "endpoint");
+        let want = format!("127.0.0.1:{closed}: its sidecar does not answer (");
+        assert!(endpoints[0].starts_with(&want) && endpoints.len() == 1, "{endpoints:?}");
+    };
+    expect(&planned);
+    let (_caller, port) = here.sidecar("checkout", None, &flags);
+    let running = ["orders/GET", "/x", "--as", "checkout"];
+    eventually("etcd is read", || steps(&here, &running, "row").len() == 2);
+    assert!(steps(&here, &running, "asked")[0].starts_with("its control, whose state "));
+    expect(&running);
+
+    // Without the file the other row counts, and the call arrives.
+    fs::write(here.path().join("apps.yaml"), "[]\n").unwrap();
+    eventually("the call arrives", || status_of(port, "/v1.0/invoke/orders/method/x") == 200);
+    let finished = here.finish(&[&["explain"], &running[..]].concat());
+    assert_eq!(finished.code, 0, "{}", finished.output);
+    assert!(finished.output.contains(": takes connections; the only one"), "{}", finished.output);
+}
+
+#[test]
+fn tells_of_neighbours_on_a_node() {
+    let place = Place::new();
+    let app = App::start();
+    let ports = [free_port(), free_port()];
+    let file = format!(
+        "name: shop\nenable-metrics: false\ndefaults: {{listen-addresses: 127.0.0.1}}\n\
+         apps: [{{id: orders, http-port: {}, address: {}}}, {{id: caller, http-port: {}}}]\n",
+        ports[0], app.port, ports[1]
+    );
+    fs::write(place.path().join("node.yaml"), file).unwrap();
+    let mut node = place.start(&["node", "--config", "node.yaml"]);
+    node.wait_for("Node shop serves 2 apps");
+    eventually("it is ready", || status_of(ports[0], "/v1.0/healthz") == 204);
+    let finished = place.finish(&["explain", "orders/GET", "/x", "--as=caller", "--node=shop"]);
+    assert_eq!(finished.code, 0, "{}", finished.output);
+    for want in [
+        "caller    caller in namespace default, node shop, process ",
+        "does not count: the app is served here",
+        "in the caller's own data plane, without another sidecar: ready",
+        &format!("app gets  GET /x at 127.0.0.1:{}", app.port),
+    ] {
+        assert!(finished.output.contains(want), "{want} in\n{}", finished.output);
+    }
+    // Sidecars that answer questions are no nodes.
+    let (_sidecar, _) = place.sidecar("outside", None, &[]);
+    let list = place.finish(&["node", "list"]);
+    assert_eq!(list.code, 0, "{}", list.output);
 }

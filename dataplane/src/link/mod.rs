@@ -14,6 +14,7 @@
 mod addresses;
 mod alone;
 mod progress;
+mod scores;
 mod socket;
 mod stats;
 
@@ -34,6 +35,7 @@ use rustix::{
     io::Errno,
     net::{SocketFlags, accept_with},
 };
+use scores::Scores;
 use snapshot::{
     ApplyError, BuildError, Delta, ListenerId, Route, Snapshot, State, Version,
     wire::{
@@ -77,6 +79,7 @@ pub(crate) struct Link {
     is_draining: bool,
     /// What waits for control's answer, in order.
     asked: VecDeque<Question>,
+    scores: Scores,
     /// The control that is connected has sent something to serve: it is ready to be asked.
     is_fed: bool,
     /// Why the process ends, once it does.
@@ -160,6 +163,7 @@ impl Link {
             alone: Alone::default(),
             is_draining: false,
             asked: VecDeque::new(),
+            scores: Scores::default(),
             is_fed: false,
             end: None,
         }
@@ -269,6 +273,7 @@ impl Link {
     fn lose_control(&mut self) {
         self.socket = None;
         self.parts = Parts::default();
+        self.scores = Scores::default();
         let wish = self.progress.current().on_control_lost;
         let due = self.alone.on_control_lost(wish, self.is_draining, clock::now());
         self.act(due);
@@ -367,6 +372,14 @@ impl Link {
             ToDataPlane::Stats { query } => {
                 let counters = stats::sum(&self.counters);
                 self.send(&FromDataPlane::Stats { query, counters });
+            }
+            ToDataPlane::Scores { query, id, namespace } => {
+                if self.scores.begin(query, self.workers.len()) {
+                    let name = Arc::new((id, namespace));
+                    self.tell_all(|| ToWorker::Scores { query, name: Arc::clone(&name) });
+                } else {
+                    self.send(&FromDataPlane::Scores { query, scores: Vec::new() });
+                }
             }
             ToDataPlane::Drain => {
                 self.is_draining = true;
@@ -558,6 +571,11 @@ impl Link {
                     if self.drained.iter().all(|drained| *drained) {
                         self.send(&FromDataPlane::Drained);
                         self.end_if_drained();
+                    }
+                }
+                FromWorker::Scores { query, scores } => {
+                    if let Some(scores) = self.scores.add(query, scores) {
+                        self.send(&FromDataPlane::Scores { query, scores });
                     }
                 }
                 FromWorker::Ended { error: None, .. } => {}

@@ -53,7 +53,10 @@ use crate::{
 };
 use owner::{Owner, Owners};
 use rustix::io::Errno;
-use snapshot::{ListenerId, ListenerKind, Snapshot, wire::AdminRequest};
+use snapshot::{
+    ListenerId, ListenerKind, Snapshot,
+    wire::{AdminRequest, Score},
+};
 use std::{collections::HashMap, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
 /// A request that control answers; the worker sends it on.
@@ -106,6 +109,12 @@ pub(crate) struct Relay<E> {
 }
 
 impl<E: Engine> Relay<E> {
+    /// What is thought of the endpoints of an app; nothing where there is no choice among them.
+    pub(crate) fn scores(&self, worker: u32, id: &str, namespace: &str) -> Vec<Score> {
+        let members = self.balancer.members(id, namespace);
+        members.map(|(address, health)| health.score(worker, address, self.now)).collect()
+    }
+
     pub(crate) fn new(
         engine: E,
         snapshot: Arc<Snapshot>,

@@ -100,7 +100,7 @@ impl Balancer {
         call: &Call<'_>,
         now: Instant,
     ) -> Option<(EndpointKey, Seat)> {
-        let key = match self.find_group(call.route) {
+        let key = match self.find_group(call.route.id.as_str(), call.route.namespace.as_str()) {
             Some(key) => key,
             None => self.add_group(call.route),
         };
@@ -152,14 +152,25 @@ impl Balancer {
         is_ejected
     }
 
+    /// Of an app with several endpoints that was called, as its route was then.
+    pub(crate) fn members(
+        &self,
+        id: &str,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&Address, &Health)> {
+        let group = self.find_group(id, namespace).and_then(|key| self.groups.find(key));
+        let members = group.into_iter().flat_map(|group| &group.members);
+        members.filter_map(|member| Some((&*member.address, self.seats.find(member.seat)?)))
+    }
+
     #[cfg(test)]
     pub(crate) fn outstanding(&self) -> impl Iterator<Item = (Seat, u32)> {
         self.seats.keys().filter_map(|seat| Some((seat, self.seats.find(seat)?.outstanding())))
     }
 
-    fn find_group(&self, route: &Route) -> Option<Key<Group>> {
-        let same_id = self.index.get(route.id.as_str())?;
-        let is_it = |(namespace, _): &&(Box<str>, _)| **namespace == *route.namespace.as_str();
+    fn find_group(&self, id: &str, namespace: &str) -> Option<Key<Group>> {
+        let same_id = self.index.get(id)?;
+        let is_it = |(other, _): &&(Box<str>, _)| **other == *namespace;
         same_id.iter().find(is_it).map(|(_, key)| *key)
     }
 
@@ -422,7 +433,10 @@ mod tests {
 
         fn seat(&mut self, name: &str) -> Seat {
             self.choose();
-            let key = self.balancer.find_group(&self.route).unwrap();
+            let key = self
+                .balancer
+                .find_group(self.route.id.as_str(), self.route.namespace.as_str())
+                .unwrap();
             let members = &self.balancer.groups.find(key).unwrap().members;
             members.iter().find(|member| member.address.to_string() == name).unwrap().seat
         }

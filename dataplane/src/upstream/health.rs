@@ -22,6 +22,10 @@ use crate::{
         PROBE_TIMEOUT,
     },
 };
+use snapshot::{
+    Address,
+    wire::{self, Score},
+};
 use std::time::Duration;
 
 #[derive(Debug, Default)]
@@ -73,6 +77,22 @@ impl Health {
         debug_assert!(self.is_due(now), "a probe comes when the time is over");
         if let Standing::Out { span, .. } | Standing::Probed { span, .. } = self.standing {
             self.standing = Standing::Probed { until: now + PROBE_TIMEOUT, span };
+        }
+    }
+
+    /// For operators.
+    pub(crate) fn score(&self, worker: u32, address: &Address, now: Instant) -> Score {
+        let nanos = self.latency.map(|latency| latency.at(now));
+        Score {
+            worker,
+            address: address.clone(),
+            outstanding: self.outstanding,
+            latency: nanos.map(|nanos| Duration::from_secs_f64(nanos / 1e9)),
+            standing: match self.standing {
+                Standing::In => wire::Standing::In,
+                Standing::Out { until, .. } => wire::Standing::Out(until.since(now)),
+                Standing::Probed { .. } => wire::Standing::Probed,
+            },
         }
     }
 
@@ -218,6 +238,26 @@ mod tests {
         let mut health = Health::default();
         assert!(health.on_failure(Failure::Misdirected, START, 0));
         health
+    }
+
+    #[test]
+    fn is_told_as_it_counts() {
+        let address = Address::Unix("/x".into());
+        let mut health = Health::default();
+        let score = |health: &Health, at: u64| health.score(3, &address, after(at));
+        let new = score(&health, 0);
+        assert_eq!((new.worker, new.outstanding, new.latency), (3, 0, None));
+        assert_eq!(new.standing, wire::Standing::In);
+        health.begin();
+        health.on_answer(ms(20), START);
+        health.on_answer(ms(20), START);
+        health.on_failure(Failure::Misdirected, START, 0);
+        let out = score(&health, 400);
+        assert_eq!((out.outstanding, out.standing), (1, wire::Standing::Out(ms(600))));
+        assert!(out.latency.is_some_and(|latency| latency > ms(15) && latency <= ms(20)));
+        assert_eq!(score(&health, 2000).standing, wire::Standing::Out(Duration::ZERO));
+        health.probe(after(2000));
+        assert_eq!(score(&health, 2000).standing, wire::Standing::Probed);
     }
 
     #[test]

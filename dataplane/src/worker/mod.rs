@@ -139,6 +139,12 @@ impl<E: Engine> Worker<E> {
                     let connection = Key::from_bits(connection);
                     self.relay.on_control_reply(connection, status, &content_type, &body);
                 }
+                ToWorker::Scores { query, name } => {
+                    let (id, namespace) = &*name;
+                    let worker = self.surroundings.id.0;
+                    let scores = self.relay.scores(worker, id.as_str(), namespace.as_str());
+                    self.surroundings.link.put(FromWorker::Scores { query, scores });
+                }
                 ToWorker::Drain => self.drain(),
                 ToWorker::Exit => self.stage = Stage::Exiting,
             }

@@ -8,7 +8,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::{News, Registry, RegistryError, Row, Sink, Watch};
+use super::{News, Registry, RegistryError, Revision, Row, Sink, Watch};
+use crate::timestamp::Timestamp;
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig},
@@ -237,6 +238,8 @@ struct Known {
     addresses: BTreeSet<SocketAddr>,
     /// When it is looked up again, or forgotten; `None` while it is being looked up.
     due: Option<Instant>,
+    /// For how long the addresses are said to be true.
+    until: Option<Timestamp>,
     /// Questions that wait for the answer.
     waiting: Vec<u64>,
     asked_at: Instant,
@@ -263,6 +266,7 @@ impl Known {
         Self {
             addresses: BTreeSet::new(),
             due: Some(now),
+            until: None,
             waiting: Vec::new(),
             asked_at: now,
             is_configured,
@@ -363,8 +367,10 @@ impl DnsWatch {
         let mut is_changed = false;
         let (ttl, health) = match answer {
             Answer::Addresses { addresses, ttl } => {
-                is_changed = known.addresses != addresses;
+                // If nothing else, the time for which they are true.
+                is_changed = true;
                 known.addresses = addresses;
+                known.until = Some(Timestamp::now() + ttl);
                 (ttl.clamp(TTL_MIN, TTL_MAX), News::Back)
             }
             Answer::Nothing { ttl } => {
@@ -399,6 +405,7 @@ impl DnsWatch {
                 namespace: namespace.clone(),
                 instance: InstanceId(address.to_string().into()),
                 address: Address::Tcp(*address),
+                revision: known.until.map_or(Revision::None, |until| Revision::Name { until }),
             })
         });
         rows.collect()

@@ -21,7 +21,9 @@ mod wire;
 
 pub(crate) use examine::{Examination, Obstacle, examine};
 
-use super::{Entry, News, Registrar, Registration, Registry, RegistryError, Row, Sink, Watch};
+use super::{
+    Entry, News, Registrar, Registration, Registry, RegistryError, Revision, Row, Sink, Watch,
+};
 use client::{Client, EtcdError};
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use tokio::time::Instant;
@@ -324,7 +326,8 @@ impl Rubbish {
     fn sort(&mut self, prefix: &str, kv: KeyValue, rows: &mut BTreeMap<Vec<u8>, Row>) {
         let reason = match row::parse(prefix, &kv.key, &kv.value) {
             Ok(row) if rows.len() < ROWS_MAX => {
-                rows.insert(kv.key, row);
+                let revision = Revision::Etcd { mod_revision: kv.mod_revision };
+                rows.insert(kv.key, Row { revision, ..row });
                 return;
             }
             Ok(_) => format!("there are more than {ROWS_MAX} rows"),

@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::registry::{Entry, Row};
+use crate::registry::{Entry, Revision, Row};
 use serde::{Deserialize, Serialize};
 use snapshot::{Address, AppId, InstanceId, Namespace};
 use std::net::SocketAddr;
@@ -80,7 +80,8 @@ pub(super) fn parse(prefix: &str, key: &[u8], value: &[u8]) -> Result<Row, RowEr
     if address.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
         return Err(RowError::Address(address));
     }
-    Ok(Row { id, namespace, instance, address: Address::Tcp(address) })
+    let (address, revision) = (Address::Tcp(address), Revision::None);
+    Ok(Row { id, namespace, instance, address, revision })
 }
 
 /// The shape of the value. A reader that does not know it leaves the row out.

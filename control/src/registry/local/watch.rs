@@ -4,7 +4,7 @@
 
 use super::rows::{Look, Rows, is_entry};
 use crate::{
-    registry::{Entry, News, RegistryError, Row, Sink, Watch},
+    registry::{Entry, News, RegistryError, Revision, Row, Sink, Watch},
     runtime_dir::RuntimeDir,
 };
 use rustix::{fs::inotify, io::Errno};
@@ -157,6 +157,7 @@ impl Watch for LocalWatch {
             namespace: entry.namespace.clone(),
             instance: entry.instance.clone(),
             address: entry.peer.clone(),
+            revision: Revision::Local { pid: entry.pid, created: entry.created },
         };
         self.last.iter().map(row).collect()
     }

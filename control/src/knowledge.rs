@@ -1,0 +1,50 @@
+//! What a running control knows of where an app can be called: asked over its socket, or made from
+//! registries that are read for the purpose.
+
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+use snapshot::{Address, AppId, Namespace, wire::Score};
+
+/// What is asked for.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Question {
+    pub(crate) id: AppId,
+    pub(crate) namespace: Namespace,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub(crate) struct Knowledge {
+    /// Of the state that every worker runs on; 0 where nobody serves.
+    pub(crate) version: u64,
+    /// The same data plane serves the app that is called.
+    pub(crate) is_here: bool,
+    pub(crate) registries: Vec<RegistryState>,
+    pub(crate) rows: Vec<KnownRow>,
+    /// As the data plane was told them.
+    pub(crate) endpoints: Vec<KnownEndpoint>,
+    pub(crate) scores: Vec<Score>,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct RegistryState {
+    pub(crate) name: String,
+    pub(crate) state: String,
+}
+
+/// What one registry says.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct KnownRow {
+    pub(crate) registry: String,
+    pub(crate) revision: String,
+    pub(crate) instance: String,
+    pub(crate) address: Address,
+    /// Why it does not count.
+    pub(crate) hidden: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct KnownEndpoint {
+    pub(crate) address: Address,
+    pub(crate) zone: Option<String>,
+}
