@@ -1,5 +1,6 @@
 //! Takes over a data plane that an earlier control left: connects to it, hears what it serves, and
-//! gets copies of its listening sockets.
+//! gets copies of its listening sockets. One that speaks another link protocol still hands those
+//! over, for the data plane that takes its place while it serves on.
 //!
 //! Nothing changes there until the first state is sent, so whoever finds on the way that it cannot
 //! go on leaves the data plane as it was.
@@ -16,6 +17,7 @@ use rustix::{
 };
 use snapshot::{
     ListenerId,
+    handover::{self, Request},
     wire::{FromDataPlane, Held, ToDataPlane, WireError},
 };
 use std::{
@@ -35,6 +37,19 @@ pub(crate) struct Adopted {
     pub(crate) held: Held,
     /// Copies of all that it listens on.
     pub(crate) sockets: Vec<(ListenerId, Arc<OwnedFd>)>,
+}
+
+/// A data plane of another version: it serves until another one does so on the same sockets.
+pub(crate) struct Predecessor {
+    link: Link,
+    process: Process,
+    pub(crate) sockets: Vec<(handover::Socket, Arc<OwnedFd>)>,
+}
+
+/// Who was found.
+pub(crate) enum Found {
+    Adopted(Box<Adopted>),
+    Predecessor(Box<Predecessor>),
 }
 
 /// What a data plane says of itself.
@@ -65,7 +80,7 @@ pub(crate) enum AdoptError {
 
 /// What one attempt came to.
 enum Attempt {
-    Adopted(Box<Adopted>),
+    Found(Found),
     /// Nobody is there.
     Nobody,
     /// Somebody is there who may soon not be.
@@ -82,11 +97,11 @@ pub(crate) async fn adopt(
     path: &Path,
     patience: Duration,
     log: &Log,
-) -> Result<Option<Box<Adopted>>, AdoptError> {
+) -> Result<Option<Found>, AdoptError> {
     let deadline = Instant::now() + patience;
     loop {
         match attempt(path, log).await {
-            Attempt::Adopted(adopted) => return Ok(Some(adopted)),
+            Attempt::Found(found) => return Ok(Some(found)),
             Attempt::Nobody => return Ok(None),
             Attempt::Never(error) => return Err(error),
             Attempt::NotNow(error) if Instant::now() > deadline => return Err(error),
@@ -108,7 +123,12 @@ async fn attempt(path: &Path, log: &Log) -> Attempt {
     let handshake = async {
         stream.set_nonblocking(true)?;
         let mut link = Link::new(UnixStream::from_std(stream)?);
-        let greeting = greet(&mut link, log).await?;
+        let greeting = match greet(&mut link, log).await {
+            Err(LinkError::Wire(e @ WireError::Protocol(_))) => {
+                Greeting::Foreign { reason: e.to_string(), sockets: take_over(&mut link).await }
+            }
+            result => result?,
+        };
         Ok::<_, LinkError>((link, greeting))
     };
     let failed = |reason: String| AdoptError::Failed { pid, reason };
@@ -116,12 +136,21 @@ async fn attempt(path: &Path, log: &Log) -> Attempt {
         Ok(Ok((link, Greeting::Welcome { introduction, held, sockets }))) => {
             let process = process.if_it_is(introduction.pid);
             let adopted = Adopted { link, process, introduction, held, sockets };
-            Attempt::Adopted(Box::new(adopted))
+            Attempt::Found(Found::Adopted(Box::new(adopted)))
+        }
+        Ok(Ok((link, Greeting::Foreign { reason, sockets: Ok(sockets) }))) => {
+            log.warning(format_args!(
+                "The running data plane (process {pid}) is of another version: {reason}. It serves \
+                 until another one does so on its sockets"
+            ));
+            let predecessor = Predecessor { link, process, sockets };
+            Attempt::Found(Found::Predecessor(Box::new(predecessor)))
+        }
+        Ok(Ok((_, Greeting::Foreign { reason, sockets: Err(e) }))) => {
+            let reason = format!("{reason}; its sockets cannot be had either: {e}");
+            Attempt::NotNow(replace(&process, reason, log))
         }
         Ok(Ok((_, Greeting::Refused(problem)))) => Attempt::NotNow(AdoptError::Refused(problem)),
-        Ok(Err(LinkError::Wire(e @ WireError::Protocol(_)))) => {
-            Attempt::NotNow(replace(&process, e.to_string(), log))
-        }
         // It ended while we talked, as one does whose control died before it had told anything.
         Ok(Err(LinkError::Closed)) => Attempt::NotNow(failed("it ended".to_owned())),
         Ok(Err(e)) => Attempt::NotNow(failed(e.to_string())),
@@ -144,8 +173,52 @@ fn replace(process: &Process, reason: String, log: &Log) -> AdoptError {
 }
 
 enum Greeting {
+    /// It speaks another protocol.
+    Foreign {
+        reason: String,
+        sockets: Result<Vec<(handover::Socket, Arc<OwnedFd>)>, LinkError>,
+    },
     Refused(String),
-    Welcome { introduction: Introduction, held: Held, sockets: Vec<(ListenerId, Arc<OwnedFd>)> },
+    Welcome {
+        introduction: Introduction,
+        held: Held,
+        sockets: Vec<(ListenerId, Arc<OwnedFd>)>,
+    },
+}
+
+/// All listening sockets of a data plane of another version. One that is older than this exchange
+/// does not answer.
+async fn take_over(link: &mut Link) -> Result<Vec<(handover::Socket, Arc<OwnedFd>)>, LinkError> {
+    let all = async {
+        link.request(Request::Sockets)?;
+        let mut sockets = Vec::new();
+        loop {
+            let handover::Sockets { sockets: named, is_last } = link.next_handover().await?;
+            let descriptors = link.take_descriptors(named.len())?;
+            sockets.extend(named.into_iter().zip(descriptors.into_iter().map(Arc::new)));
+            if is_last {
+                return Ok(sockets);
+            }
+        }
+    };
+    let silent =
+        || LinkError::Io(io::Error::other(format!("no word of them in {TAKE_OVER_TIMEOUT:?}")));
+    tokio::time::timeout(TAKE_OVER_TIMEOUT, all).await.unwrap_or_else(|_| Err(silent()))
+}
+
+impl Predecessor {
+    /// It accepts nothing more from now on, finishes what is in flight, and ends; one that takes
+    /// longer than `patience` is ended.
+    pub(crate) async fn leave(mut self, patience: Duration) {
+        let leaving = async {
+            if self.link.request(Request::Leave).is_ok() {
+                // It says things that mean nothing here, until it ends.
+                while self.link.next_handover().await.is_ok() {}
+            }
+        };
+        let _ = tokio::time::timeout(patience, leaving).await;
+        self.process.kill_if_ours();
+    }
 }
 
 async fn greet(link: &mut Link, log: &Log) -> Result<Greeting, LinkError> {
@@ -221,5 +294,8 @@ impl Process {
 pub(crate) const PROCESS_NAME: &std::ffi::CStr = c"ringcar-data";
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A data plane answers from memory; one that does not know the question never does.
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 
 const PAUSE: Duration = Duration::from_millis(10);

@@ -14,7 +14,10 @@ use rustix::{
         SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
     },
 };
-use snapshot::wire::{self, FromDataPlane, ToDataPlane, WireError};
+use snapshot::{
+    handover,
+    wire::{self, FromDataPlane, ToDataPlane, WireError},
+};
 use std::{
     collections::VecDeque,
     io::{self, IoSlice, IoSliceMut},
@@ -76,7 +79,10 @@ impl Link {
         sockets: Vec<Arc<OwnedFd>>,
     ) -> Result<(), LinkError> {
         debug_assert!(sockets.len() <= wire::SOCKETS_MAX, "the caller splits what is more");
-        let bytes = wire::encode(message)?;
+        self.queue(wire::encode(message)?, sockets)
+    }
+
+    fn queue(&mut self, bytes: Vec<u8>, sockets: Vec<Arc<OwnedFd>>) -> Result<(), LinkError> {
         self.output_bytes += bytes.len();
         if self.output_bytes > OUTPUT_BYTES_MAX {
             return Err(LinkError::Full(self.output_bytes));
@@ -95,20 +101,50 @@ impl Link {
                 self.input.drain(..taken);
                 return Ok(message);
             }
-            let is_waiting = !self.output.is_empty();
-            let interest = if is_waiting {
-                Interest::READABLE | Interest::WRITABLE
-            } else {
-                Interest::READABLE
-            };
-            let ready = self.stream.ready(interest).await?;
-            if ready.is_writable() {
-                self.flush()?;
-            }
-            if ready.is_readable() {
-                self.fill()?;
+            self.exchange().await?;
+        }
+    }
+
+    /// As [`Self::send`], to a data plane that may be of another version.
+    ///
+    /// # Errors
+    /// When the link can no longer be used.
+    pub(crate) fn request(&mut self, request: handover::Request) -> Result<(), LinkError> {
+        self.queue(handover::encode(&request)?, Vec::new())
+    }
+
+    /// The next sockets that are handed over; whatever else a data plane of another version says is
+    /// passed over. Dropping the future before it is ready loses nothing.
+    ///
+    /// # Errors
+    /// When the link can no longer be used.
+    pub(crate) async fn next_handover(&mut self) -> Result<handover::Sockets, LinkError> {
+        loop {
+            match handover::decode(&self.input)? {
+                Some((message, taken)) => {
+                    self.input.drain(..taken);
+                    if let Some(message) = message {
+                        return Ok(message);
+                    }
+                }
+                None => self.exchange().await?,
             }
         }
+    }
+
+    /// Waits until something can be read or sent, and does so.
+    async fn exchange(&mut self) -> Result<(), LinkError> {
+        let is_waiting = !self.output.is_empty();
+        let interest =
+            if is_waiting { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let ready = self.stream.ready(interest).await?;
+        if ready.is_writable() {
+            self.flush()?;
+        }
+        if ready.is_readable() {
+            self.fill()?;
+        }
+        Ok(())
     }
 
     fn fill(&mut self) -> Result<(), LinkError> {

@@ -12,7 +12,7 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    adopt::{Adopted, Introduction, Process},
+    adopt::{Adopted, Introduction, Predecessor, Process},
     link::{Link, LinkError},
     log::Log,
 };
@@ -52,6 +52,8 @@ pub(crate) struct Supervisor {
     greeted: Option<Introduction>,
     /// Deaths in a row that came too soon after the start.
     early_deaths: u32,
+    /// Serves until our own process does.
+    predecessor: Option<(Box<Predecessor>, Duration)>,
     /// Full states asked for since the last one that became live.
     resyncs: u32,
 }
@@ -123,6 +125,7 @@ impl Supervisor {
             phase,
             greeted: None,
             early_deaths: 0,
+            predecessor: None,
             resyncs: 0,
         }
     }
@@ -139,6 +142,12 @@ impl Supervisor {
             Ok(()) => self.greeted = Some(introduction),
             Err(e) => self.on_loss(&Loss::Broken(e.to_string())),
         }
+    }
+
+    /// A process of another version serves on the same sockets, until the one that is started does;
+    /// then it has `patience` to finish what is in flight.
+    pub(crate) fn relieve(&mut self, predecessor: Box<Predecessor>, patience: Duration) {
+        self.predecessor = Some((predecessor, patience));
     }
 
     /// What every process is told.
@@ -240,6 +249,10 @@ impl Supervisor {
                     Ok(message) => {
                         if matches!(message, FromDataPlane::Live { .. }) {
                             self.resyncs = 0;
+                            if let Some((predecessor, patience)) = self.predecessor.take() {
+                                self.log.info("The data plane of another version is relieved");
+                                tokio::spawn(predecessor.leave(patience));
+                            }
                         }
                         return Event::Message(message);
                     }

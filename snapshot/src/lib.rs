@@ -12,6 +12,7 @@ mod build;
 mod change;
 #[cfg(test)]
 mod draw;
+pub mod handover;
 mod id;
 pub mod policy;
 mod state;

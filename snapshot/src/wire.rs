@@ -225,8 +225,12 @@ pub enum WireError {
 /// # Errors
 /// When the message is larger than [`FRAME_BYTES_MAX`].
 pub fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, WireError> {
+    encode_as(PROTOCOL, message)
+}
+
+pub(crate) fn encode_as<M: Serialize>(protocol: u16, message: &M) -> Result<Vec<u8>, WireError> {
     let mut frame = vec![0; LENGTH_BYTES];
-    frame.extend_from_slice(&PROTOCOL.to_le_bytes());
+    frame.extend_from_slice(&protocol.to_le_bytes());
     let mut frame =
         postcard::to_extend(message, frame).map_err(|e| WireError::Decode(e.to_string()))?;
     let length = frame.len() - LENGTH_BYTES;
@@ -296,14 +300,21 @@ pub fn frame_bytes(bytes: &[u8]) -> Result<Option<usize>, WireError> {
 /// # Errors After [`WireError::TooLong`] the link cannot be used any further. After any other, what
 /// this frame said is lost, and [`frame_bytes`] tells how much to pass over.
 pub fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(M, usize)>, WireError> {
+    decode_as(PROTOCOL, bytes)
+}
+
+pub(crate) fn decode_as<M: DeserializeOwned>(
+    protocol: u16,
+    bytes: &[u8],
+) -> Result<Option<(M, usize)>, WireError> {
     let Some(whole) = frame_bytes(bytes)? else { return Ok(None) };
     let frame = &bytes[LENGTH_BYTES..whole];
-    let Some((protocol, payload)) = frame.split_first_chunk::<PROTOCOL_BYTES>() else {
+    let Some((spoken, payload)) = frame.split_first_chunk::<PROTOCOL_BYTES>() else {
         return Err(WireError::TooShort(frame.len()));
     };
-    match u16::from_le_bytes(*protocol) {
-        PROTOCOL => {}
-        other => return Err(WireError::Protocol(other)),
+    let spoken = u16::from_le_bytes(*spoken);
+    if spoken != protocol {
+        return Err(WireError::Protocol(spoken));
     }
     let message = postcard::from_bytes(payload).map_err(|e| WireError::Decode(e.to_string()))?;
     Ok(Some((message, whole)))

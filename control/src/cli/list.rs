@@ -128,6 +128,9 @@ fn table(rows: &[Row]) -> String {
         "DAPRD PID",
         "CLI PID",
         "APP PID",
+        "RUN_TEMPLATE_PATH",
+        "APP_LOG_PATH",
+        "DAPRD_LOG_PATH",
     ];
     let cells = rows.iter().map(|row| {
         vec![
@@ -141,6 +144,9 @@ fn table(rows: &[Row]) -> String {
             row.daprd_pid.to_string(),
             row.cli_pid.to_string(),
             row.app_pid.to_string(),
+            row.run_template_path.clone(),
+            row.app_log_path.clone(),
+            row.daprd_log_path.clone(),
         ]
     });
     output::table(&head, cells)
@@ -183,7 +189,8 @@ mod tests {
     fn columns_line_up() {
         let want = concat!(
             "APP ID  HTTP PORT  GRPC PORT  APP PORT  COMMAND               AGE  ",
-            "CREATED              DAPRD PID  CLI PID  APP PID\n",
+            "CREATED              DAPRD PID  CLI PID  APP PID  RUN_TEMPLATE_PATH  APP_LOG_PATH  ",
+            "DAPRD_LOG_PATH\n",
             "orders  3500       0          0         python3 \"a long n...  1h   ",
             "1970-01-01 00:00:01  8          7        0\n",
         );

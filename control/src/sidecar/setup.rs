@@ -18,24 +18,25 @@ use super::{
 };
 use crate::{
     admin::page,
-    adopt::{self, AdoptError, Adopted},
+    adopt::{self, AdoptError, Adopted, Found},
     app_channel::Patience,
     claim::{Claim, ClaimError, PlaneName},
     config::Config,
     instance,
     listen::{self, Bound, ListenError},
     log::Log,
-    node::config::NodeConfig,
+    node::{changes::Name, config::NodeConfig},
     publish::Publisher,
     registry::{Registries, RegistryError},
     runtime_dir::{RuntimeDir, RuntimeDirError},
     supervisor::{Program, Supervisor},
     version,
 };
-use snapshot::{App, OnControlLost, Version};
+use snapshot::{App, AppId, Namespace, OnControlLost, Version, handover};
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -161,7 +162,12 @@ async fn start(
 ) -> Result<Sidecar, StartError> {
     let started = Instant::now();
     let base = plan.base;
-    let mut adopted = adopt::adopt(claim.link_socket(), listen::RETRY, log).await?;
+    let found = adopt::adopt(claim.link_socket(), listen::RETRY, log).await?;
+    let (mut adopted, predecessor) = match found {
+        Some(Found::Adopted(adopted)) => (Some(adopted), None),
+        Some(Found::Predecessor(predecessor)) => (None, Some(predecessor)),
+        None => (None, None),
+    };
     let held_apps = adopted.as_deref_mut().map(|adopted| std::mem::take(&mut adopted.held.apps));
     let held_apps = held_apps.unwrap_or_default();
     let version = adopted.as_deref().map(|adopted| adopted.held.version).unwrap_or_default();
@@ -201,7 +207,11 @@ async fn start(
         block_duration: base.block_duration,
         graceful_timeout: base.graceful_timeout,
     };
-    sidecar.take_apps(plan.apps, &held_apps)?;
+    let numbers = match &predecessor {
+        Some(predecessor) => sidecar.inherit(&predecessor.sockets),
+        None => BTreeMap::new(),
+    };
+    sidecar.take_apps(plan.apps, &held_apps, numbers)?;
     drop(held_apps);
     let incoming =
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
@@ -211,6 +221,9 @@ async fn start(
     let (told, routes) = (sidecar.supervisor.told(), sidecar.registries.routes());
     sidecar.publisher.set_routes(told, routes);
     sidecar.publisher.set_on_control_lost(told, plan.on_control_lost);
+    if let Some(predecessor) = predecessor {
+        sidecar.supervisor.relieve(predecessor, base.graceful_timeout);
+    }
     sidecar.start_apps(adopted);
     Ok(sidecar)
 }
@@ -222,17 +235,38 @@ fn bind_tcp(host: &str, port: u16, log: &Log) -> Result<Bound, ListenError> {
 }
 
 impl Sidecar {
+    /// Sockets of a data plane of another version, which may be taken by the apps that have them;
+    /// the numbers of those apps.
+    fn inherit(&mut self, sockets: &[(handover::Socket, Arc<OwnedFd>)]) -> BTreeMap<Name, u32> {
+        let mut numbers = BTreeMap::new();
+        for (socket, descriptor) in sockets {
+            let name = Namespace::new(&socket.namespace).ok().zip(AppId::new(&socket.id).ok());
+            let (Some(name), Some(kind)) = (name, socket.kind()) else { continue };
+            let number = match numbers.get(&name) {
+                Some(number) => Some(*number),
+                None => self.numbers.take(),
+            };
+            let Some(number) = number else { continue };
+            numbers.insert(name, number);
+            self.pool.inherit_new(kind, number, descriptor);
+        }
+        numbers
+    }
+
     /// Gathers what each app takes. Those of an earlier control keep their numbers.
-    fn take_apps(&mut self, apps: Vec<Arc<Config>>, held: &[App]) -> Result<(), AppError> {
+    fn take_apps(
+        &mut self,
+        apps: Vec<Arc<Config>>,
+        held: &[App],
+        mut numbers: BTreeMap<Name, u32>,
+    ) -> Result<(), AppError> {
         let mut held: BTreeMap<_, &App> =
             held.iter().map(|app| ((app.namespace.clone(), app.id.clone()), app)).collect();
         let deadline = Instant::now() + listen::RETRY;
         for config in apps {
             let before = held.remove(&name_of(&config));
-            let number = match before {
-                Some(app) => app.number,
-                None => self.numbers.take().ok_or(AppError::TooMany)?,
-            };
+            let number = before.map(|app| app.number).or_else(|| numbers.remove(&name_of(&config)));
+            let number = number.or_else(|| self.numbers.take()).ok_or(AppError::TooMany)?;
             match self.prepare_one(&config, number, before, deadline) {
                 Ok(prepared) => self.take_in(number, config, prepared, &mut Vec::new()),
                 Err(e) if self.node.is_some() => {
@@ -244,6 +278,7 @@ impl Sidecar {
             }
         }
         held.into_values().for_each(|app| self.numbers.give_back(app.number));
+        numbers.into_values().for_each(|number| self.numbers.give_back(number));
         Ok(())
     }
 

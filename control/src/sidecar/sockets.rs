@@ -66,6 +66,15 @@ impl Pool {
         pool
     }
 
+    /// A socket of a data plane that is replaced: the one that is started does not have it.
+    pub(super) fn inherit_new(&mut self, kind: ListenerKind, app: u32, socket: &Arc<OwnedFd>) {
+        let Some(address) = address_of(socket) else { return };
+        self.last += 1;
+        let listener = Listener { id: ListenerId(self.last), kind, app };
+        let bound = Bound { listener, socket: Arc::clone(socket), address, is_new: true };
+        self.free.push(Free { bound, only: None });
+    }
+
     /// Sockets of an app that goes: another one may listen there from now on.
     pub(super) fn leave(&mut self, bound: Vec<Bound>) {
         let bound = bound.into_iter().map(|bound| Bound { is_new: false, ..bound });

@@ -6,8 +6,27 @@
 use crate::support::{
     App, Load, Place, Process, call, eventually, free_port, get, status_of, try_call,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt},
+    process::{Pid, Signal, kill_process},
+};
+use snapshot::{
+    ListenerKind,
+    handover::{self, Request, Socket, Sockets},
+};
 use std::{
+    fs,
+    io::{IoSlice, Read, Write},
+    mem::MaybeUninit,
+    net::TcpListener,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -168,6 +187,107 @@ fn what_is_served_otherwise_from_now_on_is_taken_from_the_next_control() {
     eventually("the old port is closed", || {
         try_call(public, "GET /v1.0/healthz", &[], "").is_err()
     });
+}
+
+/// The next frame on a link, whatever it says.
+fn read_frame(link: &mut UnixStream) -> Option<Vec<u8>> {
+    let mut frame = vec![0; 4];
+    link.read_exact(&mut frame).ok()?;
+    let length = u32::from_le_bytes(frame[..4].try_into().unwrap()) as usize;
+    frame.resize(4 + length, 0);
+    link.read_exact(&mut frame[4..]).ok()?;
+    Some(frame)
+}
+
+fn request(link: &mut UnixStream) -> Request {
+    loop {
+        let frame = read_frame(link).expect("control asks");
+        if let Some((Some(request), _)) = handover::decode(&frame).unwrap() {
+            return request;
+        }
+    }
+}
+
+/// Sends as a data plane does: descriptors beside the frame that names them.
+fn send_with(link: &UnixStream, frame: &[u8], descriptors: &[BorrowedFd<'_>]) {
+    let mut space =
+        vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(descriptors).size()];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
+    let sent = sendmsg(link, &[IoSlice::new(frame)], &mut ancillary, SendFlags::NOSIGNAL);
+    assert_eq!(sent.unwrap(), frame.len());
+}
+
+#[test]
+fn a_data_plane_of_another_version_serves_until_its_sockets_are_taken_over() {
+    let place = Place::new();
+    let app = App::start();
+    let (first, port) = place.sidecar("checkout", Some(app.port), &[]);
+    let [data_plane] = place.data_planes()[..] else { panic!("one data plane") };
+    first.kill();
+    kill_process(Pid::from_raw(data_plane.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    eventually("both are gone", || try_call(port, "GET /v1.0/healthz", &[], "").is_err());
+    // In its place, on the same port: one that speaks a protocol of the future.
+    let link = place.path().join("run/dataplane");
+    let name = place.files("dataplane").into_iter().find(|name| name.ends_with(".sock")).unwrap();
+    let link = link.join(name);
+    fs::remove_file(&link).unwrap();
+    let meeting = UnixListener::bind(&link).unwrap();
+    // The kernel frees the port a moment after the process that had it is gone.
+    let mut api = None;
+    eventually("the port is free", || {
+        api = TcpListener::bind(("127.0.0.1", port)).ok();
+        api.is_some()
+    });
+    let api = api.unwrap();
+    let accepting = api.try_clone().unwrap();
+    let is_relieved = Arc::new(AtomicBool::new(false));
+    let server = thread::spawn({
+        let is_relieved = Arc::clone(&is_relieved);
+        move || {
+            // Whether an accept waits is a property of the socket, which the new one has, too.
+            let tick = Some(Duration::from_millis(10));
+            sockopt::set_socket_timeout(&accepting, sockopt::Timeout::Recv, tick).unwrap();
+            while !is_relieved.load(Ordering::Relaxed) {
+                let Ok((mut client, _)) = accepting.accept() else {
+                    continue;
+                };
+                client.set_nonblocking(false).unwrap();
+                // A connection has the timeouts of the socket it came to.
+                client.set_read_timeout(None).unwrap();
+                let (mut head, mut byte) = (Vec::new(), [0]);
+                while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).unwrap() == 1 {
+                    head.extend(byte);
+                }
+                let answer =
+                    b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\n/x ";
+                client.write_all(answer).unwrap();
+            }
+        }
+    });
+    let load = Load::start(port, X, "/x ", false);
+    let mut second = place.sidecar_at(port, "checkout", Some(app.port), &[]);
+    let (mut control, _) = meeting.accept().unwrap();
+    control.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    control.write_all(&[4, 0, 0, 0, 0xff, 0xff, 1, 2]).unwrap();
+    assert_eq!(request(&mut control), Request::Sockets);
+    let socket = Socket::new(ListenerKind::Api, "default", "checkout");
+    let unknown = Socket { kind: 77, ..socket.clone() };
+    let sockets = Sockets { sockets: vec![socket, unknown], is_last: true };
+    let frame = handover::encode(&sockets).unwrap();
+    send_with(&control, &frame, &[api.as_fd(), api.as_fd()]);
+    second.wait_for("is of another version: the peer speaks link protocol 65535");
+    assert_eq!(request(&mut control), Request::Leave);
+    // Whoever serves now does so on the same socket.
+    is_relieved.store(true, Ordering::Relaxed);
+    server.join().unwrap();
+    drop((api, control));
+    second.wait_for("dapr initialized. Status: Running.");
+    assert_eq!(get(port, X).body, "/x ");
+    assert!(app.has_request());
+    assert!(load.assert_none_failed() > 0);
+    let [new] = place.data_planes()[..] else { panic!("one data plane") };
+    assert_ne!(new, data_plane);
 }
 
 /// Between two kills of the same control.

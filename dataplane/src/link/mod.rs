@@ -13,6 +13,7 @@
 
 mod addresses;
 mod alone;
+mod handover;
 mod progress;
 mod scores;
 mod socket;
@@ -77,6 +78,8 @@ pub(crate) struct Link {
     alone: Alone,
     /// Control told to drain.
     is_draining: bool,
+    /// Another data plane has taken over: this one ends when it is drained.
+    is_leaving: bool,
     /// What waits for control's answer, in order.
     asked: VecDeque<Question>,
     scores: Scores,
@@ -162,6 +165,7 @@ impl Link {
             holds: BTreeMap::new(),
             alone: Alone::default(),
             is_draining: false,
+            is_leaving: false,
             asked: VecDeque::new(),
             scores: Scores::default(),
             is_fed: false,
@@ -299,7 +303,7 @@ impl Link {
     /// Without control nobody else ends what has nothing left to do.
     fn end_if_drained(&mut self) {
         let is_drained = self.drained.iter().all(|drained| *drained);
-        if is_drained && self.alone.is_draining() {
+        if is_drained && (self.alone.is_draining() || self.is_leaving) {
             self.exit(End::Told);
         }
     }
@@ -314,6 +318,7 @@ impl Link {
         while let Some(socket) = &mut self.socket {
             match socket.next_frame() {
                 Ok(Some(Frame::Message { message, sockets })) => self.on_message(message, sockets),
+                Ok(Some(Frame::Handover(request))) => self.on_handover(request),
                 Ok(Some(Frame::Unreadable(error))) => self.on_unreadable(&error),
                 Ok(None) => return,
                 Err(error) => return self.break_off(error.to_string()),

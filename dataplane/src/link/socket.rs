@@ -15,7 +15,10 @@ use rustix::{
     },
 };
 use serde::Serialize;
-use snapshot::wire::{self, SOCKETS_MAX, ToDataPlane, WireError};
+use snapshot::{
+    handover,
+    wire::{self, SOCKETS_MAX, ToDataPlane, WireError},
+};
 use std::{
     collections::VecDeque,
     mem::MaybeUninit,
@@ -58,6 +61,8 @@ pub(super) enum Frame {
         message: ToDataPlane,
         sockets: Vec<OwnedFd>,
     },
+    /// Of a control that may be of another version.
+    Handover(handover::Request),
     /// It was passed over, with its descriptors.
     Unreadable(WireError),
 }
@@ -87,12 +92,20 @@ impl LinkSocket {
         sockets: &[BorrowedFd<'_>],
     ) -> Result<(), LinkError> {
         let frame = wire::encode(message).map_err(|e| LinkError::Broken(e.to_string()))?;
+        self.send_frame(&frame, sockets)
+    }
+
+    pub(super) fn send_frame(
+        &mut self,
+        frame: &[u8],
+        sockets: &[BorrowedFd<'_>],
+    ) -> Result<(), LinkError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !sockets.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(sockets)) {
             return Err(LinkError::Broken("more sockets than one message can carry".to_owned()));
         }
-        let mut rest = &frame[..];
+        let mut rest = frame;
         while !rest.is_empty() {
             match sendmsg(&self.socket, &[IoSlice::new(rest)], &mut ancillary, SendFlags::NOSIGNAL)
             {
@@ -151,6 +164,7 @@ impl LinkSocket {
     /// When no frame can be found any more.
     pub(super) fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
         let Some(length) = wire::frame_bytes(&self.bytes)? else { return Ok(None) };
+        let request = handover::decode(&self.bytes)?.and_then(|(request, _)| request);
         let decoded = wire::decode(&self.bytes);
         self.bytes.drain(..length);
         self.taken += length as u64;
@@ -158,6 +172,9 @@ impl LinkSocket {
             self.bytes = Vec::new();
         }
         let sockets = self.take_descriptors();
+        if let Some(request) = request {
+            return Ok(Some(Frame::Handover(request)));
+        }
         Ok(match decoded {
             Ok(message) => message.map(|(message, _)| Frame::Message { message, sockets }),
             Err(error) => Some(Frame::Unreadable(error)),
@@ -220,6 +237,7 @@ mod tests {
                         assert_eq!(message, ToDataPlane::Drain);
                         sockets.iter().map(|socket| port(socket.as_fd())).collect()
                     }
+                    Frame::Handover(request) => panic!("{request:?}"),
                     Frame::Unreadable(error) => {
                         assert_eq!(error, WireError::Protocol(0xee));
                         vec![0]

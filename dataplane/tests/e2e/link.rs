@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use snapshot::{
     Address, AppChannel, AppId, AppProtocol, Change, Delta, Listener, ListenerId, ListenerKind,
     Namespace, OnControlLost, Version,
+    handover::{self, Request},
     wire::{self, AdminRequest, FromDataPlane, HoldId, ToDataPlane},
 };
 use std::{
@@ -56,6 +57,47 @@ on_both_engines! {
         plane.assert_ends();
         client.read_to_end();
         upstream.read_to_end();
+    }
+
+    fn sockets_are_handed_over_to_a_control_of_any_version(engine: Choice) {
+        let app = App::listen();
+        let mut plane = Plane::on(engine)
+            .app("checkout", Some(app.address()))
+            .edit(|s| s.on_control_lost = OnControlLost::Serve)
+            .workers(2)
+            .start();
+        plane.link = Link::nowhere();
+        plane.relink();
+        // A control that speaks nothing else.
+        plane.link.send_bytes(&handover::encode(&Request::Sockets).unwrap(), &[]);
+        let sockets = plane.link.receive_handover();
+        let named: Vec<_> = sockets
+            .iter()
+            .map(|(name, socket)| (name.kind().unwrap(), &*name.id, local_address(socket)))
+            .collect();
+        assert!(named.contains(&(ListenerKind::Api, "checkout", plane.api().clone())), "{named:?}");
+        assert_eq!(named.len(), 3, "{named:?}");
+        let mut client = plane.client();
+        client.send(get(X));
+        let mut upstream = app.accept();
+        upstream.read_request();
+
+        plane.link.send_bytes(&handover::encode(&Request::Leave).unwrap(), &[]);
+        let give_up = clock::now() + DEADLINE;
+        let api = sockets.iter().find(|(name, _)| name.kind() == Some(ListenerKind::Api)).unwrap();
+        // Whoever has the copy gets the connections from now on.
+        rustix::io::ioctl_fionbio(&api.1, true).unwrap();
+        loop {
+            let _connection = Wire::try_connect(plane.api()).unwrap();
+            if let Ok(_accepted) = rustix::net::accept(&api.1) {
+                break;
+            }
+            assert!(clock::now() < give_up, "it still accepts");
+        }
+        plane.assert_runs();
+        upstream.send(OK);
+        assert_eq!(client.read_response().text(), "ok", "what is in flight is finished");
+        plane.assert_ends();
     }
 
     fn lost_control_ends_a_sidecars_data_plane(engine: Choice) {

@@ -11,7 +11,10 @@ use rustix::{
         SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
     },
 };
-use snapshot::wire::{self, FromDataPlane, LogLevel, ToDataPlane};
+use snapshot::{
+    handover,
+    wire::{self, FromDataPlane, LogLevel, ToDataPlane},
+};
 use std::{
     io::{ErrorKind, Read, Write},
     mem::MaybeUninit,
@@ -87,23 +90,45 @@ impl Link {
         assert!(self.buffer.is_empty(), "descriptors of what was read before would be lost");
         let mut sockets = Vec::new();
         loop {
-            let mut space =
-                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::SOCKETS_MAX))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            let mut piece = [0; 16 * 1024];
-            let mut slices = [IoSliceMut::new(&mut piece)];
-            let got = recvmsg(&self.stream, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC);
-            let count = got.unwrap().bytes;
-            assert!(count > 0, "the data plane closed the link");
-            self.buffer.extend_from_slice(&piece[..count]);
-            for message in ancillary.drain() {
-                if let RecvAncillaryMessage::ScmRights(fds) = message {
-                    sockets.extend(fds);
-                }
-            }
+            self.read_piece(&mut sockets);
             if let Some((message, length)) = wire::decode(&self.buffer).unwrap() {
                 self.buffer.drain(..length);
                 return (message, sockets);
+            }
+        }
+    }
+
+    /// All sockets that are handed over to a control of any version.
+    pub(crate) fn receive_handover(&mut self) -> Vec<(handover::Socket, OwnedFd)> {
+        let (mut names, mut sockets) = (Vec::new(), Vec::new());
+        loop {
+            match handover::decode::<handover::Sockets>(&self.buffer).unwrap() {
+                Some((message, length)) => {
+                    self.buffer.drain(..length);
+                    let Some(message) = message else { continue };
+                    names.extend(message.sockets);
+                    if message.is_last {
+                        assert_eq!(names.len(), sockets.len());
+                        return names.into_iter().zip(sockets).collect();
+                    }
+                }
+                None => self.read_piece(&mut sockets),
+            }
+        }
+    }
+
+    fn read_piece(&mut self, sockets: &mut Vec<OwnedFd>) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::SOCKETS_MAX))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut piece = [0; 16 * 1024];
+        let mut slices = [IoSliceMut::new(&mut piece)];
+        let got = recvmsg(&self.stream, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC);
+        let count = got.unwrap().bytes;
+        assert!(count > 0, "the data plane closed the link");
+        self.buffer.extend_from_slice(&piece[..count]);
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                sockets.extend(fds);
             }
         }
     }
