@@ -1,5 +1,5 @@
-//! What a control and a data plane of different versions can still say to each other: hand over your
-//! listening sockets, then leave.
+//! What a control and a data plane of different versions can still say to each other: hand over
+//! your listening sockets, then leave.
 //!
 //! It travels over the same link, in frames of a protocol number of its own, and **never changes**:
 //! everything here is read by versions that were built before and after this one. A test holds its
@@ -21,8 +21,8 @@ const _: () = assert!(wire::PROTOCOL != PROTOCOL, "the link's own numbers count 
 pub enum Request {
     /// Answered by [`Sockets`], as many as it takes; nothing changes.
     Sockets,
-    /// Another data plane listens on the sockets now: accept nothing more, finish what is in flight,
-    /// and end.
+    /// Another data plane listens on the sockets now: accept nothing more, finish what is in
+    /// flight, and end.
     Leave,
 }
 

@@ -111,7 +111,7 @@ impl Registries {
 }
 
 /// For how long a registry that was left counts for apps that no other one knows. Longer than it
-/// takes to connect, and for the owners of these apps, whose registries are changed along with ours,
-/// to be registered; much longer, and a registry that was left because it is wrong would be
+/// takes to connect, and for the owners of these apps, whose registries are changed along with
+/// ours, to be registered; much longer, and a registry that was left because it is wrong would be
 /// obeyed for too long.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);

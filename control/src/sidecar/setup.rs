@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     admin::page,
-    adopt::{self, AdoptError, Adopted, Found},
+    adopt::{self, AdoptError, Adopted, Found, Predecessor},
     app_channel::Patience,
     claim::{Claim, ClaimError, PlaneName},
     config::Config,
@@ -32,11 +32,10 @@ use crate::{
     supervisor::{Program, Supervisor},
     version,
 };
-use snapshot::{App, AppId, Namespace, OnControlLost, Version, handover};
+use snapshot::{App, AppId, Namespace, OnControlLost, Version};
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -207,10 +206,7 @@ async fn start(
         block_duration: base.block_duration,
         graceful_timeout: base.graceful_timeout,
     };
-    let numbers = match &predecessor {
-        Some(predecessor) => sidecar.inherit(&predecessor.sockets),
-        None => BTreeMap::new(),
-    };
+    let numbers = sidecar.inherit(predecessor.as_deref());
     sidecar.take_apps(plan.apps, &held_apps, numbers)?;
     drop(held_apps);
     let incoming =
@@ -237,9 +233,9 @@ fn bind_tcp(host: &str, port: u16, log: &Log) -> Result<Bound, ListenError> {
 impl Sidecar {
     /// Sockets of a data plane of another version, which may be taken by the apps that have them;
     /// the numbers of those apps.
-    fn inherit(&mut self, sockets: &[(handover::Socket, Arc<OwnedFd>)]) -> BTreeMap<Name, u32> {
+    fn inherit(&mut self, predecessor: Option<&Predecessor>) -> BTreeMap<Name, u32> {
         let mut numbers = BTreeMap::new();
-        for (socket, descriptor) in sockets {
+        for (socket, descriptor) in predecessor.into_iter().flat_map(|p| &p.sockets) {
             let name = Namespace::new(&socket.namespace).ok().zip(AppId::new(&socket.id).ok());
             let (Some(name), Some(kind)) = (name, socket.kind()) else { continue };
             let number = match numbers.get(&name) {

@@ -1,5 +1,5 @@
-//! A control of another version: it gets copies of the listening sockets, for the data plane that it
-//! starts, and tells this one to leave once that one serves.
+//! A control of another version: it gets copies of the listening sockets, for the data plane that
+//! it starts, and tells this one to leave once that one serves.
 
 #![forbid(unsafe_code)]
 

@@ -20,7 +20,8 @@ impl Scores {
         has_room
     }
 
-    /// All that was said, once everybody has answered. An answer to a control that left is nobody's.
+    /// All that was said, once everybody has answered. An answer to a control that left is
+    /// nobody's.
     pub(super) fn add(&mut self, query: u64, more: Vec<Score>) -> Option<Vec<Score>> {
         let (left, scores) = self.0.get_mut(&query)?;
         *left = left.saturating_sub(1);

@@ -1,5 +1,5 @@
-//! Who calls, and what it knows: a sidecar or a node that runs is asked over its socket; for one that
-//! does not run, the registries it would have are read.
+//! Who calls, and what it knows: a sidecar or a node that runs is asked over its socket; for one
+//! that does not run, the registries it would have are read.
 
 #![forbid(unsafe_code)]
 

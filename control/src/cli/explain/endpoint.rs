@@ -1,5 +1,5 @@
-//! Where the call may arrive: whether anybody is there, what its sidecar says of itself, and what the
-//! caller's workers think of it.
+//! Where the call may arrive: whether anybody is there, what its sidecar says of itself, and what
+//! the caller's workers think of it.
 
 #![forbid(unsafe_code)]
 
