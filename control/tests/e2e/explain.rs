@@ -23,7 +23,7 @@ fn tells_what_the_call_does_and_how_to_make_it() {
         "app       orders in namespace default",
         "method    \"b/c\"",
         ", by local, process ",
-        "policy    access control: none in this version; it would judge \"b/c\" and nothing else",
+        "policy    access control of the app that is called judges \"b/c\" and nothing else",
         ".peer: ready; the only one",
         "retries   3 more times, 1s apart",
         "dialled   POST /b/c?x=1 at ",

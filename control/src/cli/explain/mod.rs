@@ -148,7 +148,8 @@ async fn explain_target(
     explanation.add(
         "policy",
         format!(
-            "access control: none in this version; it would judge {:?} and nothing else",
+            "access control of the app that is called judges {:?} and nothing else; its rules are \
+             not looked at here",
             text(&target.method)
         ),
     );
