@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{adoption::Adoption, engine::Waker, limits::MAILBOX_MESSAGES_MAX};
+use crate::{adoption::Adoption, engine::Waker, limits::MAILBOX_MESSAGES_MAX, route::Name};
 use crossbeam_queue::ArrayQueue;
 use snapshot::{
     ListenerId, ListenerKind,
@@ -47,6 +47,12 @@ pub(crate) enum ToWorker {
         content_type: String,
         body: Vec<u8>,
     },
+    /// [`snapshot::wire::ToDataPlane::Resolver`].
+    Resolver {
+        exists: bool,
+    },
+    /// Control has said all that it knows of this name.
+    Resolved(Name),
     Drain,
     Exit,
 }
@@ -66,6 +72,11 @@ pub(crate) enum FromWorker {
     Log {
         level: LogLevel,
         message: String,
+    },
+    /// Answered by [`ToWorker::Resolved`].
+    Resolve {
+        worker: WorkerId,
+        name: Name,
     },
     Drained {
         worker: WorkerId,

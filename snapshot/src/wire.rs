@@ -66,6 +66,9 @@ pub enum ToDataPlane {
     /// All that can be known of what [`FromDataPlane::Resolve`] asked for has been sent: a route
     /// that is not there now is not to be had.
     Resolved { query: u64 },
+    /// Whether [`FromDataPlane::Resolve`] is worth a question: some registry knows only what it is
+    /// asked for. In force until it is said otherwise, also while control is away; none at first.
+    Resolver { exists: bool },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -272,6 +272,11 @@ impl Registries {
         }
     }
 
+    /// Whether any registry knows only what it is asked for.
+    pub(crate) const fn can_resolve(&self) -> bool {
+        self.questions.is_some()
+    }
+
     /// Asks for an app nobody told of; [`Change::Resolved`] follows with the same number. `false`:
     /// there is nobody to ask, or too much is being asked already.
     pub(crate) fn resolve(&self, number: u64, id: AppId, namespace: Namespace) -> bool {

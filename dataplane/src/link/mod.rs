@@ -14,6 +14,7 @@
 mod addresses;
 mod alone;
 mod progress;
+mod resolving;
 mod socket;
 mod stats;
 
@@ -25,10 +26,12 @@ use crate::{
     engine::Waker,
     limits::ASKED_MAX,
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
+    route::Name,
     telemetry::Counters,
 };
 use alone::{Alone, Due};
 use progress::Progress;
+use resolving::Resolving;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
@@ -77,6 +80,7 @@ pub(crate) struct Link {
     is_draining: bool,
     /// What waits for control's answer, in order.
     asked: VecDeque<Question>,
+    resolving: Resolving,
     /// The control that is connected has sent something to serve: it is ready to be asked.
     is_fed: bool,
     /// Why the process ends, once it does.
@@ -160,6 +164,7 @@ impl Link {
             alone: Alone::default(),
             is_draining: false,
             asked: VecDeque::new(),
+            resolving: Resolving::default(),
             is_fed: false,
             end: None,
         }
@@ -373,8 +378,12 @@ impl Link {
                 self.drain();
             }
             ToDataPlane::Exit => self.exit(End::Told),
-            // Nothing here asks, so no call waits for an answer.
-            ToDataPlane::Resolved { .. } => {}
+            ToDataPlane::Resolver { exists } => self.tell_all(|| ToWorker::Resolver { exists }),
+            // The delta with the route may be one of those that were passed over.
+            ToDataPlane::Resolved { query } if self.stage == Stage::AwaitingState => {
+                self.resolving.defer(query);
+            }
+            ToDataPlane::Resolved { query } => self.on_resolved(query),
         }
     }
 
@@ -502,6 +511,12 @@ impl Link {
         }
         if !std::mem::replace(&mut self.is_fed, true) {
             self.asked.clone().into_iter().for_each(|question| self.put(question));
+            for (query, name) in self.resolving.unanswered(clock::now()) {
+                self.put_name(query, name);
+            }
+        }
+        for query in self.resolving.take_late() {
+            self.on_resolved(query);
         }
     }
 
@@ -550,6 +565,7 @@ impl Link {
                 FromWorker::ControlCall { id: call, app, request } => {
                     self.ask(Question { call, app, request });
                 }
+                FromWorker::Resolve { worker, name } => self.resolve(worker, name),
                 FromWorker::Log { level, message } => {
                     self.send(&FromDataPlane::Log { level, message })
                 }
@@ -587,6 +603,34 @@ impl Link {
 
     fn put(&mut self, Question { call, app, request }: Question) {
         self.send(&FromDataPlane::AdminCall { call, app, request });
+    }
+
+    /// Where control is not there yet, the one that comes is asked.
+    fn resolve(&mut self, worker: WorkerId, name: Name) {
+        match self.resolving.add(worker, &name, clock::now()) {
+            resolving::Question::New(query) if self.is_fed => self.put_name(query, name),
+            resolving::Question::New(_) | resolving::Question::Known => {}
+            resolving::Question::TooMany => {
+                self.tell_resolved(worker, name);
+            }
+        }
+    }
+
+    fn put_name(&mut self, query: u64, Name { id, namespace }: Name) {
+        self.send(&FromDataPlane::Resolve { query, id, namespace });
+    }
+
+    /// What came before this has reached the workers' mailboxes before this does.
+    fn on_resolved(&mut self, query: u64) {
+        let Some(asked) = self.resolving.take(query) else { return };
+        for worker in asked.workers {
+            self.tell_resolved(worker, asked.name.clone());
+        }
+    }
+
+    /// A worker whose mailbox is full may be waiting for us; its calls end by themselves.
+    fn tell_resolved(&self, worker: WorkerId, name: Name) {
+        let _ = self.workers[worker.index()].try_put(ToWorker::Resolved(name));
     }
 
     fn on_adopted(&mut self, worker: WorkerId, epoch: u64) {

@@ -139,6 +139,8 @@ impl<E: Engine> Worker<E> {
                     let connection = Key::from_bits(connection);
                     self.relay.on_control_reply(connection, status, &content_type, &body);
                 }
+                ToWorker::Resolver { exists } => self.relay.set_resolver(exists),
+                ToWorker::Resolved(name) => self.relay.on_resolved(&name),
                 ToWorker::Drain => self.drain(),
                 ToWorker::Exit => self.stage = Stage::Exiting,
             }
@@ -177,6 +179,13 @@ impl<E: Engine> Worker<E> {
             // A control that has stopped reading must not stop this worker.
             if self.surroundings.link.try_put(call).is_err() {
                 self.relay.on_control_away(key);
+            }
+        }
+        for name in std::mem::take(&mut self.relay.questions) {
+            let question = FromWorker::Resolve { worker, name };
+            if let Err(FromWorker::Resolve { name, .. }) = self.surroundings.link.try_put(question)
+            {
+                self.relay.on_resolved(&name);
             }
         }
         let count = self.relay.connection_count();
