@@ -11,6 +11,7 @@ mod adoption;
 mod check;
 mod command_line;
 mod configuration;
+mod dns;
 mod explain;
 mod node;
 mod registries;
