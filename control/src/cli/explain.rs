@@ -274,8 +274,8 @@ fn snapshot(caller: &Entry, table: &Table) -> Snapshot {
 fn routes(table: &Table) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
     for entry in table {
-        let endpoint =
-            Endpoint { instance: entry.instance.clone(), address: entry.peer.clone(), zone: None };
+        let (instance, address) = (entry.instance.clone(), entry.peer.clone());
+        let endpoint = Endpoint { instance, address, zone: entry.zone.clone() };
         let is_it = |route: &&mut Route| route.id == entry.id && route.namespace == entry.namespace;
         match routes.iter_mut().find(is_it) {
             Some(route) => route.endpoints.push(endpoint),

@@ -10,7 +10,10 @@ use super::{
     News, Registry, RegistryError, Row, Sink, Watch,
     inotify::{DirectoryWatch, Wake, directory_of},
 };
-use crate::yaml::{self, Node, Place, Problem, Value};
+use crate::{
+    config::zone::{self, Zone},
+    yaml::{self, Node, Place, Problem, Value},
+};
 use snapshot::{Address, AppId, InstanceId, Namespace};
 use std::{
     collections::HashMap,
@@ -67,7 +70,7 @@ impl Watch for FileWatch {
     fn rows(&self) -> Vec<Row> {
         let apps = self.content.as_ref().ok().and_then(|text| parse(text).ok());
         let rows = apps.into_iter().flatten().filter_map(|app| match app.endpoint {
-            Endpoint::Address(address) => Some(row(&app.id, &app.namespace, address)),
+            Endpoint::Address(ref address) => Some(app.row(address.clone())),
             Endpoint::Named { .. } => None,
         });
         rows.collect()
@@ -157,16 +160,16 @@ async fn rows(text: &str) -> Result<Vec<Row>, String> {
     for app in &apps {
         match &app.endpoint {
             Endpoint::Address(address) => {
-                rows.push(row(&app.id, &app.namespace, address.clone()));
+                rows.push(app.row(address.clone()));
             }
             Endpoint::Named { name, place } => {
                 if !looked_up.contains_key(name) {
                     looked_up.insert(name, look_up(name).await);
                 }
                 match &looked_up[name] {
-                    Ok(addresses) => rows.extend(
-                        addresses.iter().map(|a| row(&app.id, &app.namespace, Address::Tcp(*a))),
-                    ),
+                    Ok(addresses) => {
+                        rows.extend(addresses.iter().map(|a| app.row(Address::Tcp(*a))));
+                    }
                     Err(reason) => problems.push(Problem::new(*place, reason.clone())),
                 }
             }
@@ -187,9 +190,12 @@ async fn look_up(name: &str) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
-fn row(id: &AppId, namespace: &Namespace, address: Address) -> Row {
-    let instance = InstanceId(address.to_string().into());
-    Row { id: id.clone(), namespace: namespace.clone(), instance, address }
+impl Written {
+    fn row(&self, address: Address) -> Row {
+        let instance = InstanceId(address.to_string().into());
+        let (id, namespace, zone) = (self.id.clone(), self.namespace.clone(), self.zone.clone());
+        Row { id, namespace, instance, address, zone }
+    }
 }
 
 fn sentence(problems: &[Problem]) -> String {
@@ -205,6 +211,7 @@ struct Written {
     id: AppId,
     namespace: Namespace,
     endpoint: Endpoint,
+    zone: Option<Zone>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -281,17 +288,24 @@ impl Reader {
         }
     }
 
-    fn add(&mut self, place: Place, id: &AppId, namespace: &Namespace, endpoints: Vec<Endpoint>) {
+    fn add(
+        &mut self,
+        place: Place,
+        id: &AppId,
+        namespace: &Namespace,
+        endpoints: Vec<(Endpoint, Option<Zone>)>,
+    ) {
         let key = (id.to_string(), namespace.to_string());
         if let Some(first) = self.seen.get(&key) {
             let message = format!("app {namespace}/{id} stands here a second time, after {first}");
             return self.problem(place, message);
         }
         self.seen.insert(key, place);
-        let written = endpoints.into_iter().map(|endpoint| Written {
+        let written = endpoints.into_iter().map(|(endpoint, zone)| Written {
             id: id.clone(),
             namespace: namespace.clone(),
             endpoint,
+            zone,
         });
         self.written.extend(written);
     }
@@ -309,7 +323,7 @@ impl Reader {
         check(text).map_err(|e| self.problem(node.place, format!("{key} {text:?}: {e}"))).ok()
     }
 
-    fn endpoints(&mut self, node: &Node) -> Vec<Endpoint> {
+    fn endpoints(&mut self, node: &Node) -> Vec<(Endpoint, Option<Zone>)> {
         let nodes = match &node.value {
             Value::Sequence(nodes) if !nodes.is_empty() => nodes,
             Value::Sequence(_) => {
@@ -323,16 +337,48 @@ impl Reader {
         };
         let mut endpoints = Vec::with_capacity(nodes.len());
         for node in nodes {
-            let parsed = match node.text() {
-                Some(text) => endpoint(text, node.place),
-                None => Err(format!("an endpoint must be an address, not {}", node.kind())),
-            };
-            match parsed {
-                Ok(endpoint) => endpoints.push(endpoint),
-                Err(message) => self.problem(node.place, message),
-            }
+            endpoints.extend(self.endpoint(node));
         }
         endpoints
+    }
+
+    /// An address, or a mapping that says more of it.
+    fn endpoint(&mut self, node: &Node) -> Option<(Endpoint, Option<Zone>)> {
+        let Value::Map(entries) = &node.value else {
+            return Some((self.address(node)?, None));
+        };
+        let (mut address, mut zone) = (None, None);
+        let problem_count = self.problems.len();
+        for (key, value) in entries {
+            match key.text.as_str() {
+                "address" => address = self.address(value),
+                "zone" => zone = self.zone(value),
+                other => self.problem(
+                    key.place,
+                    format!("unknown key {other:?}; an endpoint has address and zone"),
+                ),
+            }
+        }
+        if address.is_none() && self.problems.len() == problem_count {
+            self.problem(node.place, "this endpoint has no address");
+        }
+        Some((address?, zone))
+    }
+
+    fn address(&mut self, node: &Node) -> Option<Endpoint> {
+        let parsed = match node.text() {
+            Some(text) => endpoint(text, node.place),
+            None => Err(format!("an endpoint must be an address, not {}", node.kind())),
+        };
+        parsed.map_err(|message| self.problem(node.place, message)).ok()
+    }
+
+    fn zone(&mut self, node: &Node) -> Option<Zone> {
+        let Some(text) = node.text() else {
+            self.problem(node.place, format!("zone must be a name, not {}", node.kind()));
+            return None;
+        };
+        zone::parse(text).map_err(|e| self.problem(node.place, format!("zone {text:?}: {e}"))).ok()
     }
 }
 
@@ -447,6 +493,21 @@ mod tests {
                 "- {id: '', endpoints: [x]}",
                 "line 1 column 8: id \"\": parameter app-id cannot be empty; line 1 column 24: \"x\" is no address",
             ),
+            (
+                "a zone alone",
+                "- {id: a, endpoints: [{zone: b}]}",
+                "line 1 column 23: this endpoint has no address",
+            ),
+            (
+                "a zone that is none",
+                "- {id: a, endpoints: [{address: 'h:1', zone: 'rack 7'}]}",
+                "line 1 column 46: zone \"rack 7\": it contains the character ' '",
+            ),
+            (
+                "more of an endpoint",
+                "- {id: a, endpoints: [{address: 'h:1', weight: 2}]}",
+                "line 1 column 40: unknown key \"weight\"; an endpoint has address and zone",
+            ),
             ("not yaml", "- {id: a\n- b\n", "line 3 column 1: "),
             (
                 "two documents",
@@ -486,6 +547,10 @@ mod tests {
         assert_eq!(text(yaml), want);
         assert_eq!(text(json), want);
         assert_eq!(text("[]\n"), [""; 0]);
+        let zones = "- {id: a, endpoints: [{address: '10.0.0.1:1', zone: berlin}, '10.0.0.2:1']}";
+        assert_eq!(text(zones), ["default/a 10.0.0.1:1", "default/a 10.0.0.2:1"]);
+        let zones = parse(zones).unwrap().into_iter().map(|written| written.zone);
+        assert_eq!(zones.collect::<Vec<_>>(), [Some("berlin".into()), None]);
     }
 
     async fn next(news: &mut Receiver<(usize, News)>) -> News {

@@ -386,8 +386,8 @@ fn merge<'a>(tables: impl Iterator<Item = (Rank, &'a [Row])>, own: &Own) -> Vec<
     let mut apps: BTreeMap<(&AppId, &Namespace), (Rank, Vec<Endpoint>)> = BTreeMap::new();
     let rows = tables.flat_map(|(rank, rows)| rows.iter().map(move |row| (rank, row)));
     for (rank, row) in rows.filter(|(_, row)| !own.is_named_by(row)) {
-        let endpoint =
-            Endpoint { instance: row.instance.clone(), address: row.address.clone(), zone: None };
+        let (instance, address) = (row.instance.clone(), row.address.clone());
+        let endpoint = Endpoint { instance, address, zone: row.zone.clone() };
         match apps.entry((&row.id, &row.namespace)) {
             btree_map::Entry::Vacant(place) => {
                 place.insert((rank, vec![endpoint]));
@@ -431,6 +431,7 @@ mod tests {
             namespace: Namespace::default(),
             instance: InstanceId(instance.into()),
             address: Address::Tcp(([10, 0, 0, 1], port).into()),
+            zone: None,
         }
     }
 

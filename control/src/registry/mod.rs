@@ -20,6 +20,7 @@ pub(crate) mod sqlite;
 pub(crate) use entry::{Entry, EntryError, Identity};
 pub(crate) use merge::{Change, Registries};
 
+use crate::config::zone::Zone;
 use snapshot::{Address, AppId, InstanceId, Namespace};
 use std::{future::Future, io, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -34,6 +35,8 @@ pub(crate) struct Row {
     pub(crate) namespace: Namespace,
     pub(crate) instance: InstanceId,
     pub(crate) address: Address,
+    /// Where it runs, if the registry knows.
+    pub(crate) zone: Option<Zone>,
 }
 
 /// Which registries there are beside the local one, in any order.

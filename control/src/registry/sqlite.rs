@@ -296,6 +296,7 @@ fn parse(
         namespace: namespace.clone(),
         instance: InstanceId(registration.into()),
         address: Address::Tcp(socket),
+        zone: None,
     })
 }
 

@@ -8,6 +8,7 @@
 
 mod access;
 mod adoption;
+mod balance;
 mod check;
 mod command_line;
 mod configuration;

@@ -415,6 +415,7 @@ impl DnsWatch {
                 namespace: namespace.clone(),
                 instance: InstanceId(address.to_string().into()),
                 address: Address::Tcp(*address),
+                zone: None,
             })
         });
         rows.collect()

@@ -157,6 +157,7 @@ impl Watch for LocalWatch {
             namespace: entry.namespace.clone(),
             instance: entry.instance.clone(),
             address: entry.peer.clone(),
+            zone: entry.zone.clone(),
         };
         self.last.iter().map(row).collect()
     }
