@@ -2,7 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{adoption::Adoption, engine::Waker, limits::MAILBOX_MESSAGES_MAX, route::Name};
+use crate::{
+    adoption::Adoption,
+    engine::Waker,
+    limits::MAILBOX_MESSAGES_MAX,
+    route::{Name, Question},
+};
 use crossbeam_queue::ArrayQueue;
 use snapshot::{
     ListenerId, ListenerKind,
@@ -76,7 +81,7 @@ pub(crate) enum FromWorker {
     /// Answered by [`ToWorker::Resolved`].
     Resolve {
         worker: WorkerId,
-        name: Name,
+        question: Question,
     },
     Drained {
         worker: WorkerId,

@@ -117,12 +117,13 @@ pub enum FromDataPlane {
         message: String,
     },
     Drained,
-    /// A call wants an app that no route leads to. Some registries know only what they are asked
-    /// for.
+    /// A call wants an app that no route leads to, or whose last address turned out to be another
+    /// app's (`is_stale`). Some registries know only what they are asked for.
     Resolve {
         query: u64,
         id: AppId,
         namespace: Namespace,
+        is_stale: bool,
     },
 }
 

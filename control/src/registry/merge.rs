@@ -279,8 +279,14 @@ impl Registries {
 
     /// Asks for an app nobody told of; [`Change::Resolved`] follows with the same number. `false`:
     /// there is nobody to ask, or too much is being asked already.
-    pub(crate) fn resolve(&self, number: u64, id: AppId, namespace: Namespace) -> bool {
-        let question = Question { number, id, namespace };
+    pub(crate) fn resolve(
+        &self,
+        number: u64,
+        id: AppId,
+        namespace: Namespace,
+        is_stale: bool,
+    ) -> bool {
+        let question = Question { number, id, namespace, is_stale };
         self.questions.as_ref().is_some_and(|questions| questions.try_send(question).is_ok())
     }
 

@@ -26,12 +26,12 @@ use crate::{
     engine::Waker,
     limits::ASKED_MAX,
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
-    route::Name,
+    route::{self, Name},
     telemetry::Counters,
 };
 use alone::{Alone, Due};
 use progress::Progress;
-use resolving::Resolving;
+use resolving::{Resolving, Verdict};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
@@ -511,8 +511,8 @@ impl Link {
         }
         if !std::mem::replace(&mut self.is_fed, true) {
             self.asked.clone().into_iter().for_each(|question| self.put(question));
-            for (query, name) in self.resolving.unanswered(clock::now()) {
-                self.put_name(query, name);
+            for (query, question) in self.resolving.unanswered(clock::now()) {
+                self.put_name(query, question);
             }
         }
         for query in self.resolving.take_late() {
@@ -565,7 +565,7 @@ impl Link {
                 FromWorker::ControlCall { id: call, app, request } => {
                     self.ask(Question { call, app, request });
                 }
-                FromWorker::Resolve { worker, name } => self.resolve(worker, name),
+                FromWorker::Resolve { worker, question } => self.resolve(worker, question),
                 FromWorker::Log { level, message } => {
                     self.send(&FromDataPlane::Log { level, message })
                 }
@@ -606,18 +606,17 @@ impl Link {
     }
 
     /// Where control is not there yet, the one that comes is asked.
-    fn resolve(&mut self, worker: WorkerId, name: Name) {
-        match self.resolving.add(worker, &name, clock::now()) {
-            resolving::Question::New(query) if self.is_fed => self.put_name(query, name),
-            resolving::Question::New(_) | resolving::Question::Known => {}
-            resolving::Question::TooMany => {
-                self.tell_resolved(worker, name);
-            }
+    fn resolve(&mut self, worker: WorkerId, question: route::Question) {
+        match self.resolving.add(worker, &question, clock::now()) {
+            Verdict::New(query) if self.is_fed => self.put_name(query, question),
+            Verdict::New(_) | Verdict::Known => {}
+            Verdict::TooMany => self.tell_resolved(worker, question.name),
         }
     }
 
-    fn put_name(&mut self, query: u64, Name { id, namespace }: Name) {
-        self.send(&FromDataPlane::Resolve { query, id, namespace });
+    fn put_name(&mut self, query: u64, question: route::Question) {
+        let route::Question { name: Name { id, namespace }, is_stale } = question;
+        self.send(&FromDataPlane::Resolve { query, id, namespace, is_stale });
     }
 
     /// What came before this has reached the workers' mailboxes before this does.

@@ -9,7 +9,7 @@ use crate::{
     clock::Instant,
     limits::{RESOLVE_TIMEOUT, RESOLVING_NAMES_MAX},
     mailbox::WorkerId,
-    route::Name,
+    route::{Name, Question},
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -27,11 +27,12 @@ pub(super) struct Resolving {
 pub(super) struct Asked {
     pub(super) name: Name,
     pub(super) workers: Vec<WorkerId>,
+    is_stale: bool,
     at: Instant,
 }
 
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Question {
+pub(super) enum Verdict {
     /// To be put to control, under this number.
     New(u64),
     /// Control has it.
@@ -41,22 +42,24 @@ pub(super) enum Question {
 }
 
 impl Resolving {
-    pub(super) fn add(&mut self, worker: WorkerId, name: &Name, now: Instant) -> Question {
+    pub(super) fn add(&mut self, worker: WorkerId, question: &Question, now: Instant) -> Verdict {
         self.forget_lost(now);
+        let Question { name, is_stale } = question;
         if let Some(asked) = self.numbers.get(name).and_then(|query| self.asked.get_mut(query)) {
             if !asked.workers.contains(&worker) {
                 asked.workers.push(worker);
             }
-            return Question::Known;
+            return Verdict::Known;
         }
         if self.asked.len() >= RESOLVING_NAMES_MAX {
-            return Question::TooMany;
+            return Verdict::TooMany;
         }
         self.last += 1;
         self.numbers.insert(name.clone(), self.last);
-        let asked = Asked { name: name.clone(), workers: vec![worker], at: now };
+        let (name, is_stale) = (name.clone(), *is_stale);
+        let asked = Asked { name, workers: vec![worker], is_stale, at: now };
         self.asked.insert(self.last, asked);
-        Question::New(self.last)
+        Verdict::New(self.last)
     }
 
     /// `None`: nobody waits for this answer any more.
@@ -78,10 +81,12 @@ impl Resolving {
     }
 
     /// For a control that has not heard of them.
-    pub(super) fn unanswered(&mut self, now: Instant) -> Vec<(u64, Name)> {
+    pub(super) fn unanswered(&mut self, now: Instant) -> Vec<(u64, Question)> {
         self.late.clear();
         self.forget_lost(now);
-        self.asked.iter().map(|(query, asked)| (*query, asked.name.clone())).collect()
+        let question =
+            |asked: &Asked| Question { name: asked.name.clone(), is_stale: asked.is_stale };
+        self.asked.iter().map(|(query, asked)| (*query, question(asked))).collect()
     }
 
     /// Whoever waited for these has given up by now.
@@ -107,24 +112,28 @@ mod tests {
         Name { id: AppId::new(id).unwrap(), namespace: Namespace::default() }
     }
 
+    fn question(id: &str) -> Question {
+        Question { name: name(id), is_stale: false }
+    }
+
     #[test]
     fn a_name_is_asked_for_once_for_all_workers() {
         let mut resolving = Resolving::default();
         let now = Instant::from_nanos(5);
         for (case, worker, id, want) in [
-            ("the first one", A, "x", Question::New(1)),
-            ("the same worker", A, "x", Question::Known),
-            ("another worker", B, "x", Question::Known),
-            ("another name", B, "y", Question::New(2)),
+            ("the first one", A, "x", Verdict::New(1)),
+            ("the same worker", A, "x", Verdict::Known),
+            ("another worker", B, "x", Verdict::Known),
+            ("another name", B, "y", Verdict::New(2)),
         ] {
-            assert_eq!(resolving.add(worker, &name(id), now), want, "{case}");
+            assert_eq!(resolving.add(worker, &question(id), now), want, "{case}");
         }
         assert!(resolving.take(9).is_none());
         let asked = resolving.take(1).unwrap();
         assert_eq!((asked.name, asked.workers), (name("x"), vec![A, B]));
         assert!(resolving.take(1).is_none(), "an answer counts once");
-        assert_eq!(resolving.add(A, &name("x"), now), Question::New(3));
-        assert_eq!(resolving.unanswered(now), [(2, name("y")), (3, name("x"))]);
+        assert_eq!(resolving.add(A, &question("x"), now), Verdict::New(3));
+        assert_eq!(resolving.unanswered(now), [(2, question("y")), (3, question("x"))]);
     }
 
     #[test]
@@ -132,20 +141,20 @@ mod tests {
         let mut resolving = Resolving::default();
         let start = Instant::from_nanos(5);
         for number in 0..RESOLVING_NAMES_MAX {
-            let question = resolving.add(A, &name(&number.to_string()), start);
-            assert!(matches!(question, Question::New(_)), "{number}");
+            let verdict = resolving.add(A, &question(&number.to_string()), start);
+            assert!(matches!(verdict, Verdict::New(_)), "{number}");
         }
-        assert_eq!(resolving.add(A, &name("more"), start), Question::TooMany);
-        assert_eq!(resolving.add(A, &name("7"), start), Question::Known);
+        assert_eq!(resolving.add(A, &question("more"), start), Verdict::TooMany);
+        assert_eq!(resolving.add(A, &question("7"), start), Verdict::Known);
         let late = start + RESOLVE_TIMEOUT;
-        assert!(matches!(resolving.add(A, &name("7"), late), Question::New(_)));
+        assert!(matches!(resolving.add(A, &question("7"), late), Verdict::New(_)));
         assert_eq!((resolving.asked.len(), resolving.numbers.len()), (1, 1));
     }
 
     #[test]
     fn deferred_answers_are_those_of_questions_that_wait() {
         let mut resolving = Resolving::default();
-        resolving.add(A, &name("x"), Instant::default());
+        resolving.add(A, &question("x"), Instant::default());
         for query in [7, 1, 1] {
             resolving.defer(query);
         }

@@ -100,7 +100,7 @@ impl<E: Engine> Relay<E> {
                 // There may turn out to be several endpoints.
                 self.remember(key, &head, &rest);
                 self.set_pending(key, head, rest);
-                self.park(key, name);
+                self.park(key, name, false);
             }
         }
     }

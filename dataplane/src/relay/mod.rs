@@ -48,7 +48,7 @@ use crate::{
     http::{RequestHead, ResponseHead, date::DateCache},
     limits::{HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, STALL_TIMEOUT},
     policy::access::Proof,
-    route::Name,
+    route::Question,
     slab::Slab,
     telemetry::Counters,
     timer::Wheel,
@@ -81,7 +81,7 @@ pub(crate) struct Relay<E> {
     /// Filled by exchanges, emptied by the worker each turn.
     pub control_calls: Vec<ControlCall>,
     /// Names that control is to be asked for; likewise.
-    pub questions: Vec<Name>,
+    pub questions: Vec<Question>,
     connections: Slab<Connection>,
     upstreams: Slab<Upstream>,
     owners: Owners,

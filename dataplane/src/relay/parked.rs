@@ -13,14 +13,17 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Relay, attempt::find_route};
+use super::{
+    Relay,
+    attempt::{find_route, named},
+};
 use crate::{
     clock::Instant,
     connection::{Connection, ConnectionKey, State},
     engine::Engine,
     error::Cause,
     limits::{PARKED_MAX, RESOLVE_TIMEOUT},
-    route::Name,
+    route::{Name, Question},
 };
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -105,7 +108,7 @@ impl<E: Engine> Relay<E> {
 
     /// The call is ready to leave, all that is here of it pending, and waits for its app to be
     /// found.
-    pub(super) fn park(&mut self, key: ConnectionKey, name: Name) {
+    pub(super) fn park(&mut self, key: ConnectionKey, name: Name, is_stale: bool) {
         if self.parked.count >= PARKED_MAX {
             let connections = &self.connections;
             self.parked.keep(|call| connections.find(call.key).is_some_and(|c| call.waits(c)));
@@ -118,44 +121,87 @@ impl<E: Engine> Relay<E> {
         let (ticket, is_asked) = self.parked.add(name.clone(), key, self.now);
         connection.state = State::Resolving { ticket };
         if is_asked {
-            self.questions.push(name);
+            self.questions.push(Question { name, is_stale });
         }
         self.counters.calls_parked.add(1);
         self.set_deadline(key, Some(RESOLVE_TIMEOUT));
     }
 
+    /// No address of the app is its own any more. Control is told; the call waits for what it finds
+    /// out, if all of it is still here (it is pending then) and it has not waited so before. False:
+    /// it does not wait.
+    pub(super) fn park_misdirected(&mut self, key: ConnectionKey) -> bool {
+        let Some(connection) = self.connections.find_mut(key).filter(|_| self.has_resolver) else {
+            return false;
+        };
+        let name = named(&self.view, connection).and_then(|(id, ns)| Name::parse(id, ns));
+        let Some(name) = name else { return false };
+        let exchange = &mut connection.exchange;
+        let waits = !exchange.is_resolved_anew && !exchange.pending.is_empty();
+        exchange.is_resolved_anew = true;
+        if waits {
+            self.park(key, name, true);
+        } else {
+            self.questions.push(Question { name, is_stale: true });
+        }
+        waits
+    }
+
     /// All that can be known of this name has been adopted.
     pub(crate) fn on_resolved(&mut self, name: &Name) {
         for call in self.parked.take(name) {
-            if self.connections.find(call.key).is_some_and(|connection| call.waits(connection)) {
+            if self.is_parked(call) {
                 self.unpark(call.key);
             }
         }
         self.read_ready();
     }
 
-    /// The snapshot changed: who waited for an app that is in it goes on.
+    /// The snapshot changed: who waited for an app that is in it goes on, unless all it says of it
+    /// has turned out to be wrong before.
     pub(super) fn reconsider_parked(&mut self) {
-        let snapshot = Rc::clone(&self.view);
+        let view = Rc::clone(&self.view);
         let is_known = |name: &&Name| {
             let (id, namespace) = (name.id.as_str(), name.namespace.as_str());
-            snapshot.snapshot.find_route(id, namespace).is_some()
+            view.snapshot.find_route(id, namespace).is_some()
         };
         let known: Vec<Name> = self.parked.names.keys().filter(is_known).cloned().collect();
-        known.iter().for_each(|name| self.on_resolved(name));
+        for name in known {
+            let asked_at = self.parked.names.get(&name).map(|waiting| waiting.asked_at);
+            let calls = self.parked.take(&name).into_iter();
+            let calls = calls.filter(|call| self.is_parked(*call) && !self.try_unpark(call.key));
+            let calls: Vec<Call> = calls.collect();
+            if let Some(asked_at) = asked_at.filter(|_| !calls.is_empty()) {
+                self.parked.count += calls.len();
+                self.parked.names.insert(name, Waiting { asked_at, calls });
+            }
+        }
+        self.read_ready();
+    }
+
+    fn is_parked(&self, call: Call) -> bool {
+        self.connections.find(call.key).is_some_and(|connection| call.waits(connection))
     }
 
     /// Sends the call to where its app is now, or tells its client that there is none.
     pub(super) fn unpark(&mut self, key: ConnectionKey) {
+        if !self.try_unpark(key) {
+            self.counters.calls_unresolved.add(1);
+            self.fail(key, Cause::NotFound);
+        }
+    }
+
+    fn try_unpark(&mut self, key: ConnectionKey) -> bool {
         let view = Rc::clone(&self.view);
-        let Some(connection) = self.connections.find(key) else { return };
+        let Some(connection) = self.connections.find(key) else { return false };
+        let is_first_attempt = !connection.exchange.is_resolved_anew;
         let route = find_route(&view, connection);
         let Some(endpoint) = route.and_then(|route| self.choose(key, &view, route)) else {
-            self.counters.calls_unresolved.add(1);
-            return self.fail(key, Cause::NotFound);
+            return false;
         };
-        self.counters.requests_peer.add(1);
+        self.counters.requests_peer.add(u64::from(is_first_attempt));
         self.attempt(key, endpoint);
+        true
     }
 }
 

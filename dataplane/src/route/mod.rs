@@ -42,6 +42,14 @@ impl Name {
     }
 }
 
+/// What control is to be asked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Question {
+    pub name: Name,
+    /// What is known of it has turned out to be wrong.
+    pub is_stale: bool,
+}
+
 /// Finds the app `id` of `namespace`, called from the app number `own_app`.
 ///
 /// # Errors

@@ -567,12 +567,12 @@ impl Node {
     }
 
     fn take_calls(&mut self, now: Instant, answers: bool, random: &mut Random) {
-        for name in std::mem::take(&mut self.relay.questions) {
+        for question in std::mem::take(&mut self.relay.questions) {
             // Else the answer is lost.
             if answers || random.chance(50) {
                 let after = Duration::from_millis(random.below(900) as u64);
                 let at = self.lookups.back().map_or(now, |(at, _)| *at).max(now + after);
-                self.lookups.push_back((at, name));
+                self.lookups.push_back((at, question.name));
             }
         }
         for call in std::mem::take(&mut self.relay.control_calls) {

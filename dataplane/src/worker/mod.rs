@@ -181,11 +181,12 @@ impl<E: Engine> Worker<E> {
                 self.relay.on_control_away(key);
             }
         }
-        for name in std::mem::take(&mut self.relay.questions) {
-            let question = FromWorker::Resolve { worker, name };
-            if let Err(FromWorker::Resolve { name, .. }) = self.surroundings.link.try_put(question)
+        for question in std::mem::take(&mut self.relay.questions) {
+            let message = FromWorker::Resolve { worker, question };
+            if let Err(FromWorker::Resolve { question, .. }) =
+                self.surroundings.link.try_put(message)
             {
-                self.relay.on_resolved(&name);
+                self.relay.on_resolved(&question.name);
             }
         }
         let count = self.relay.connection_count();

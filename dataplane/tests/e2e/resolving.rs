@@ -43,7 +43,7 @@ impl Plane {
     /// The next question of the data plane: its number, and for whom.
     fn expect_question(&mut self) -> (u64, String) {
         match self.link.receive() {
-            FromDataPlane::Resolve { query, id, namespace } => {
+            FromDataPlane::Resolve { query, id, namespace, .. } => {
                 assert_eq!(namespace, Namespace::default());
                 (query, id.to_string())
             }
@@ -122,6 +122,43 @@ on_both_engines! {
         client.send(get(X));
         is_unknown(&mut client, "checkout");
         caller.assert_nothing_asked();
+    }
+
+    fn address_that_is_another_apps_is_asked_for_anew(engine: Choice) {
+        let wrong = || ServedApp::answering(|_| {
+            answer("421 Misdirected Request", "Ringcar-Error: misdirected\r\n", "").into_bytes()
+        });
+        let (first, second) = (wrong(), wrong());
+        let right = ServedApp::answering(|_| OK.into());
+        let caller = Plane::on(engine).app("orders", None).knows("checkout", &[&first.address()]);
+        let mut caller = caller.start();
+        caller.set_resolver(true);
+        let expect_stale = |caller: &mut Plane| match caller.link.receive() {
+            FromDataPlane::Resolve { query, is_stale: true, .. } => query,
+            other => panic!("nothing is stale, but {other:?}"),
+        };
+        let mut client = caller.client();
+        client.send(get(X));
+        let query = expect_stale(&mut caller);
+        caller.change(vec![Change::Route(route("other", &[&right.address()]))]);
+        client.assert_silent();
+        caller.change(found(&right.address()));
+        caller.say_resolved(query);
+        assert_eq!(client.read_response().text(), "ok");
+
+        // One that is not remembered fails, and the next one finds what it has led to.
+        caller.change(found(&first.address()));
+        client.send(post(X, "once"));
+        is_unknown(&mut client, "checkout");
+        let query = expect_stale(&mut caller);
+        caller.say_resolved(query);
+
+        // Nobody waits for one wrong address after the other.
+        client.send(get(X));
+        let query = expect_stale(&mut caller);
+        caller.change(found(&second.address()));
+        is_unknown(&mut client, "checkout");
+        caller.say_resolved(query);
     }
 
     fn what_can_be_no_app_is_not_asked_for(engine: Choice) {

@@ -135,6 +135,8 @@ pub(super) struct Question {
     pub(super) number: u64,
     pub(super) id: AppId,
     pub(super) namespace: Namespace,
+    /// Another app was met at the address that this one had.
+    pub(super) is_stale: bool,
 }
 
 pub(super) struct DnsRegistry {
@@ -220,6 +222,8 @@ struct Known {
     addresses: BTreeSet<SocketAddr>,
     /// When it is looked up again, or forgotten; `None` while it is being looked up.
     due: Option<Instant>,
+    /// When the last answer came.
+    looked_up: Option<Instant>,
     /// Questions that wait for the answer.
     waiting: Vec<u64>,
     asked_at: Instant,
@@ -246,6 +250,7 @@ impl Known {
         Self {
             addresses: BTreeSet::new(),
             due: Some(now),
+            looked_up: None,
             waiting: Vec::new(),
             asked_at: now,
             is_configured,
@@ -342,7 +347,7 @@ impl DnsWatch {
     }
 
     async fn on_question(&mut self, question: Question, news: &Sink) {
-        let Question { number, id, namespace } = question;
+        let Question { number, id, namespace, is_stale } = question;
         let name = (id, namespace);
         let is_new = !self.known.contains_key(&name);
         if is_new && self.known.len() >= NAMES_MAX && !self.forget_one() {
@@ -357,6 +362,11 @@ impl DnsWatch {
         self.has_complained &= self.known.len() >= NAMES_MAX;
         let known = self.known.entry(name).or_insert_with(|| Known::new(false));
         known.asked_at = Instant::now();
+        // However often somebody says so, a name is looked up once in TTL_MIN.
+        let may_look = known.looked_up.is_none_or(|at| at.elapsed() >= TTL_MIN);
+        if is_stale && may_look && known.due.is_some() {
+            known.due = Some(known.asked_at);
+        }
         let is_fresh = known.due.is_some_and(|due| due > Instant::now());
         if is_fresh || known.waiting.len() >= WAITING_MAX {
             news.tell(News::Resolved(number)).await;
@@ -397,6 +407,7 @@ impl DnsWatch {
         if matches!(health, News::Back) {
             known.failures = 0;
         }
+        known.looked_up = Some(Instant::now());
         known.due = Some(Instant::now() + ttl);
         let waiting = std::mem::take(&mut known.waiting);
         news.tell(health).await;

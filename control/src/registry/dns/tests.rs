@@ -116,7 +116,8 @@ impl Asked {
 
     async fn ask(&mut self, number: u64, id: &str) {
         let (id, namespace) = (AppId::new(id).unwrap(), Namespace::default());
-        self.questions.send(Question { number, id, namespace }).await.unwrap();
+        let is_stale = false;
+        self.questions.send(Question { number, id, namespace, is_stale }).await.unwrap();
         while self.next().await != Some(number) {}
     }
 
@@ -244,7 +245,7 @@ async fn names_that_somebody_makes_up_push_out_no_app_and_nothing_grows() {
     let (mut watch, (sink, mut news)) = (watch(), Sink::pair());
     let ask = |number: u64, id: &str| {
         let (id, namespace) = name(id);
-        Question { number, id, namespace }
+        Question { number, id, namespace, is_stale: false }
     };
     watch.on_question(ask(1, "orders"), &sink).await;
     watch.on_answer(&name("orders"), found(&["10.0.0.1:80"], 60), &sink).await;
@@ -296,4 +297,27 @@ async fn an_app_that_nobody_asks_for_is_forgotten_and_said_to_be() {
     assert!(watch.forget_unwanted(later), "those who have its address must hear of it");
     assert_eq!(watch.known.keys().cloned().collect::<Vec<_>>(), [name("kept")]);
     assert_eq!(watch.table().len(), 1);
+}
+
+#[tokio::test]
+async fn an_address_that_is_somebody_elses_is_looked_up_anew_but_not_all_the_time() {
+    let (mut watch, (sink, mut news)) = (watch(), Sink::pair());
+    let (id, namespace) = name("orders");
+    let ask = |number| {
+        let (id, namespace) = (id.clone(), namespace.clone());
+        Question { number, id, namespace, is_stale: true }
+    };
+    watch.on_question(ask(1), &sink).await;
+    watch.on_answer(&name("orders"), found(&["10.0.0.1:80"], 60), &sink).await;
+    assert_eq!(told(&mut news), ["back", "1 rows", "resolved 1"]);
+    watch.on_question(ask(2), &sink).await;
+    assert_eq!(told(&mut news), ["resolved 2"], "it has just been looked up");
+    let known = watch.known.get_mut(&name("orders")).unwrap();
+    known.looked_up = known.looked_up.and_then(|at| at.checked_sub(TTL_MIN));
+    watch.on_question(ask(3), &sink).await;
+    assert!(told(&mut news).is_empty(), "it waits");
+    watch.start_due();
+    assert_eq!(watch.lookups.len(), 1);
+    watch.on_answer(&name("orders"), found(&["10.0.0.2:80"], 60), &sink).await;
+    assert_eq!(told(&mut news), ["back", "1 rows", "resolved 3"]);
 }
