@@ -420,8 +420,9 @@ fn merge<'a>(tables: impl Iterator<Item = (Rank, &'a [Row])>, own: &Own) -> Vec<
 /// News that wait to be merged; a registry that has more waits itself.
 pub(super) const NEWS_MAX: usize = 64;
 
-/// Questions that wait for an answer.
-const QUESTIONS_MAX: usize = 256;
+/// Questions that wait to be looked at. The data plane has no more under way at a time, so none is
+/// turned away for want of room here.
+const QUESTIONS_MAX: usize = 1024;
 
 /// Time for registries to hear that we end.
 const END_TIMEOUT: Duration = Duration::from_secs(1);

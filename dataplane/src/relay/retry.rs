@@ -164,7 +164,8 @@ impl<E: Engine> Relay<E> {
         if is_whole {
             exchange.pending.push_back(request);
         }
-        if !(is_whole && self.fail_over(borrower)) && !self.park_misdirected(borrower) {
+        let goes_on = is_whole && self.fail_over(borrower);
+        if !goes_on && !self.park_misdirected(borrower) {
             self.fail(borrower, Cause::NotFound);
         }
     }

@@ -152,6 +152,8 @@ on_both_engines! {
         is_unknown(&mut client, "checkout");
         let query = expect_stale(&mut caller);
         caller.say_resolved(query);
+        // Else the next question might join this one.
+        caller.counter(PARKED);
 
         // Nobody waits for one wrong address after the other.
         client.send(get(X));
