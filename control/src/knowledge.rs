@@ -39,6 +39,7 @@ pub(crate) struct KnownRow {
     pub(crate) revision: String,
     pub(crate) instance: String,
     pub(crate) address: Address,
+    pub(crate) zone: Option<String>,
     /// Why it does not count.
     pub(crate) hidden: Option<String>,
 }

@@ -47,6 +47,7 @@ pub(crate) struct Supervisor {
     sockets: Sockets,
     /// What each process keeps open.
     holds: BTreeMap<HoldId, Arc<OwnedFd>>,
+    has_resolver: bool,
     phase: Phase,
     /// An adopted process was greeted before there was a supervisor.
     greeted: Option<Introduction>,
@@ -122,12 +123,19 @@ impl Supervisor {
             told,
             sockets: Vec::new(),
             holds: BTreeMap::new(),
+            has_resolver: false,
             phase,
             greeted: None,
             early_deaths: 0,
             predecessor: None,
             resyncs: 0,
         }
+    }
+
+    /// Whether calls to apps that no state names are worth a question; to be said before there is a
+    /// process.
+    pub(crate) const fn set_resolver(&mut self, exists: bool) {
+        self.has_resolver = exists;
     }
 
     /// Goes on with a process that serves already. It keeps the sockets it has.
@@ -182,6 +190,7 @@ impl Supervisor {
     fn tell_all(&self, link: &mut Link, known: &BTreeSet<ListenerId>) -> Result<(), LinkError> {
         let ids = self.sockets.iter().map(|(id, _)| *id).filter(|id| !known.contains(id));
         let ids: Vec<ListenerId> = ids.collect();
+        link.send(&ToDataPlane::Resolver { exists: self.has_resolver }, Vec::new())?;
         for message in wire::state_messages(self.told.to_state(), &ids) {
             let named = |(id, _): &&(ListenerId, _)| message.sockets().contains(id);
             let sockets = self.sockets.iter().filter(named);

@@ -175,6 +175,19 @@ pub const GROUPS_MAX: usize = 4096;
 pub const LINGER_BYTES_MAX: usize = 256 * 1024;
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a call waits for control to find out where its app is: two tries of a name server, with
+/// control's 2 s each, and some.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Calls of one worker that wait so; further ones are told at once that there is no such app. Each
+/// may hold its head and RELAY_HIGH_BYTES, so this is 512 MiB at the very worst, of clients that
+/// all send large bodies to apps that nobody knows.
+pub const PARKED_MAX: usize = 2048;
+
+/// Names that control is being asked for, by all workers together. As many as it looks up and keeps
+/// at most, so that what a hostile client makes up piles up nowhere.
+pub const RESOLVING_NAMES_MAX: usize = 1024;
+
 /// Body of a request that control answers (`PUT /v1.0/metadata/{key}`).
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 

@@ -2,7 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{adoption::Adoption, engine::Waker, limits::MAILBOX_MESSAGES_MAX};
+use crate::{
+    adoption::Adoption,
+    engine::Waker,
+    limits::MAILBOX_MESSAGES_MAX,
+    route::{Name, Question},
+};
 use crossbeam_queue::ArrayQueue;
 use snapshot::{
     AppId, ListenerId, ListenerKind, Namespace,
@@ -52,6 +57,12 @@ pub(crate) enum ToWorker {
         query: u64,
         name: Arc<(AppId, Namespace)>,
     },
+    /// [`snapshot::wire::ToDataPlane::Resolver`].
+    Resolver {
+        exists: bool,
+    },
+    /// Control has said all that it knows of this name.
+    Resolved(Name),
     Drain,
     Exit,
 }
@@ -71,6 +82,11 @@ pub(crate) enum FromWorker {
     Log {
         level: LogLevel,
         message: String,
+    },
+    /// Answered by [`ToWorker::Resolved`].
+    Resolve {
+        worker: WorkerId,
+        question: Question,
     },
     Drained {
         worker: WorkerId,

@@ -69,6 +69,9 @@ pub enum ToDataPlane {
     Resolved { query: u64 },
     /// What each worker thinks of the endpoints of an app. Answered by [`FromDataPlane::Scores`].
     Scores { query: u64, id: AppId, namespace: Namespace },
+    /// Whether [`FromDataPlane::Resolve`] is worth a question: some registry knows only what it is
+    /// asked for. In force until it is said otherwise, also while control is away; none at first.
+    Resolver { exists: bool },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -117,12 +120,13 @@ pub enum FromDataPlane {
         message: String,
     },
     Drained,
-    /// A call wants an app that no route leads to. Some registries know only what they are asked
-    /// for.
+    /// A call wants an app that no route leads to, or whose last address turned out to be another
+    /// app's (`is_stale`). Some registries know only what they are asked for.
     Resolve {
         query: u64,
         id: AppId,
         namespace: Namespace,
+        is_stale: bool,
     },
     /// Of every worker that has called the app since its endpoints became several: nobody keeps
     /// scores where there is no choice.

@@ -244,6 +244,8 @@ pub(crate) const KEYS: &[Key] = &[
     flag("unix-domain-socket", Text, "", Now, "Directory for API sockets, instead of ports"),
     flag("dapr-graceful-shutdown-seconds", Number, "5", Now, "Time for calls in flight at shutdown").reloaded(),
     flag("dapr-block-shutdown-duration", Duration, "", Now, "Time to serve on after the signal, such as 10s").reloaded(),
+    flag("zone", Text, "", Now, "Zone this sidecar runs in; calls stay in it while healthy instances of the other app are there"),
+    flag("balance", Text, "p2c", Now, "How calls are spread over an app's instances: p2c, to the quicker of two, or round-robin"),
     flag("keep-data-plane", Duration, "8s", Now, "Time for which calls are served when this process was killed and none took its place; 0s: not at all"),
     flag("enable-api-logging", Bool, "false", Later, "Log every API call").at("spec.logging.apiLogging.enabled"),
     flag("enable-app-health-check", Bool, "false", Later, "Probe the app's health"),

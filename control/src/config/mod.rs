@@ -19,6 +19,7 @@ pub(crate) mod quantity;
 mod schema;
 mod section;
 pub(crate) mod token;
+pub(crate) mod zone;
 
 pub(crate) use schema::closest;
 
@@ -30,7 +31,7 @@ use crate::{
 };
 use flags::Values;
 use snapshot::{
-    AppId, IdError, Namespace,
+    AppId, Balance, IdError, Namespace,
     policy::{AccessPolicy, AllowedOrigins, ApiRules, Guards, Network, NetworkError},
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -68,6 +69,10 @@ pub(crate) struct Config {
     /// Where sidecars of other machines call, when a registry tells them; port 0 is one of our own
     /// choice.
     pub(crate) peer: HostPort,
+    /// Where this sidecar runs, as far as anybody said.
+    pub(crate) zone: Option<zone::Zone>,
+    /// How calls are spread over the instances of the app they go to.
+    pub(crate) balance: Balance,
     /// Beside the local one. Files alone name them.
     pub(crate) registries: Arc<Settings>,
     /// For the log: what was asked for and is not done.
@@ -103,6 +108,10 @@ pub(crate) enum ConfigError {
     Quantity { flag: &'static str, reason: quantity::QuantityError },
     #[error("invalid value for '{flag}': {reason}")]
     Duration { flag: &'static str, reason: duration::DurationError },
+    #[error("invalid value for 'zone': {0}")]
+    Zone(zone::ZoneError),
+    #[error("invalid value for 'balance': {0:?}; write p2c or round-robin")]
+    Balance(String),
     #[error("invalid value for 'app-channel-address': {0}")]
     AppPlace(#[from] AppPlaceError),
     #[error("{name}: {reason}")]
@@ -129,6 +138,8 @@ impl ConfigError {
             | Self::Duration { flag, .. }
             | Self::PortConflict { flag, .. } => Some(*flag),
             Self::AppId(_) => Some("app-id"),
+            Self::Balance(_) => Some("balance"),
+            Self::Zone(_) => Some("zone"),
             Self::AppPlace(_) => Some("app-channel-address"),
             Self::Network(_) => Some("trusted-peer-networks"),
             Self::Files(_) | Self::Namespace(..) | Self::Variable { .. } => None,
@@ -180,6 +191,8 @@ impl Config {
                 host: values.text("dapr-internal-grpc-listen-address").to_owned(),
                 port: port(values, "dapr-internal-grpc-port")?,
             },
+            zone: zone(values)?,
+            balance: balance(values)?,
             registries: Arc::default(),
             host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
             warnings: warnings(values, &protocol)?,
@@ -311,6 +324,18 @@ fn block_duration(values: &Values) -> Result<Option<Duration>, ConfigError> {
     non_empty(values.text(FLAG)).map(parse).transpose()
 }
 
+fn zone(values: &Values) -> Result<Option<zone::Zone>, ConfigError> {
+    non_empty(values.text("zone")).map(zone::parse).transpose().map_err(ConfigError::Zone)
+}
+
+fn balance(values: &Values) -> Result<Balance, ConfigError> {
+    match values.text("balance") {
+        "p2c" => Ok(Balance::PowerOfTwo),
+        "round-robin" => Ok(Balance::RoundRobin),
+        other => Err(ConfigError::Balance(other.to_owned())),
+    }
+}
+
 fn keep_data_plane(values: &Values) -> Result<Duration, ConfigError> {
     const FLAG: &str = "keep-data-plane";
     duration::parse(values.text(FLAG))
@@ -439,6 +464,15 @@ mod tests {
             ),
             (&["--app-id=a", "--log-level=loud"], "invalid value for 'log-level': loud"),
             (&["--app-id=a", "--mode=node"], "invalid value for 'mode': node"),
+            (
+                &["--app-id=a", "--balance=random"],
+                "invalid value for 'balance': \"random\"; write p2c or round-robin",
+            ),
+            (
+                &["--app-id=a", "--zone=rack 7"],
+                "invalid value for 'zone': it contains the character ' '; use printable characters without \
+                 spaces",
+            ),
             (
                 &["--app-id=a", "--disable-init-endpoints=config,x"],
                 "invalid value for 'disable-init-endpoints': x",

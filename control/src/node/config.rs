@@ -384,6 +384,7 @@ impl<'a> Reader<'a> {
                     keep_data_plane: base.keep_data_plane,
                     log: base.log.clone(),
                     registries: Arc::clone(&base.registries),
+                    zone: base.zone.clone(),
                     ..config
                 })
             }
@@ -462,6 +463,7 @@ const KEEP: &str = "keep-data-plane";
 mod tests {
     use super::*;
     use crate::config::AppPlace;
+    use snapshot::Balance;
     use std::time::Duration;
 
     fn parse(text: &str) -> Result<NodeConfig, Vec<Problem>> {
@@ -485,6 +487,7 @@ apps:
 - {id: c, http-port: 3502}
 - {id: e, http-port: 3503, namespace: x.y}
 - {id: f, http-port: 3504, max-body-size: 4MB}
+- {id: g, http-port: 3505, balance: fair}
 - 7
 ";
         let problems: Vec<String> =
@@ -503,7 +506,8 @@ apps:
             "n.yaml:13:3: c: app default/c stands here a second time, after line 10 column 3",
             "n.yaml:14:3: NAMESPACE \"x.y\" is not a namespace",
             "n.yaml:15:43: max-body-size: \"4MB\" is not a quantity",
-            "n.yaml:16:3: must be a mapping, not a single value",
+            "n.yaml:16:37: balance: invalid value for 'balance': \"fair\"; write p2c or round-robin",
+            "n.yaml:17:3: must be a mapping, not a single value",
         ];
         for (problem, want) in problems.iter().zip(want) {
             assert!(problem.starts_with(want), "{problem}\nwant {want}");
@@ -516,11 +520,12 @@ apps:
         let config = parse(
             "
 name: shop
+zone: berlin
 keep-data-plane: 30s
 enable-metrics: no
-defaults: {listen-addresses: 127.0.0.1, max-body-size: 1Ki, namespace: prod}
+defaults: {listen-addresses: 127.0.0.1, max-body-size: 1Ki, namespace: prod, balance: round-robin}
 apps:
-- {id: orders, http-port: 3501, address: 6001}
+- {id: orders, http-port: 3501, address: 6001, balance: p2c}
 - {id: checkout, http-port: 3502, address: 'localhost:6002', namespace: test}
 - {id: stock, unix-domain-socket: /run/api, address: 'unix:///run/stock', max-body-size: 2Ki}
 - {id: caller, http-port: 3503}
@@ -548,6 +553,9 @@ apps:
         let sizes: Vec<_> = config.apps.iter().map(|app| app.body_bytes_max).collect();
         assert_eq!(sizes, [Some(1024), Some(1024), Some(2048), Some(1024)]);
         assert!(config.apps.iter().all(|app| app.metrics.is_none()));
+        assert!(config.apps.iter().all(|app| app.zone.as_deref() == Some("berlin")));
+        let balances: Vec<_> = config.apps.iter().map(|app| app.balance).collect();
+        assert_eq!(balances[..2], [Balance::PowerOfTwo, Balance::RoundRobin]);
         assert_eq!(config.apps[0].listen_hosts, ["127.0.0.1"]);
 
         let added = config.defaults.apps("{id: new, http-port: 3504}", &config.base, &|_| None);

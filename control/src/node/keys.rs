@@ -35,12 +35,14 @@ pub(super) const NODE: &[(&str, Use)] = &[
     ("metrics-listen-address", Flag("metrics-listen-address")),
     ("metrics-port", Flag("metrics-port")),
     ("name", Name),
+    ("zone", Flag("zone")),
 ];
 
 pub(super) const APP: &[(&str, Use)] = &[
     ("address", Address),
     ("allowed-origins", Flag("allowed-origins")),
     ("app-token", Token("APP_API_TOKEN")),
+    ("balance", Flag("balance")),
     ("configuration", Flag("config")),
     ("disable-init-endpoints", Flag("disable-init-endpoints")),
     ("grpc-port", Flag("dapr-grpc-port")),

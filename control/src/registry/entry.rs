@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::timestamp::Timestamp;
+use crate::{config::zone::Zone, timestamp::Timestamp};
 use serde::{Deserialize, Serialize};
 use snapshot::{Address, AppId, InstanceId, Namespace};
 use std::{net::SocketAddr, path::PathBuf};
@@ -27,6 +27,8 @@ pub(crate) struct Entry {
     /// Where sidecars on other machines call, if they can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) remote_peer: Option<SocketAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) zone: Option<Zone>,
     /// Where the app, and `ringcar invoke`, call.
     pub(crate) api: Address,
     pub(crate) grpc_port: u16,
@@ -100,6 +102,7 @@ impl Entry {
             created: Timestamp::now(),
             peer,
             remote_peer: None,
+            zone: None,
             api,
             grpc_port: 0,
             app_port: 0,
@@ -203,11 +206,12 @@ mod tests {
     fn reads_what_it_writes_and_ignores_what_it_does_not_know() {
         let mut entry = Entry::sample("orders", "7-1");
         entry.cli_pid = Some(12);
+        entry.zone = Some("berlin".into());
         entry.command = "python3 \"app.py\"".to_owned();
         let bytes = entry.emit().unwrap();
         assert_eq!(Entry::parse(&bytes).unwrap(), entry);
         let mut value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-        value["zone"] = "b".into();
+        value["weather"] = "fair".into();
         assert_eq!(Entry::parse(value.to_string().as_bytes()).unwrap(), entry);
     }
 }

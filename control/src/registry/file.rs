@@ -11,6 +11,7 @@ use super::{
     inotify::{DirectoryWatch, Wake, directory_of},
 };
 use crate::{
+    config::zone::{self, Zone},
     timestamp::Timestamp,
     yaml::{self, Node, Place, Problem, Value},
 };
@@ -70,8 +71,8 @@ impl Watch for FileWatch {
     fn rows(&self) -> Vec<Row> {
         let apps = self.content.as_ref().ok().and_then(|text| parse(text).ok());
         let modified = modified(&self.path);
-        let rows = apps.into_iter().flatten().filter_map(|app| match &app.endpoint {
-            Endpoint::Address(address) => Some(row(&app, address.clone(), modified)),
+        let rows = apps.into_iter().flatten().filter_map(|app| match app.endpoint {
+            Endpoint::Address(ref address) => Some(app.row(address.clone(), modified)),
             Endpoint::Named { .. } => None,
         });
         rows.collect()
@@ -185,7 +186,7 @@ async fn rows(text: &str, modified: Option<Timestamp>) -> Result<Vec<Row>, Strin
     for app in &apps {
         match &app.endpoint {
             Endpoint::Address(address) => {
-                rows.push(row(app, address.clone(), modified));
+                rows.push(app.row(address.clone(), modified));
             }
             Endpoint::Named { name, place } => {
                 if !looked_up.contains_key(name) {
@@ -193,7 +194,8 @@ async fn rows(text: &str, modified: Option<Timestamp>) -> Result<Vec<Row>, Strin
                 }
                 match &looked_up[name] {
                     Ok(addresses) => {
-                        rows.extend(addresses.iter().map(|a| row(app, Address::Tcp(*a), modified)))
+                        let addresses = addresses.iter().map(|address| Address::Tcp(*address));
+                        rows.extend(addresses.map(|address| app.row(address, modified)));
                     }
                     Err(reason) => problems.push(Problem::new(*place, reason.clone())),
                 }
@@ -215,11 +217,13 @@ async fn look_up(name: &str) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
-fn row(app: &Written, address: Address, modified: Option<Timestamp>) -> Row {
-    let instance = InstanceId(address.to_string().into());
-    let (id, namespace) = (app.id.clone(), app.namespace.clone());
-    let revision = Revision::File { line: app.line, modified };
-    Row { id, namespace, instance, address, revision }
+impl Written {
+    fn row(&self, address: Address, modified: Option<Timestamp>) -> Row {
+        let instance = InstanceId(address.to_string().into());
+        let (id, namespace, zone) = (self.id.clone(), self.namespace.clone(), self.zone.clone());
+        let revision = Revision::File { line: self.line, modified };
+        Row { id, namespace, instance, address, revision, zone }
+    }
 }
 
 fn sentence(problems: &[Problem]) -> String {
@@ -236,6 +240,7 @@ struct Written {
     namespace: Namespace,
     line: usize,
     endpoint: Endpoint,
+    zone: Option<Zone>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -312,18 +317,25 @@ impl Reader {
         }
     }
 
-    fn add(&mut self, place: Place, id: &AppId, namespace: &Namespace, endpoints: Vec<Endpoint>) {
+    fn add(
+        &mut self,
+        place: Place,
+        id: &AppId,
+        namespace: &Namespace,
+        endpoints: Vec<(Endpoint, Option<Zone>)>,
+    ) {
         let key = (id.to_string(), namespace.to_string());
         if let Some(first) = self.seen.get(&key) {
             let message = format!("app {namespace}/{id} stands here a second time, after {first}");
             return self.problem(place, message);
         }
         self.seen.insert(key, place);
-        let written = endpoints.into_iter().map(|endpoint| Written {
+        let written = endpoints.into_iter().map(|(endpoint, zone)| Written {
             id: id.clone(),
             namespace: namespace.clone(),
             line: place.line,
             endpoint,
+            zone,
         });
         self.written.extend(written);
     }
@@ -341,7 +353,7 @@ impl Reader {
         check(text).map_err(|e| self.problem(node.place, format!("{key} {text:?}: {e}"))).ok()
     }
 
-    fn endpoints(&mut self, node: &Node) -> Vec<Endpoint> {
+    fn endpoints(&mut self, node: &Node) -> Vec<(Endpoint, Option<Zone>)> {
         let nodes = match &node.value {
             Value::Sequence(nodes) if !nodes.is_empty() => nodes,
             Value::Sequence(_) => {
@@ -355,16 +367,48 @@ impl Reader {
         };
         let mut endpoints = Vec::with_capacity(nodes.len());
         for node in nodes {
-            let parsed = match node.text() {
-                Some(text) => endpoint(text, node.place),
-                None => Err(format!("an endpoint must be an address, not {}", node.kind())),
-            };
-            match parsed {
-                Ok(endpoint) => endpoints.push(endpoint),
-                Err(message) => self.problem(node.place, message),
-            }
+            endpoints.extend(self.endpoint(node));
         }
         endpoints
+    }
+
+    /// An address, or a mapping that says more of it.
+    fn endpoint(&mut self, node: &Node) -> Option<(Endpoint, Option<Zone>)> {
+        let Value::Map(entries) = &node.value else {
+            return Some((self.address(node)?, None));
+        };
+        let (mut address, mut zone) = (None, None);
+        let problem_count = self.problems.len();
+        for (key, value) in entries {
+            match key.text.as_str() {
+                "address" => address = self.address(value),
+                "zone" => zone = self.zone(value),
+                other => self.problem(
+                    key.place,
+                    format!("unknown key {other:?}; an endpoint has address and zone"),
+                ),
+            }
+        }
+        if address.is_none() && self.problems.len() == problem_count {
+            self.problem(node.place, "this endpoint has no address");
+        }
+        Some((address?, zone))
+    }
+
+    fn address(&mut self, node: &Node) -> Option<Endpoint> {
+        let parsed = match node.text() {
+            Some(text) => endpoint(text, node.place),
+            None => Err(format!("an endpoint must be an address, not {}", node.kind())),
+        };
+        parsed.map_err(|message| self.problem(node.place, message)).ok()
+    }
+
+    fn zone(&mut self, node: &Node) -> Option<Zone> {
+        let Some(text) = node.text() else {
+            self.problem(node.place, format!("zone must be a name, not {}", node.kind()));
+            return None;
+        };
+        zone::parse(text).map_err(|e| self.problem(node.place, format!("zone {text:?}: {e}"))).ok()
     }
 }
 
@@ -479,6 +523,21 @@ mod tests {
                 "- {id: '', endpoints: [x]}",
                 "line 1 column 8: id \"\": parameter app-id cannot be empty; line 1 column 24: \"x\" is no address",
             ),
+            (
+                "a zone alone",
+                "- {id: a, endpoints: [{zone: b}]}",
+                "line 1 column 23: this endpoint has no address",
+            ),
+            (
+                "a zone that is none",
+                "- {id: a, endpoints: [{address: 'h:1', zone: 'rack 7'}]}",
+                "line 1 column 46: zone \"rack 7\": it contains the character ' '",
+            ),
+            (
+                "more of an endpoint",
+                "- {id: a, endpoints: [{address: 'h:1', weight: 2}]}",
+                "line 1 column 40: unknown key \"weight\"; an endpoint has address and zone",
+            ),
             ("not yaml", "- {id: a\n- b\n", "line 3 column 1: "),
             (
                 "two documents",
@@ -518,6 +577,10 @@ mod tests {
         assert_eq!(text(yaml), want);
         assert_eq!(text(json), want);
         assert_eq!(text("[]\n"), [""; 0]);
+        let zones = "- {id: a, endpoints: [{address: '10.0.0.1:1', zone: berlin}, '10.0.0.2:1']}";
+        assert_eq!(text(zones), ["default/a 10.0.0.1:1", "default/a 10.0.0.2:1"]);
+        let zones = parse(zones).unwrap().into_iter().map(|written| written.zone);
+        assert_eq!(zones.collect::<Vec<_>>(), [Some("berlin".into()), None]);
     }
 
     async fn next(news: &mut Receiver<(usize, News)>) -> News {

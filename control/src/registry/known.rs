@@ -41,6 +41,7 @@ impl Registries {
                     revision: row.revision.to_string(),
                     instance: row.instance.0.to_string(),
                     address: row.address.clone(),
+                    zone: row.zone.as_deref().map(str::to_owned),
                     hidden,
                 });
             }
@@ -63,7 +64,7 @@ impl Registries {
     /// Waits until every registry has said what it knows of the app, or until `deadline`.
     pub(crate) async fn learn(&mut self, id: &AppId, namespace: &Namespace, deadline: Instant) {
         const NUMBER: u64 = 0;
-        let mut is_asked = self.resolve(NUMBER, id.clone(), namespace.clone());
+        let mut is_asked = self.resolve(NUMBER, id.clone(), namespace.clone(), false);
         while is_asked || !self.sources.iter().all(|source| source.is_told) {
             match tokio::time::timeout_at(deadline, self.next()).await {
                 Ok(Change::Resolved(NUMBER)) => is_asked = false,

@@ -352,10 +352,21 @@ impl Registries {
         }
     }
 
+    /// Whether any registry knows only what it is asked for.
+    pub(crate) fn can_resolve(&self) -> bool {
+        self.sources.iter().any(|source| source.questions.is_some() && !source.is_leaving())
+    }
+
     /// Asks for an app nobody told of; [`Change::Resolved`] follows with the same number. `false`:
     /// there is nobody to ask, or too much is being asked already.
-    pub(crate) fn resolve(&mut self, number: u64, id: AppId, namespace: Namespace) -> bool {
-        let question = Question { number, id, namespace };
+    pub(crate) fn resolve(
+        &mut self,
+        number: u64,
+        id: AppId,
+        namespace: Namespace,
+        is_stale: bool,
+    ) -> bool {
+        let question = Question { number, id, namespace, is_stale };
         let is_asked = |source: &&mut Source| source.questions.is_some() && !source.is_leaving();
         let Some(source) = self.sources.iter_mut().find(is_asked) else { return false };
         let questions = source.questions.as_ref();
@@ -508,8 +519,8 @@ fn merge<'a>(tables: impl Iterator<Item = (Rank, &'a [Row])>, own: &Own) -> Vec<
     let mut apps: BTreeMap<(&AppId, &Namespace), (Rank, Vec<Endpoint>)> = BTreeMap::new();
     let rows = tables.flat_map(|(rank, rows)| rows.iter().map(move |row| (rank, row)));
     for (rank, row) in rows.filter(|(_, row)| !own.is_named_by(row)) {
-        let endpoint =
-            Endpoint { instance: row.instance.clone(), address: row.address.clone(), zone: None };
+        let (instance, address) = (row.instance.clone(), row.address.clone());
+        let endpoint = Endpoint { instance, address, zone: row.zone.clone() };
         match apps.entry((&row.id, &row.namespace)) {
             btree_map::Entry::Vacant(place) => {
                 place.insert((rank, vec![endpoint]));
@@ -536,8 +547,9 @@ fn merge<'a>(tables: impl Iterator<Item = (Rank, &'a [Row])>, own: &Own) -> Vec<
 /// News that wait to be merged; a registry that has more waits itself.
 pub(super) const NEWS_MAX: usize = 64;
 
-/// Questions that wait for an answer.
-const QUESTIONS_MAX: usize = 256;
+/// Questions that wait to be looked at. The data plane has no more under way at a time, so none is
+/// turned away for want of room here.
+const QUESTIONS_MAX: usize = 1024;
 
 /// Time for registries to hear that we end.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -554,6 +566,7 @@ mod tests {
             instance: InstanceId(instance.into()),
             address: Address::Tcp(([10, 0, 0, 1], port).into()),
             revision: Revision::None,
+            zone: None,
         }
     }
 

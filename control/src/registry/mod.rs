@@ -24,6 +24,7 @@ pub(crate) use entry::{Entry, EntryError, Identity};
 pub(crate) use merge::{Change, Registries};
 pub(crate) use revision::Revision;
 
+use crate::config::zone::Zone;
 use snapshot::{Address, AppId, InstanceId, Namespace};
 use std::{future::Future, io, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -39,6 +40,8 @@ pub(crate) struct Row {
     pub(crate) instance: InstanceId,
     pub(crate) address: Address,
     pub(crate) revision: Revision,
+    /// Where it runs, if the registry knows.
+    pub(crate) zone: Option<Zone>,
 }
 
 /// Which registries there are beside the local one, in any order.

@@ -299,6 +299,7 @@ fn parse(
         instance: InstanceId(registration.into()),
         address: Address::Tcp(socket),
         revision: Revision::None,
+        zone: None,
     })
 }
 

@@ -285,8 +285,8 @@ impl Sidecar {
             FromDataPlane::Log { level, message } => {
                 self.log.scoped("dapr.runtime.dataplane").write(level_of(level), &message);
             }
-            FromDataPlane::Resolve { query, id, namespace } => {
-                if !self.registries.resolve(query, id, namespace) {
+            FromDataPlane::Resolve { query, id, namespace, is_stale } => {
+                if !self.registries.resolve(query, id, namespace, is_stale) {
                     self.supervisor.send(&ToDataPlane::Resolved { query });
                 }
             }

@@ -20,8 +20,8 @@ use crate::{
     runtime_dir::RuntimeDir,
 };
 use snapshot::{
-    APPS_MAX, Address, App, AppHealth, AppProtocol, Balance, InstanceId, Listener, ListenerKind,
-    Origin, Version, policy::Guards,
+    APPS_MAX, Address, App, AppHealth, AppProtocol, InstanceId, Listener, ListenerKind, Origin,
+    Version, policy::Guards,
 };
 use std::{
     fs, io,
@@ -173,6 +173,7 @@ fn gather(
     entry.control = place.control.map(Path::to_owned);
     entry.body_bytes_max = config.body_bytes_max;
     entry.read_buffer_bytes = config.read_buffer_bytes;
+    entry.zone.clone_from(&config.zone);
     entry.remote_peer = remote_peer(config, place, sockets)?;
     Ok(entry)
 }
@@ -335,8 +336,8 @@ fn app(config: &Config, number: u32, address: Option<Address>) -> App {
         guards: Arc::clone(&config.guards),
         channel,
         origin: Origin { host_ip, host_name: host::name() },
-        balance: Balance::default(),
-        zone: None,
+        balance: config.balance,
+        zone: config.zone.clone(),
         body_bytes_max: config.body_bytes_max,
         head_bytes_max: config.head_bytes_max(),
         health: AppHealth { unready, outbound_ready: true },

@@ -214,6 +214,7 @@ async fn start(
     sidecar.scrapes = Scrapes::new(incoming);
     let entries: Vec<_> = sidecar.apps.values().map(|served| &served.entry).collect();
     sidecar.registries = Registries::start(&base.registries, &sidecar.dir, &entries, log)?;
+    sidecar.supervisor.set_resolver(sidecar.registries.can_resolve());
     let (told, routes) = (sidecar.supervisor.told(), sidecar.registries.routes());
     sidecar.publisher.set_routes(told, routes);
     sidecar.publisher.set_on_control_lost(told, plan.on_control_lost);

@@ -9,9 +9,11 @@
 mod access;
 mod adoption;
 mod bad_input;
+mod balance;
 mod check;
 mod command_line;
 mod configuration;
+mod dns;
 mod explain;
 mod node;
 mod registries;

@@ -3,15 +3,15 @@
 #![forbid(unsafe_code)]
 
 use crate::support::{
-    App, DEADLINE, Place, Process, Server, eventually, free_port, get, status_of,
+    App, DEADLINE, Place, Process, Server, call, eventually, free_port, get, status_of,
 };
 use rustix::process::Signal;
 use std::{fs, path::Path, time::Instant};
 
-const CALL: &str = "/v1.0/invoke/orders/method/x";
+pub(crate) const CALL: &str = "/v1.0/invoke/orders/method/x";
 
 /// Writes a configuration with these lines below `nameResolution`, and returns the flag for it.
-fn config(place: &Place, lines: &str) -> String {
+pub(crate) fn config(place: &Place, lines: &str) -> String {
     let lines: String = lines.lines().map(|line| format!("    {line}\n")).collect();
     let text = format!("kind: Configuration\nspec:\n  nameResolution:\n{lines}");
     let path = place.path().join("config.yaml");
@@ -19,9 +19,9 @@ fn config(place: &Place, lines: &str) -> String {
     format!("--config={}", path.display())
 }
 
-const LOOPBACK: &str = "--dapr-internal-grpc-listen-address=127.0.0.1";
+pub(crate) const LOOPBACK: &str = "--dapr-internal-grpc-listen-address=127.0.0.1";
 
-fn is_unknown(port: u16) -> bool {
+pub(crate) fn is_unknown(port: u16) -> bool {
     let answer = get(port, CALL);
     answer.status == 500 && answer.body.contains("couldn't find service: orders")
 }
@@ -115,24 +115,43 @@ fn sidecars_of_one_host_meet_in_a_database() {
     end_of(callee, Signal::TERM, port);
 }
 
+/// The other sidecar says whom it serves, so nothing is delivered to an app that has come to an
+/// address since it was written down.
 #[test]
-fn an_app_is_found_by_its_name() {
-    let Some(dns) = Server::dnsmasq("127.0.0.1 orders.example\n") else { return };
+fn an_address_that_has_changed_hands_delivers_nothing() {
     let (here, there) = (Place::new(), Place::new());
-    let app = App::start();
-    let peer_port = free_port();
-    let lines = format!(
-        "component: dns\nconfiguration: {{format: '{{id}}.example.:{{port}}', apps: [orders], servers: ['127.0.0.1:{}']}}",
-        dns.port
-    );
-    let (here_flag, there_flag) = (config(&here, &lines), config(&there, &lines));
-    let port_flag = format!("--dapr-internal-grpc-port={peer_port}");
-    let (_callee, _) =
-        there.sidecar("orders", Some(app.port), &[&there_flag, &port_flag, LOOPBACK]);
-    // The same port on another address, as daprd's template supposes.
-    let elsewhere = "--dapr-internal-grpc-listen-address=127.0.0.2";
-    let (_caller, port) = here.sidecar("caller", None, &[&here_flag, &port_flag, elsewhere]);
-    eventually("the app is known", || status_of(port, CALL) == 200);
+    let (wrong, right) = (App::start(), App::start());
+    let peer = |place: &Place| {
+        let name = place.files("sockets").into_iter().find(|name| name.ends_with(".peer"));
+        place.path().join("run/sockets").join(name.unwrap())
+    };
+    let (_billing, _) = there.sidecar("billing", Some(wrong.port), &[]);
+    let changed_hands = peer(&there);
+    let elsewhere = Place::new();
+    let (_orders, _) = elsewhere.sidecar("orders", Some(right.port), &[]);
+    let list = here.path().join("apps.yaml");
+    let write = |endpoints: &[&Path]| {
+        let endpoints: Vec<String> =
+            endpoints.iter().map(|path| format!("'unix:{}'", path.display())).collect();
+        replace(&list, &format!("- {{id: orders, endpoints: [{}]}}\n", endpoints.join(", ")));
+    };
+    write(&[&changed_hands, &peer(&elsewhere)]);
+    let flag =
+        config(&here, &format!("component: file\nconfiguration: {{path: {}}}", list.display()));
+    let metrics = free_port();
+    let (_caller, port) =
+        here.sidecar("caller", None, &[&flag, &format!("--metrics-port={metrics}")]);
+    for body in ["1", "2", "3", "4", "5", "6", "7", "8"] {
+        let answer = call(port, &format!("POST {CALL}"), &[], body);
+        assert_eq!((answer.status, answer.body), (200, format!("/x {body}")));
+    }
+    write(&[&changed_hands]);
+    eventually("only the wrong one is left", || status_of(port, CALL) != 200);
+    assert!(is_unknown(port));
+    assert!(!wrong.has_request(), "the other app was called");
+    let page = get(metrics, "/").body;
+    let count = page.lines().find_map(|line| line.strip_prefix("ringcar_misdirected_total "));
+    assert!(count.unwrap().parse::<f64>().unwrap() >= 1.0, "{page}");
 }
 
 #[test]

@@ -60,6 +60,8 @@ pub(crate) struct Exchange {
     /// A copy of all that was sent, while it may have to be sent again. Empty: it cannot be.
     pub replay: Vec<u8>,
     pub retry_count: u32,
+    /// Control was asked where the app is after all its addresses had turned out to be others'.
+    pub is_resolved_anew: bool,
     pub interim_count: u32,
     /// The request asked for another protocol and may get it.
     pub upgrade: bool,

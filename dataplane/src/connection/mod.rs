@@ -4,6 +4,7 @@
 //!            first byte          head complete                 response complete, keep-alive
 //!   Idle ───────────────► ReadingHead ─────────► Exchanging ────────────────────────────► Idle
 //!    ▲                        │                    │  │  │
+//!    │                        │                    │  └── app not known ──► Resolving ──► Exchanging
 //!    │                        │ refused            │  │  └── 101 ──► Tunnel ──► (closed)
 //!    │                        ▼                    │  └── peer unreachable ──► Retrying ──► Exchanging
 //!    │                     Flushing ◄──────────────┘ answered, must close
@@ -62,6 +63,10 @@ pub(crate) enum State {
     },
     AwaitingControl,
     Exchanging,
+    /// Control is being asked where the app is; see [`crate::relay`]'s `parked`.
+    Resolving {
+        ticket: u64,
+    },
     /// The peer could not be reached; waits to try again.
     Retrying,
     Tunnel,

@@ -15,6 +15,7 @@ mod addresses;
 mod alone;
 mod handover;
 mod progress;
+mod resolving;
 mod scores;
 mod socket;
 mod stats;
@@ -27,10 +28,12 @@ use crate::{
     engine::Waker,
     limits::ASKED_MAX,
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
+    route::{self, Name},
     telemetry::Counters,
 };
 use alone::{Alone, Due};
 use progress::Progress;
+use resolving::{Resolving, Verdict};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
@@ -83,6 +86,7 @@ pub(crate) struct Link {
     /// What waits for control's answer, in order.
     asked: VecDeque<Question>,
     scores: Scores,
+    resolving: Resolving,
     /// The control that is connected has sent something to serve: it is ready to be asked.
     is_fed: bool,
     /// Why the process ends, once it does.
@@ -168,6 +172,7 @@ impl Link {
             is_leaving: false,
             asked: VecDeque::new(),
             scores: Scores::default(),
+            resolving: Resolving::default(),
             is_fed: false,
             end: None,
         }
@@ -391,8 +396,12 @@ impl Link {
                 self.drain();
             }
             ToDataPlane::Exit => self.exit(End::Told),
-            // Nothing here asks, so no call waits for an answer.
-            ToDataPlane::Resolved { .. } => {}
+            ToDataPlane::Resolver { exists } => self.tell_all(|| ToWorker::Resolver { exists }),
+            // The delta with the route may be one of those that were passed over.
+            ToDataPlane::Resolved { query } if self.stage == Stage::AwaitingState => {
+                self.resolving.defer(query);
+            }
+            ToDataPlane::Resolved { query } => self.on_resolved(query),
         }
     }
 
@@ -520,6 +529,12 @@ impl Link {
         }
         if !std::mem::replace(&mut self.is_fed, true) {
             self.asked.clone().into_iter().for_each(|question| self.put(question));
+            for (query, question) in self.resolving.unanswered(clock::now()) {
+                self.put_name(query, question);
+            }
+        }
+        for query in self.resolving.take_late() {
+            self.on_resolved(query);
         }
     }
 
@@ -568,6 +583,7 @@ impl Link {
                 FromWorker::ControlCall { id: call, app, request } => {
                     self.ask(Question { call, app, request });
                 }
+                FromWorker::Resolve { worker, question } => self.resolve(worker, question),
                 FromWorker::Log { level, message } => {
                     self.send(&FromDataPlane::Log { level, message })
                 }
@@ -610,6 +626,33 @@ impl Link {
 
     fn put(&mut self, Question { call, app, request }: Question) {
         self.send(&FromDataPlane::AdminCall { call, app, request });
+    }
+
+    /// Where control is not there yet, the one that comes is asked.
+    fn resolve(&mut self, worker: WorkerId, question: route::Question) {
+        match self.resolving.add(worker, &question, clock::now()) {
+            Verdict::New(query) if self.is_fed => self.put_name(query, question),
+            Verdict::New(_) | Verdict::Known => {}
+            Verdict::TooMany => self.tell_resolved(worker, question.name),
+        }
+    }
+
+    fn put_name(&mut self, query: u64, question: route::Question) {
+        let route::Question { name: Name { id, namespace }, is_stale } = question;
+        self.send(&FromDataPlane::Resolve { query, id, namespace, is_stale });
+    }
+
+    /// What came before this has reached the workers' mailboxes before this does.
+    fn on_resolved(&mut self, query: u64) {
+        let Some(asked) = self.resolving.take(query) else { return };
+        for worker in asked.workers {
+            self.tell_resolved(worker, asked.name.clone());
+        }
+    }
+
+    /// A worker whose mailbox is full may be waiting for us; its calls end by themselves.
+    fn tell_resolved(&self, worker: WorkerId, name: Name) {
+        let _ = self.workers[worker.index()].try_put(ToWorker::Resolved(name));
     }
 
     fn on_adopted(&mut self, worker: WorkerId, epoch: u64) {

@@ -146,13 +146,21 @@ impl<E: Engine> Relay<E> {
     }
 }
 
+/// The exchange's target, taken apart.
+pub(super) fn named<'c>(
+    view: &'c View,
+    connection: &'c Connection,
+) -> Option<(&'c [u8], &'c [u8])> {
+    let own = view.snapshot.apps.get(connection.app)?;
+    match split_id(&connection.exchange.notes.target, own.namespace.as_str()) {
+        Ok(Named::App { id, namespace }) => Some((id, namespace)),
+        _ => None,
+    }
+}
+
 /// Where the exchange's target is now, if another sidecar serves it.
 pub(super) fn find_route<'v>(view: &'v View, connection: &Connection) -> Option<&'v Route> {
-    let own = view.snapshot.apps.get(connection.app)?;
-    let target = &connection.exchange.notes.target;
-    let Ok(Named::App { id, namespace }) = split_id(target, own.namespace.as_str()) else {
-        return None;
-    };
+    let (id, namespace) = named(view, connection)?;
     match route::find(&view.snapshot, connection.app, id, namespace) {
         Ok(Destination::Remote { route }) => Some(route),
         _ => None,

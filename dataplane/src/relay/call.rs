@@ -12,17 +12,25 @@ use crate::{
     error::Cause,
     http::{FieldSet, RequestHead, Rewrite, rewrite_anew, rewrite_in_place},
     limits::{CONNECT_TIMEOUT, RELAY_HIGH_BYTES, REPLAY_BYTES_MAX},
+    route::Name,
     upstream::{EndpointKey, Upstream, UpstreamKey, UpstreamState},
 };
 use snapshot::ListenerKind;
 use std::rc::Rc;
+
+/// Where a call goes from here.
+enum Way {
+    Known(EndpointKey),
+    /// Nowhere, before control has been asked.
+    Unknown(Name),
+}
 
 impl<E: Engine> Relay<E> {
     /// A call whose head is in `self.request_head`, its bytes at the start of `chunk`.
     pub(super) fn call(&mut self, key: ConnectionKey, chunk: Chunk) {
         let view = Rc::clone(&self.view);
         match self.plan(key, &view, &chunk) {
-            Ok((endpoint, drop)) => self.dispatch(key, chunk, endpoint, drop),
+            Ok((way, drop)) => self.dispatch(key, chunk, way, drop),
             Err(cause) => self.fail_with_body(key, chunk, cause),
         }
     }
@@ -32,7 +40,7 @@ impl<E: Engine> Relay<E> {
         key: ConnectionKey,
         view: &View,
         bytes: &[u8],
-    ) -> Result<(EndpointKey, FieldSet), Cause> {
+    ) -> Result<(Way, FieldSet), Cause> {
         let connection = self.connections.find_mut(key).expect("its head has just been read");
         let listener = connection.listener;
         let planner = Planner {
@@ -42,33 +50,29 @@ impl<E: Engine> Relay<E> {
             view,
             app: connection.app,
             proof: connection.proof,
+            has_resolver: self.has_resolver,
             lines: &mut self.lines,
         };
         let plan = match listener {
             ListenerKind::Peer => planner.plan_call_from_peer()?,
             ListenerKind::Api | ListenerKind::Public => planner.plan_call_out()?,
         };
-        let endpoint = match plan.to {
+        let way = match plan.to {
             To::App(endpoint) => {
                 self.counters.requests_local.add(1);
-                endpoint
+                Way::Known(endpoint)
             }
             To::Peer(route) => {
                 self.counters.requests_peer.add(1);
-                self.choose(key, view, route).ok_or(Cause::NotFound)?
+                Way::Known(self.choose(key, view, route).ok_or(Cause::NotFound)?)
             }
+            To::Unknown(name) => Way::Unknown(name),
         };
-        Ok((endpoint, plan.drop))
+        Ok((way, plan.drop))
     }
 
     /// Rewrites the head, cuts off what belongs to the next request, and sends the rest on its way.
-    fn dispatch(
-        &mut self,
-        key: ConnectionKey,
-        mut chunk: Chunk,
-        endpoint: EndpointKey,
-        drop: FieldSet,
-    ) {
+    fn dispatch(&mut self, key: ConnectionKey, mut chunk: Chunk, way: Way, drop: FieldSet) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let exchange = &mut connection.exchange;
         let method = exchange.method.name().as_bytes();
@@ -87,18 +91,34 @@ impl<E: Engine> Relay<E> {
         let Some(rest) = self.take_message(key, chunk, rewritten.unwrap_or(0)) else { return };
         // Requests sent ahead may have stopped the reading; this one's body must come.
         self.resume_downstream(key);
-        self.remember_for_replay(key, &head, &rest);
-        self.start_upstream(key, endpoint, head, rest);
+        match way {
+            Way::Known(endpoint) => {
+                self.remember_for_replay(key, &head, &rest);
+                self.start_upstream(key, endpoint, head, rest);
+            }
+            Way::Unknown(name) => {
+                // There may turn out to be several endpoints.
+                self.remember(key, &head, &rest);
+                self.set_pending(key, head, rest);
+                self.park(key, name, false);
+            }
+        }
     }
 
     /// A request that may have to be sent again is remembered while it is small: one that is safe
     /// to repeat, should its pooled connection turn out to be dead; any, while another endpoint
     /// could take it, should the first one turn out to be another app's.
     fn remember_for_replay(&mut self, key: ConnectionKey, head: &Chunk, rest: &Chunk) {
+        let Some(connection) = self.connections.find(key) else { return };
+        if connection.exchange.seat.is_some() || connection.exchange.may_be_repeated() {
+            self.remember(key, head, rest);
+        }
+    }
+
+    fn remember(&mut self, key: ConnectionKey, head: &Chunk, rest: &Chunk) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let exchange = &mut connection.exchange;
-        let is_small = head.len() + rest.len() <= REPLAY_BYTES_MAX;
-        if is_small && (exchange.seat.is_some() || exchange.may_be_repeated()) {
+        if head.len() + rest.len() <= REPLAY_BYTES_MAX {
             exchange.replay.extend_from_slice(head);
             exchange.replay.extend_from_slice(rest);
         }
@@ -134,11 +154,15 @@ impl<E: Engine> Relay<E> {
             self.note_progress(key);
             return;
         }
+        self.set_pending(key, head, rest);
+        self.connect(key, endpoint);
+    }
+
+    fn set_pending(&mut self, key: ConnectionKey, head: Chunk, rest: Chunk) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         for chunk in [head, rest] {
             push_pending(connection, chunk);
         }
-        self.connect(key, endpoint);
     }
 
     /// Opens a connection for what is pending.

@@ -47,6 +47,7 @@ impl<E: Engine> Relay<E> {
         self.check_pool(&mut broken);
         self.check_balance(&mut broken);
         self.check_retries(&mut broken);
+        self.check_parked(&mut broken);
         if !self.ready.is_empty() {
             broken.push("a request is left for later, and nobody will look at it".to_owned());
         }

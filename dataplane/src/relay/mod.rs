@@ -10,6 +10,7 @@
 //! answer.rs    answers of our own, errors among them
 //! plan.rs      who is asked, under which path, with which lines
 //! call.rs      rewritten head → upstream connection
+//! parked.rs    apps that control must find first
 //! attempt.rs   which endpoint it goes to, and how that went
 //! retry.rs     upstream connections that fail
 //! response.rs  upstream bytes → head → downstream
@@ -27,6 +28,7 @@ mod check;
 mod finish;
 mod guards;
 mod owner;
+mod parked;
 mod plan;
 mod request;
 mod response;
@@ -46,12 +48,14 @@ use crate::{
     http::{RequestHead, ResponseHead, date::DateCache},
     limits::{HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, STALL_TIMEOUT},
     policy::access::Proof,
+    route::Question,
     slab::Slab,
     telemetry::Counters,
     timer::Wheel,
     upstream::{Balancer, Endpoints, Upstream, UpstreamKey},
 };
 use owner::{Owner, Owners};
+use parked::Parked;
 use rustix::io::Errno;
 use snapshot::{
     ListenerId, ListenerKind, Snapshot,
@@ -79,6 +83,8 @@ pub(crate) struct Relay<E> {
     pub counters: Arc<Counters>,
     /// Filled by exchanges, emptied by the worker each turn.
     pub control_calls: Vec<ControlCall>,
+    /// Names that control is to be asked for; likewise.
+    pub questions: Vec<Question>,
     connections: Slab<Connection>,
     upstreams: Slab<Upstream>,
     owners: Owners,
@@ -105,6 +111,8 @@ pub(crate) struct Relay<E> {
     retrying: Vec<ConnectionKey>,
     /// Whose processes may speak for other apps.
     user: u32,
+    parked: Parked,
+    has_resolver: bool,
     balancer: Balancer,
 }
 
@@ -126,6 +134,7 @@ impl<E: Engine> Relay<E> {
             engine,
             counters,
             control_calls: Vec::new(),
+            questions: Vec::new(),
             connections: Slab::default(),
             upstreams: Slab::default(),
             owners: Owners::default(),
@@ -145,6 +154,8 @@ impl<E: Engine> Relay<E> {
             due: Vec::new(),
             retrying: Vec::new(),
             user: rustix::process::geteuid().as_raw(),
+            parked: Parked::default(),
+            has_resolver: false,
             balancer: Balancer::new(now.as_nanos()),
         }
     }
@@ -171,6 +182,7 @@ impl<E: Engine> Relay<E> {
         self.renumber(&adoption.difference.renumbered);
         self.balancer.look_again();
         self.reconsider_retries();
+        self.reconsider_parked();
     }
 
     /// Connections stay their app's when the new snapshot numbers its apps otherwise. Those of an

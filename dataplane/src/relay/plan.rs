@@ -17,7 +17,7 @@ use crate::{
     error::{Cause, Hop},
     http::{Field, FieldSet, Framing, Method, RequestHead, respell},
     policy::access::{Access, Caller, Proof, write_identity},
-    route::{self, Destination, RouteError},
+    route::{self, Destination, Name, RouteError},
     upstream::EndpointKey,
 };
 use snapshot::{App, Route, policy::TRUST_DOMAIN_DEFAULT};
@@ -31,6 +31,8 @@ pub(super) struct Plan<'v> {
 pub(super) enum To<'v> {
     App(EndpointKey),
     Peer(&'v Route),
+    /// To a peer that control may find.
+    Unknown(Name),
 }
 
 /// Who calls an app of ours.
@@ -53,6 +55,8 @@ pub(super) struct Planner<'a, 'v> {
     pub(super) app: usize,
     /// What the connection proves of whoever calls over it.
     pub(super) proof: Proof,
+    /// Control can be asked for apps that are not known.
+    pub(super) has_resolver: bool,
     pub(super) lines: &'a mut Vec<u8>,
 }
 
@@ -71,8 +75,14 @@ impl<'v> Planner<'_, 'v> {
             Some(_) => FieldSet::of(&[Field::DaprApiToken]),
             None => FieldSet::default(),
         };
-        let found = route::find(&self.view.snapshot, self.app, id, namespace);
-        match found.map_err(|RouteError::NotFound| Cause::NotFound)? {
+        let found = match route::find(&self.view.snapshot, self.app, id, namespace) {
+            Ok(found) => found,
+            Err(RouteError::NotFound) => {
+                let name = Name::parse(id, namespace).filter(|_| self.has_resolver);
+                return self.plan_unknown(name.ok_or(Cause::NotFound)?, drop);
+            }
+        };
+        match found {
             Destination::Local { index, .. } if index == self.app => {
                 self.exchange.hop = Hop::SelfCall;
                 self.plan_app(index, From::Itself, drop.union(OWN_APP))
@@ -152,17 +162,27 @@ impl<'v> Planner<'_, 'v> {
     }
 
     fn plan_peer(mut self, route: &'v Route, drop: FieldSet) -> Result<Plan<'v>, Cause> {
+        self.write_for_peer(route.id.as_str());
+        self.finish(To::Peer(route), drop.union(TO_PEER))
+    }
+
+    /// What a peer is told does not depend on where it is.
+    fn plan_unknown(mut self, name: Name, drop: FieldSet) -> Result<Plan<'v>, Cause> {
+        self.write_for_peer(name.id.as_str());
+        self.finish(To::Unknown(name), drop.union(TO_PEER))
+    }
+
+    fn write_for_peer(&mut self, id: &str) {
         self.exchange.hop = Hop::ToPeer;
         encode_for_peer(&self.exchange.notes.method, &mut self.exchange.url_path);
         push_query(self.exchange);
-        for part in ["Host: ", route.id.as_str(), "\r\n"] {
+        for part in ["Host: ", id, "\r\n"] {
             self.lines.extend_from_slice(part.as_bytes());
         }
         self.introduce();
         self.lines.extend_from_slice(&self.view.app(self.app).guards.trust_domain_line);
-        write_callee(route.id.as_str(), self.lines);
+        write_callee(id, self.lines);
         write_destination(&self.exchange.notes.target, self.lines);
-        self.finish(To::Peer(route), drop.union(TO_PEER))
     }
 
     /// What all calls have in common once they know where to go.

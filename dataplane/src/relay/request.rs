@@ -25,7 +25,9 @@ impl<E: Engine> Relay<E> {
                 self.read_head(key);
             }
             State::CollectingForControl { .. } => self.collect_for_control(key, chunk),
-            State::Exchanging | State::Retrying => self.on_request_bytes(key, chunk),
+            State::Exchanging | State::Resolving { .. } | State::Retrying => {
+                self.on_request_bytes(key, chunk);
+            }
             State::Tunnel => self.tunnel_upstream(key, chunk),
             State::AwaitingControl => self.stash(key, chunk),
             State::Flushing { .. } => {}
@@ -237,12 +239,17 @@ impl<E: Engine> Relay<E> {
             State::Exchanging if connection.listener == ListenerKind::Peer => self.abandon(key),
             // A client may close its side after its request and still read the answer (RFC 9112
             // §9.6), but a request that will never be whole must not be completed.
-            State::Exchanging | State::Retrying if !connection.exchange.request.is_complete() => {
+            State::Exchanging | State::Resolving { .. } | State::Retrying
+                if !connection.exchange.request.is_complete() =>
+            {
                 self.abandon(key);
             }
             State::Tunnel => self.tunnel_downstream_closed(key),
             State::Exchanging => self.note_progress(key),
-            State::Retrying | State::AwaitingControl | State::Flushing { .. } => {}
+            State::Resolving { .. }
+            | State::Retrying
+            | State::AwaitingControl
+            | State::Flushing { .. } => {}
         }
     }
 
@@ -299,6 +306,7 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find(key) else { return };
         match connection.state {
             State::AwaitingControl => self.fail(key, Cause::ControlAway),
+            State::Resolving { .. } => self.unpark(key),
             State::Retrying => self.try_again(key),
             State::Exchanging | State::Tunnel => self.abandon(key),
             State::Discarding { .. } => self.close_after_flush(key, true),

@@ -159,12 +159,13 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(borrower) else { return };
         let exchange = &mut connection.exchange;
         let request = Chunk::from_vec(exchange.replay.clone(), 0);
-        if request.is_empty() {
-            return self.fail(borrower, Cause::NotFound);
-        }
         exchange.pending.clear();
-        exchange.pending.push_back(request);
-        if !self.fail_over(borrower) {
+        let is_whole = !request.is_empty();
+        if is_whole {
+            exchange.pending.push_back(request);
+        }
+        let goes_on = is_whole && self.fail_over(borrower);
+        if !goes_on && !self.park_misdirected(borrower) {
             self.fail(borrower, Cause::NotFound);
         }
     }

@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use snapshot::{App, Route, Snapshot};
+use snapshot::{App, AppId, Namespace, Route, Snapshot};
 
 /// A place found for a call.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,29 @@ pub enum Destination<'s> {
 pub enum RouteError {
     /// Nobody serves an app of that id and namespace.
     NotFound,
+}
+
+/// An app as a question names it.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Name {
+    pub id: AppId,
+    pub namespace: Namespace,
+}
+
+impl Name {
+    /// `None`: no app can be called so.
+    pub fn parse(id: &[u8], namespace: &[u8]) -> Option<Self> {
+        let (id, namespace) = (str::from_utf8(id).ok()?, str::from_utf8(namespace).ok()?);
+        Some(Self { id: AppId::new(id).ok()?, namespace: Namespace::new(namespace).ok()? })
+    }
+}
+
+/// What control is to be asked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Question {
+    pub name: Name,
+    /// What is known of it has turned out to be wrong.
+    pub is_stale: bool,
 }
 
 /// Finds the app `id` of `namespace`, called from the app number `own_app`.
@@ -63,8 +86,7 @@ fn is_named(app: &App, id: &[u8], namespace: &[u8]) -> bool {
 mod tests {
     use super::*;
     use snapshot::{
-        Address, AppHealth, AppId, Balance, Endpoint, InstanceId, Namespace, OnControlLost, Origin,
-        State, Version,
+        Address, AppHealth, Balance, Endpoint, InstanceId, OnControlLost, Origin, State, Version,
     };
 
     fn app(id: &str, namespace: &str) -> App {
@@ -135,6 +157,20 @@ mod tests {
             ("own id in another namespace, sidecar", &sidecar, b"a", b"prod", "/run/prod/a"),
         ] {
             assert_eq!(found(snapshot, id, namespace), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn only_what_an_app_can_be_called_is_a_name() {
+        for (case, id, namespace, want) in [
+            ("empty", b"".as_slice(), b"default".as_slice(), false),
+            ("no namespace", b"a", b"", false),
+            ("not UTF-8", b"\xff", b"default", false),
+            ("a line", b"a\r\nb", b"default", false),
+            ("too long", [b'a'; 254].as_slice(), b"default", false),
+            ("a name", b"a", b"prod", true),
+        ] {
+            assert_eq!(Name::parse(id, namespace).is_some(), want, "{case}");
         }
     }
 

@@ -22,6 +22,7 @@ use crate::{
     engine::{Engine, Event, ListenerKey},
     link::Addresses,
     relay::{EngineFacts, Relay},
+    route::Name,
 };
 use snapshot::{
     App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Balance, Delta, Endpoint, InstanceId,
@@ -63,6 +64,10 @@ struct Weather {
     has_swaps: bool,
     drains_at_round: Option<usize>,
     control_answers: bool,
+    /// Control knows the app behind the peer only when it is asked for it.
+    has_dns: bool,
+    /// And forgets it again.
+    dns_forgets: bool,
 }
 
 /// A sidecar: a relay, and what its worker does around it.
@@ -80,12 +85,15 @@ struct Node {
     epoch: u64,
     /// Calls that control will answer.
     calls: VecDeque<(Instant, ConnectionKey)>,
+    /// Names that control will have looked up.
+    lookups: VecDeque<(Instant, Name)>,
 }
 
 enum Mail {
     Adopt(Box<State>),
     Drain,
     Reply(ConnectionKey),
+    Resolved(Name),
 }
 
 impl World {
@@ -131,7 +139,8 @@ impl World {
         if has_peer {
             net.shut_place(far_too);
         }
-        let far_is_calm = net.is_calm(far) && (!has_peer || net.is_calm(peer));
+        let far_is_calm =
+            net.is_calm(far) && (!has_peer || net.is_calm(peer)) && !self.weather.dns_forgets;
         let facts = vec![
             AppFacts { id: "own", is_calm: net.is_calm(own) },
             AppFacts { id: "near", is_calm: net.is_calm(near) },
@@ -144,7 +153,9 @@ impl World {
             App::new(2, vec![far, far_too], !has_peer),
         ];
         let far_at = if has_peer { peer } else { far };
-        let state = state(&[("own", own), ("near", near)], &[("far", far_at)]);
+        let routes = [("far", far_at)];
+        let known = if self.weather.has_dns { &routes[..0] } else { &routes };
+        let state = state(&[("own", own), ("near", near)], known);
         self.add_node(state, api, ListenerKind::Api);
         if has_peer {
             self.add_node(state_of_peer(far), peer, ListenerKind::Peer);
@@ -161,8 +172,10 @@ impl World {
         addresses.replace_all(&Snapshot::empty(), &snapshot);
         let listener = engine.descriptor_of(place);
         let listener = engine.listen(listener);
+        let mut relay = Relay::new(engine, Arc::clone(&snapshot), Arc::default(), self.now);
+        relay.set_resolver(self.weather.has_dns);
         self.nodes.push(Node {
-            relay: Relay::new(engine, Arc::clone(&snapshot), Arc::default(), self.now),
+            relay,
             snapshot,
             addresses,
             epoch: 0,
@@ -172,6 +185,7 @@ impl World {
             own,
             number: 0,
             calls: VecDeque::new(),
+            lookups: VecDeque::new(),
         });
     }
 
@@ -309,17 +323,42 @@ impl World {
             state_of_peer(Place(2))
         } else {
             let far = if self.nodes.len() > 1 { Place(3) } else { Place(2) };
-            let routes = [("far", far), ("unused", Place(0))];
+            let mut routes = vec![("far", far), ("unused", Place(0))];
+            if self.weather.has_dns && !self.nodes[0].knows("far") {
+                routes.remove(0);
+            }
+            if self.weather.dns_forgets && self.random.chance(30) {
+                routes.remove(0);
+            }
             let own = self.random.pick(&[Place(0), Place(5)]);
             let mut apps = [("own", own), ("near", Place(1))];
             // Control may number its apps anew.
             if self.random.chance(50) {
                 apps.reverse();
             }
-            state(&apps, &routes[..1 + usize::from(has_more)])
+            routes.truncate(1 + usize::from(has_more));
+            state(&apps, &routes)
         };
         state.version = version;
         self.nodes[node].mail.push_back(Mail::Adopt(Box::new(state)));
+    }
+
+    /// What control has found out by now: its state with the app in it, then that this is all.
+    fn answer_lookups(&mut self, index: usize) {
+        let far = if self.nodes.len() > 1 { Place(3) } else { Place(2) };
+        let node = &mut self.nodes[index];
+        while let Some((_, name)) = node.lookups.pop_front_if(|(at, _)| *at <= self.now) {
+            if name.id.as_str() == "far" {
+                self.swaps += 1;
+                let mut state = node.latest_state();
+                state.version = Version(self.swaps + 1);
+                if !state.routes.iter().any(|route| route.id == name.id) {
+                    state.routes.push(route("far", far));
+                }
+                node.mail.push_back(Mail::Adopt(Box::new(state)));
+            }
+            node.mail.push_back(Mail::Resolved(name));
+        }
     }
 
     fn drain(&mut self, node: usize) {
@@ -329,6 +368,7 @@ impl World {
 
     /// One turn of a worker, as [`crate::worker`] has it.
     fn turn(&mut self, index: usize) {
+        self.answer_lookups(index);
         let node = &mut self.nodes[index];
         let is_due = node.wakes_at().is_some_and(|at| at <= self.now);
         while node.calls.front().is_some_and(|(at, _)| *at <= self.now) {
@@ -391,8 +431,9 @@ impl World {
     fn advance(&mut self) -> bool {
         let nodes = self.nodes.iter().filter_map(Node::wakes_at);
         let calls = self.nodes.iter().filter_map(|node| node.calls.front().map(|(at, _)| *at));
+        let lookups = self.nodes.iter().filter_map(|node| node.lookups.front().map(|(at, _)| *at));
         let clients = self.clients.iter().filter_map(Client::wakes_at);
-        let next = nodes.chain(calls).chain(clients).min();
+        let next = nodes.chain(calls).chain(lookups).chain(clients).min();
         let Some(next) = next.filter(|next| *next < Instant::default() + LIFETIME) else {
             return false;
         };
@@ -430,6 +471,7 @@ impl World {
 impl Weather {
     fn draw(random: &mut Random, calm_percent: usize) -> Self {
         let is_rough = calm_percent == 0;
+        let has_dns = random.chance(35);
         Self {
             eagerness: random.pick(&[100, 70, 30]),
             has_faults: calm_percent < 100 && random.chance(60),
@@ -438,6 +480,8 @@ impl Weather {
             has_swaps: random.chance(40),
             drains_at_round: random.chance(20).then(|| random.below(3000)),
             control_answers: !is_rough || random.chance(50),
+            has_dns,
+            dns_forgets: has_dns && random.chance(50),
         }
     }
 }
@@ -460,6 +504,10 @@ impl Node {
                         self.relay.engine.unlisten(listener);
                     }
                     self.relay.drain();
+                }
+                Mail::Resolved(name) => {
+                    book.note(|| format!("has been told all of {}", name.id));
+                    self.relay.on_resolved(&name);
                 }
                 Mail::Reply(key) => self.relay.on_control_reply(key, 204, "", b""),
             }
@@ -505,7 +553,28 @@ impl Node {
         }
     }
 
+    /// As control told it last, whether or not it has been adopted.
+    fn latest_state(&self) -> State {
+        let told = self.mail.iter().rev().find_map(|mail| match mail {
+            Mail::Adopt(state) => Some(State::clone(state)),
+            _ => None,
+        });
+        told.unwrap_or_else(|| self.snapshot.to_state())
+    }
+
+    fn knows(&self, id: &str) -> bool {
+        self.latest_state().routes.iter().any(|route| route.id.as_str() == id)
+    }
+
     fn take_calls(&mut self, now: Instant, answers: bool, random: &mut Random) {
+        for question in std::mem::take(&mut self.relay.questions) {
+            // Else the answer is lost.
+            if answers || random.chance(50) {
+                let after = Duration::from_millis(random.below(900) as u64);
+                let at = self.lookups.back().map_or(now, |(at, _)| *at).max(now + after);
+                self.lookups.push_back((at, question.name));
+            }
+        }
         for call in std::mem::take(&mut self.relay.control_calls) {
             debug_assert_eq!(call.app, self.number, "a call of the app whose sidecar this is");
             if answers {

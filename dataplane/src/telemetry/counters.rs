@@ -101,6 +101,9 @@ counters! {
     endpoint_readmissions: Counter "ringcar_endpoint_readmissions_total",
     /// Requests that another sidecar refused because it serves another app.
     misdirected: Counter "ringcar_misdirected_total",
+    /// Calls that waited for control to find their app, and those of them that it did not find.
+    calls_parked: Counter "ringcar_calls_parked_total",
+    calls_unresolved: Counter "ringcar_calls_unresolved_total",
     tunnels: Counter "ringcar_tunnels_total",
     buffers_leased: Gauge "ringcar_buffers_leased",
     turns: Counter "ringcar_worker_turns_total",

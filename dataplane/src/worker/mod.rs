@@ -145,6 +145,8 @@ impl<E: Engine> Worker<E> {
                     let scores = self.relay.scores(worker, id.as_str(), namespace.as_str());
                     self.surroundings.link.put(FromWorker::Scores { query, scores });
                 }
+                ToWorker::Resolver { exists } => self.relay.set_resolver(exists),
+                ToWorker::Resolved(name) => self.relay.on_resolved(&name),
                 ToWorker::Drain => self.drain(),
                 ToWorker::Exit => self.stage = Stage::Exiting,
             }
@@ -183,6 +185,14 @@ impl<E: Engine> Worker<E> {
             // A control that has stopped reading must not stop this worker.
             if self.surroundings.link.try_put(call).is_err() {
                 self.relay.on_control_away(key);
+            }
+        }
+        for question in std::mem::take(&mut self.relay.questions) {
+            let message = FromWorker::Resolve { worker, question };
+            if let Err(FromWorker::Resolve { question, .. }) =
+                self.surroundings.link.try_put(message)
+            {
+                self.relay.on_resolved(&question.name);
             }
         }
         let count = self.relay.connection_count();

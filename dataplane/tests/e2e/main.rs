@@ -26,6 +26,7 @@ mod pieces;
 mod pools;
 mod pressure;
 mod quiet;
+mod resolving;
 mod retries;
 mod routing;
 mod smuggling;

@@ -184,6 +184,7 @@ pub(super) fn of_table(caller: &Entry, question: &Question, table: &Table) -> Kn
             revision: Revision::Local { pid: entry.pid, created: entry.created }.to_string(),
             instance: entry.instance.0.to_string(),
             address: entry.peer.clone(),
+            zone: entry.zone.as_deref().map(str::to_owned),
             hidden: (entry.pid == caller.pid && is_own(entry, caller))
                 .then(|| "the app is served here".to_owned()),
         })
@@ -204,7 +205,7 @@ fn is_own(entry: &Entry, caller: &Entry) -> bool {
 
 fn counting(rows: &[KnownRow]) -> Vec<KnownEndpoint> {
     let rows = rows.iter().filter(|row| row.hidden.is_none());
-    rows.map(|row| KnownEndpoint { address: row.address.clone(), zone: None }).collect()
+    rows.map(|row| KnownEndpoint { address: row.address.clone(), zone: row.zone.clone() }).collect()
 }
 
 /// A control that takes longer is in trouble.

@@ -169,9 +169,10 @@ async fn explain_target(
 }
 
 fn row(known: &KnownRow) -> String {
-    let KnownRow { registry, revision, instance, address, hidden } = known;
+    let KnownRow { registry, revision, instance, address, zone, hidden } = known;
+    let zone = zone.as_ref().map(|zone| format!(" in zone {zone}")).unwrap_or_default();
     let hidden = hidden.as_ref().map(|why| format!("; does not count: {why}")).unwrap_or_default();
-    format!("{address} of instance {instance}, by {registry}, {revision}{hidden}")
+    format!("{address} of instance {instance}{zone}, by {registry}, {revision}{hidden}")
 }
 
 /// What is asked about, as a client would send it.

@@ -156,6 +156,8 @@ pub(super) struct Question {
     pub(super) number: u64,
     pub(super) id: AppId,
     pub(super) namespace: Namespace,
+    /// Another app was met at the address that this one had.
+    pub(super) is_stale: bool,
 }
 
 pub(super) struct DnsRegistry {
@@ -222,7 +224,8 @@ impl Registry for DnsRegistry {
         for name in &self.settings.apps {
             known.insert(name.clone(), Known::new(true));
         }
-        Ok(DnsWatch { lookup: Arc::clone(&self.lookup), questions, known, lookups: JoinSet::new() })
+        let (lookup, lookups) = (Arc::clone(&self.lookup), JoinSet::new());
+        Ok(DnsWatch { lookup, questions, known, lookups, has_complained: false })
     }
 }
 
@@ -231,6 +234,8 @@ pub(crate) struct DnsWatch {
     questions: mpsc::Receiver<Question>,
     known: BTreeMap<Name, Known>,
     lookups: JoinSet<(Name, Answer)>,
+    /// Somebody was told that there are too many names, and they still are.
+    has_complained: bool,
 }
 
 /// What is known of a name.
@@ -240,6 +245,8 @@ struct Known {
     due: Option<Instant>,
     /// For how long the addresses are said to be true.
     until: Option<Timestamp>,
+    /// When the last answer came.
+    looked_up: Option<Instant>,
     /// Questions that wait for the answer.
     waiting: Vec<u64>,
     asked_at: Instant,
@@ -267,11 +274,30 @@ impl Known {
             addresses: BTreeSet::new(),
             due: Some(now),
             until: None,
+            looked_up: None,
             waiting: Vec::new(),
             asked_at: now,
             is_configured,
             failures: 0,
         }
+    }
+
+    /// Anybody may ask for any name; this one has been found to be an app's.
+    fn is_app(&self) -> bool {
+        self.is_configured || !self.addresses.is_empty()
+    }
+
+    /// What nobody asks for is forgotten with the end of its time: the next who does asks anew.
+    fn is_wanted(&self, now: Instant) -> bool {
+        self.is_configured
+            || !self.waiting.is_empty()
+            || (!self.addresses.is_empty() && now - self.asked_at < FORGET_AFTER)
+    }
+
+    /// When it may be looked up, with so many lookups under way.
+    fn due(&self, lookups: usize) -> Option<Instant> {
+        let most = if self.is_app() { LOOKUPS_MAX } else { NEW_LOOKUPS_MAX };
+        self.due.filter(|_| lookups < most)
     }
 }
 
@@ -284,11 +310,14 @@ impl Watch for DnsWatch {
         // Nothing is asked of the servers yet, and nothing is known to be wrong with them.
         news.tell(News::Back).await;
         loop {
+            if self.forget_unwanted(Instant::now()) {
+                news.tell(News::Rows(self.table())).await;
+            }
             self.start_due();
-            let is_full = self.lookups.len() >= LOOKUPS_MAX;
-            let next_due = self.known.values().filter_map(|known| known.due).min();
+            let lookups = self.lookups.len();
+            let next_due = self.known.values().filter_map(|known| known.due(lookups)).min();
             let due = async {
-                match next_due.filter(|_| !is_full) {
+                match next_due {
                     Some(at) => tokio::time::sleep_until(at).await,
                     None => std::future::pending().await,
                 }
@@ -310,42 +339,58 @@ impl Watch for DnsWatch {
 }
 
 impl DnsWatch {
+    /// Whether apps are among what is forgotten.
+    fn forget_unwanted(&mut self, now: Instant) -> bool {
+        let mut is_changed = false;
+        self.known.retain(|_, known| {
+            let stays = known.due.is_none_or(|due| due > now) || known.is_wanted(now);
+            is_changed |= !stays && !known.addresses.is_empty();
+            stays
+        });
+        is_changed
+    }
+
+    /// Apps first, and of new names those that have waited longest: names that somebody makes up
+    /// must not keep the others from being looked up in time.
     fn start_due(&mut self) {
         let now = Instant::now();
-        let lookup = &self.lookup;
-        let lookups = &mut self.lookups;
-        self.known.retain(|name, known| {
-            if known.due.is_none_or(|due| due > now) || lookups.len() >= LOOKUPS_MAX {
-                return true;
+        let is_due = |known: &Known| known.due.is_some_and(|due| due <= now);
+        let mut due: Vec<_> = self.known.iter_mut().filter(|(_, known)| is_due(known)).collect();
+        due.sort_by_key(|(_, known)| (!known.is_app(), known.due));
+        for (name, known) in due {
+            if known.due(self.lookups.len()).is_none() {
+                return;
             }
-            let is_wanted = known.is_configured
-                || !known.waiting.is_empty()
-                || (!known.addresses.is_empty() && known.asked_at.elapsed() < FORGET_AFTER);
-            // What nobody asks for is forgotten with the end of its time: the next who does asks
-            // anew.
-            if is_wanted {
-                known.due = None;
-                let (lookup, name) = (Arc::clone(lookup), name.clone());
-                lookups.spawn(async move {
-                    let answer = lookup.look_up(&name).await;
-                    (name, answer)
-                });
-            }
-            is_wanted
-        });
+            known.due = None;
+            let (lookup, name) = (Arc::clone(&self.lookup), name.clone());
+            self.lookups.spawn(async move {
+                let answer = lookup.look_up(&name).await;
+                (name, answer)
+            });
+        }
     }
 
     async fn on_question(&mut self, question: Question, news: &Sink) {
-        let Question { number, id, namespace } = question;
+        let Question { number, id, namespace, is_stale } = question;
         let name = (id, namespace);
-        if !self.known.contains_key(&name) && self.known.len() >= NAMES_MAX && !self.forget_one() {
-            news.tell(News::Complaint(format!("more than {NAMES_MAX} names are being asked for")))
-                .await;
+        let is_new = !self.known.contains_key(&name);
+        if is_new && self.known.len() >= NAMES_MAX && !self.forget_one() {
+            // Once, however many names somebody makes up.
+            if !std::mem::replace(&mut self.has_complained, true) {
+                let text = format!("{NAMES_MAX} names are known or asked for; more are not");
+                news.tell(News::Complaint(text)).await;
+            }
             news.tell(News::Resolved(number)).await;
             return;
         }
+        self.has_complained &= self.known.len() >= NAMES_MAX;
         let known = self.known.entry(name).or_insert_with(|| Known::new(false));
         known.asked_at = Instant::now();
+        // However often somebody says so, a name is looked up once in TTL_MIN.
+        let may_look = known.looked_up.is_none_or(|at| at.elapsed() >= TTL_MIN);
+        if is_stale && may_look && known.due.is_some() {
+            known.due = Some(known.asked_at);
+        }
         let is_fresh = known.due.is_some_and(|due| due > Instant::now());
         if is_fresh || known.waiting.len() >= WAITING_MAX {
             news.tell(News::Resolved(number)).await;
@@ -354,10 +399,11 @@ impl DnsWatch {
         }
     }
 
-    /// Makes room: for as long as a name waits for its answer it stays.
+    /// Makes room, at the cost of what is no app's name: that can be asked for again, and whoever
+    /// makes names up has many.
     fn forget_one(&mut self) -> bool {
-        let idle =
-            self.known.iter().filter(|(_, known)| known.due.is_some() && !known.is_configured);
+        let idle = self.known.iter().filter(|(_, known)| known.due.is_some() && !known.is_app());
+        let idle = idle.filter(|(_, known)| known.waiting.is_empty());
         let oldest = idle.min_by_key(|(_, known)| known.asked_at).map(|(name, _)| name.clone());
         oldest.is_some_and(|name| self.known.remove(&name).is_some())
     }
@@ -387,6 +433,7 @@ impl DnsWatch {
         if matches!(health, News::Back) {
             known.failures = 0;
         }
+        known.looked_up = Some(Instant::now());
         known.due = Some(Instant::now() + ttl);
         let waiting = std::mem::take(&mut known.waiting);
         news.tell(health).await;
@@ -406,6 +453,7 @@ impl DnsWatch {
                 instance: InstanceId(address.to_string().into()),
                 address: Address::Tcp(*address),
                 revision: known.until.map_or(Revision::None, |until| Revision::Name { until }),
+                zone: None,
             })
         });
         rows.collect()
@@ -514,8 +562,9 @@ const NAMES_MAX: usize = 1024;
 /// Addresses of one name.
 const ADDRESSES_MAX: usize = 256;
 
-/// Lookups at once.
+/// Lookups at once, and those among them of names that are not known to be an app's.
 const LOOKUPS_MAX: usize = 32;
+const NEW_LOOKUPS_MAX: usize = 24;
 
 /// Questions that wait for one name.
 const WAITING_MAX: usize = 64;

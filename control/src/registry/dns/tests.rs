@@ -116,7 +116,8 @@ impl Asked {
 
     async fn ask(&mut self, number: u64, id: &str) {
         let (id, namespace) = (AppId::new(id).unwrap(), Namespace::default());
-        self.questions.send(Question { number, id, namespace }).await.unwrap();
+        let is_stale = false;
+        self.questions.send(Question { number, id, namespace, is_stale }).await.unwrap();
         while self.next().await != Some(number) {}
     }
 
@@ -207,4 +208,116 @@ async fn an_address_needs_no_server() {
     let mut asked = Asked::start(settings);
     asked.ask(1, "any").await;
     assert_eq!(asked.rows, ["any 127.0.0.7:80"]);
+}
+
+/// A watch that nobody runs, with a server that nobody answers at.
+fn watch() -> DnsWatch {
+    let (_, receiver) = mpsc::channel(1);
+    let servers = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, test_program::free_port()))];
+    let settings = Settings { names: host("{id}.example.:80"), apps: Vec::new(), servers };
+    DnsRegistry::new(settings, 4000, receiver).unwrap().watch().unwrap()
+}
+
+fn name(id: &str) -> Name {
+    (AppId::new(id).unwrap(), Namespace::default())
+}
+
+fn found(addresses: &[&str], ttl: u64) -> Answer {
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    Answer::Addresses { addresses, ttl: Duration::from_secs(ttl) }
+}
+
+/// All that was told until now, in words.
+fn told(news: &mut Receiver<(usize, News)>) -> Vec<String> {
+    let news = std::iter::from_fn(|| news.try_recv().ok());
+    news.map(|(_, news)| match news {
+        News::Away(_) => "away".to_owned(),
+        News::Back => "back".to_owned(),
+        News::Complaint(text) => text,
+        News::Resolved(number) => format!("resolved {number}"),
+        News::Rows(rows) => format!("{} rows", rows.len()),
+    })
+    .collect()
+}
+
+#[tokio::test]
+async fn names_that_somebody_makes_up_push_out_no_app_and_nothing_grows() {
+    let (mut watch, (sink, mut news)) = (watch(), Sink::pair());
+    let ask = |number: u64, id: &str| {
+        let (id, namespace) = name(id);
+        Question { number, id, namespace, is_stale: false }
+    };
+    watch.on_question(ask(1, "orders"), &sink).await;
+    watch.on_answer(&name("orders"), found(&["10.0.0.1:80"], 60), &sink).await;
+    assert_eq!(told(&mut news), ["back", "1 rows", "resolved 1"]);
+    // As many as there is room for, and the lookups that go with them.
+    for number in 1..NAMES_MAX as u64 {
+        watch.on_question(ask(number, &format!("made-up-{number}")), &sink).await;
+    }
+    watch.start_due();
+    assert_eq!((watch.known.len(), watch.lookups.len()), (NAMES_MAX, NEW_LOOKUPS_MAX));
+    assert!(told(&mut news).is_empty(), "each of them waits for its answer");
+    for number in 2000..2003 {
+        watch.on_question(ask(number, &format!("made-up-{number}")), &sink).await;
+    }
+    let complaint = format!("{NAMES_MAX} names are known or asked for; more are not");
+    let want = [&complaint, "resolved 2000", "resolved 2001", "resolved 2002"];
+    assert_eq!(told(&mut news), want, "a complaint is made once");
+    // What an app's name has is looked up although all the others wait.
+    watch.known.get_mut(&name("orders")).unwrap().due = Some(Instant::now());
+    watch.start_due();
+    assert_eq!(watch.lookups.len(), NEW_LOOKUPS_MAX + 1);
+    assert_eq!(watch.known[&name("orders")].due, None);
+    watch.on_answer(&name("orders"), found(&["10.0.0.1:80"], 60), &sink).await;
+    // One that is known to be nobody's makes room, the app never does.
+    for number in 1..NAMES_MAX as u64 {
+        let nothing = Answer::Nothing { ttl: NEGATIVE_TTL_MAX };
+        watch.on_answer(&name(&format!("made-up-{number}")), nothing, &sink).await;
+        told(&mut news);
+    }
+    for number in 3000..3000 + 2 * NAMES_MAX as u64 {
+        watch.on_question(ask(number, &format!("made-up-{number}")), &sink).await;
+        let nothing = Answer::Nothing { ttl: NEGATIVE_TTL_MAX };
+        watch.on_answer(&name(&format!("made-up-{number}")), nothing, &sink).await;
+        assert_eq!(told(&mut news), ["back".to_owned(), format!("resolved {number}")]);
+    }
+    assert_eq!((watch.known.len(), watch.table().len()), (NAMES_MAX, 1));
+}
+
+#[tokio::test]
+async fn an_app_that_nobody_asks_for_is_forgotten_and_said_to_be() {
+    let (mut watch, (sink, mut news)) = (watch(), Sink::pair());
+    for id in ["orders", "kept"] {
+        watch.known.insert(name(id), Known::new(id == "kept"));
+        watch.on_answer(&name(id), found(&["10.0.0.1:80"], 60), &sink).await;
+    }
+    told(&mut news);
+    assert!(!watch.forget_unwanted(Instant::now()));
+    let later = Instant::now() + FORGET_AFTER;
+    assert!(watch.forget_unwanted(later), "those who have its address must hear of it");
+    assert_eq!(watch.known.keys().cloned().collect::<Vec<_>>(), [name("kept")]);
+    assert_eq!(watch.table().len(), 1);
+}
+
+#[tokio::test]
+async fn an_address_that_is_somebody_elses_is_looked_up_anew_but_not_all_the_time() {
+    let (mut watch, (sink, mut news)) = (watch(), Sink::pair());
+    let (id, namespace) = name("orders");
+    let ask = |number| {
+        let (id, namespace) = (id.clone(), namespace.clone());
+        Question { number, id, namespace, is_stale: true }
+    };
+    watch.on_question(ask(1), &sink).await;
+    watch.on_answer(&name("orders"), found(&["10.0.0.1:80"], 60), &sink).await;
+    assert_eq!(told(&mut news), ["back", "1 rows", "resolved 1"]);
+    watch.on_question(ask(2), &sink).await;
+    assert_eq!(told(&mut news), ["resolved 2"], "it has just been looked up");
+    let known = watch.known.get_mut(&name("orders")).unwrap();
+    known.looked_up = known.looked_up.and_then(|at| at.checked_sub(TTL_MIN));
+    watch.on_question(ask(3), &sink).await;
+    assert!(told(&mut news).is_empty(), "it waits");
+    watch.start_due();
+    assert_eq!(watch.lookups.len(), 1);
+    watch.on_answer(&name("orders"), found(&["10.0.0.2:80"], 60), &sink).await;
+    assert_eq!(told(&mut news), ["back", "1 rows", "resolved 3"]);
 }

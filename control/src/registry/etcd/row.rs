@@ -6,7 +6,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::registry::{Entry, Revision, Row};
+use crate::{
+    config::zone::{self, Zone, ZoneError},
+    registry::{Entry, Revision, Row},
+};
 use serde::{Deserialize, Serialize};
 use snapshot::{Address, AppId, InstanceId, Namespace};
 use std::net::SocketAddr;
@@ -19,6 +22,9 @@ struct Value {
     instance: InstanceId,
     /// Where the sidecar's data plane takes calls from other machines.
     address: SocketAddr,
+    /// A reader that does not know it takes the row for one that says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zone: Option<Zone>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -31,6 +37,8 @@ pub(super) enum RowError {
     Format(u32),
     #[error("the key does not name the app and instance of the value")]
     Key,
+    #[error("zone: {0}")]
+    Zone(#[from] ZoneError),
     #[error("nobody can be called at {0}")]
     Address(SocketAddr),
 }
@@ -52,6 +60,7 @@ pub(super) fn emit(entry: &Entry) -> Option<Vec<u8>> {
         namespace: entry.namespace.clone(),
         instance: entry.instance.clone(),
         address: entry.remote_peer?,
+        zone: entry.zone.clone(),
     };
     serde_json::to_vec(&value).ok()
 }
@@ -71,7 +80,7 @@ pub(super) fn parse(prefix: &str, key: &[u8], value: &[u8]) -> Result<Row, RowEr
     if head.format != FORMAT {
         return Err(RowError::Format(head.format));
     }
-    let Value { format: _, id, namespace, instance, address } =
+    let Value { format: _, id, namespace, instance, address, zone } =
         serde_json::from_slice(value).map_err(syntax)?;
     if instance.0.contains('/') || key_of(prefix, &namespace, &id, &instance).as_bytes() != key {
         return Err(RowError::Key);
@@ -80,8 +89,9 @@ pub(super) fn parse(prefix: &str, key: &[u8], value: &[u8]) -> Result<Row, RowEr
     if address.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
         return Err(RowError::Address(address));
     }
+    let zone = zone.as_deref().map(zone::parse).transpose()?;
     let (address, revision) = (Address::Tcp(address), Revision::None);
-    Ok(Row { id, namespace, instance, address, revision })
+    Ok(Row { id, namespace, instance, address, revision, zone })
 }
 
 /// The shape of the value. A reader that does not know it leaves the row out.
@@ -131,6 +141,12 @@ mod tests {
                 "nobody can be called at 10.0.0.1:0",
             ),
             ("a name", "/p/default/a/7", &value("a", "host:1"), "invalid socket address"),
+            (
+                "a zone of two lines",
+                "/p/default/a/7",
+                &good.replace('}', r#","zone":"a\nb"}"#),
+                "zone: it contains the character '\\n'",
+            ),
             ("a path", "/p/default/a/7", &value("a", "/run/x"), "invalid socket address"),
         ] {
             let text = parse("/p/", key.as_bytes(), value.as_bytes()).expect_err(case).to_string();
@@ -150,6 +166,9 @@ mod tests {
         let row = parse("/p/", &key("/p/", &entry), &emit(&entry).unwrap()).unwrap();
         assert_eq!(row.id, entry.id);
         assert_eq!(row.instance, entry.instance);
-        assert_eq!(row.address.to_string(), "10.0.0.1:47300");
+        assert_eq!((row.address.to_string().as_str(), row.zone), ("10.0.0.1:47300", None));
+        entry.zone = Some("berlin".into());
+        let row = parse("/p/", &key("/p/", &entry), &emit(&entry).unwrap()).unwrap();
+        assert_eq!(row.zone, entry.zone);
     }
 }

@@ -158,6 +158,7 @@ impl Watch for LocalWatch {
             instance: entry.instance.clone(),
             address: entry.peer.clone(),
             revision: Revision::Local { pid: entry.pid, created: entry.created },
+            zone: entry.zone.clone(),
         };
         self.last.iter().map(row).collect()
     }

@@ -102,6 +102,11 @@ impl App {
         self.requests.try_iter().any(|head| !head.contains(" /dapr/"))
     }
 
+    /// Calls since this was last asked.
+    pub(crate) fn take_calls(&self) -> usize {
+        self.requests.try_iter().filter(|head| !head.contains(" /dapr/")).count()
+    }
+
     #[track_caller]
     pub(crate) fn next_request(&self) -> String {
         self.requests.recv_timeout(super::DEADLINE).expect("a request")

@@ -60,7 +60,7 @@ impl Server {
         fs::write(&path, hosts).unwrap();
         server.arguments = [
             "--keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --bind-interfaces",
-            "--user=root --listen-address=127.0.0.1 --pid-file= --local=/example/",
+            "--local-ttl=1 --user=root --listen-address=127.0.0.1 --pid-file= --local=/example/",
             &format!("--port={} --addn-hosts={}", server.port, path.display()),
         ]
         .iter()
@@ -69,6 +69,12 @@ impl Server {
         .collect();
         server.start();
         Some(server)
+    }
+
+    /// Serves other lines from now on.
+    pub(crate) fn change_hosts(&self, hosts: &str) {
+        fs::write(self.directory.join("hosts"), hosts).unwrap();
+        self.signal(Signal::HUP);
     }
 
     pub(crate) fn start(&mut self) {
