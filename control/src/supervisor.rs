@@ -129,7 +129,7 @@ impl Supervisor {
 
     /// Goes on with a process that serves already. It keeps the sockets it has.
     pub(crate) fn adopt(&mut self, adopted: Adopted) {
-        let Adopted { mut link, process, introduction, held, sockets: _ } = adopted;
+        let Adopted { mut link, process, introduction, held, .. } = adopted;
         let known: BTreeSet<ListenerId> = held.listeners.iter().map(|l| l.id).collect();
         let sent = self.tell_all(&mut link, &known);
         let process = Supervised::Foreign(process);

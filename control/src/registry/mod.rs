@@ -15,6 +15,7 @@ pub(crate) mod file;
 pub(crate) mod inotify;
 pub(crate) mod local;
 mod merge;
+mod remembered;
 pub(crate) mod sqlite;
 
 pub(crate) use entry::{Entry, EntryError, Identity};
@@ -64,6 +65,11 @@ pub(crate) trait Registry {
 pub(crate) trait Watch: Send + 'static {
     /// What is known before [`Watch::run`] is first polled.
     fn rows(&self) -> Vec<Row>;
+
+    /// Whether [`Watch::rows`] is all that the registry knows now.
+    fn is_read(&self) -> bool {
+        false
+    }
 
     /// Tells all that changes, until the receiver is gone or there is nothing more to tell.
     fn run(self, news: Sink) -> impl Future<Output = ()> + Send;

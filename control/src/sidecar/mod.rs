@@ -262,6 +262,7 @@ impl Sidecar {
             FromDataPlane::Drained
             | FromDataPlane::Hello { .. }
             | FromDataPlane::Listeners { .. }
+            | FromDataPlane::Routes(_)
             | FromDataPlane::Resync { .. } => {
                 self.log.error("Data plane sent a message out of turn; it is ignored");
             }

@@ -93,6 +93,36 @@ fn two_machines_meet_in_etcd() {
     end_of(again, Signal::KILL, port);
 }
 
+#[test]
+fn control_that_comes_back_while_etcd_is_away_takes_nobody_away() {
+    let Some(mut etcd) = Server::etcd() else { return };
+    etcd.start();
+    let (here, there) = (Place::new(), Place::new());
+    let lines =
+        format!("component: etcd\nconfiguration: {{endpoints: 'http://127.0.0.1:{}'}}", etcd.port);
+    let app = App::start();
+    let (callee, _) = there.sidecar("orders", Some(app.port), &[&config(&there, &lines), LOOPBACK]);
+    let flag = config(&here, &lines);
+    let (caller, port) = here.sidecar("caller", None, &[&flag, LOOPBACK]);
+    eventually("the app is known", || status_of(port, CALL) == 200);
+    etcd.stop();
+    for _ in 0..3 {
+        caller.signal(Signal::KILL);
+        let mut next = here.sidecar_at(port, "caller", None, &[&flag, LOOPBACK]);
+        next.wait_for("Adopted the running data plane");
+        next.wait_for("etcd: cannot connect to http://127.0.0.1:");
+        assert_eq!(get(port, CALL).status, 200, "what was known last stays");
+        drop(next);
+    }
+    // What is gone by then goes when the registry is read.
+    let _next = here.sidecar_at(port, "caller", None, &[&flag, LOOPBACK]);
+    callee.kill();
+    drop(there);
+    etcd.forget();
+    etcd.start();
+    eventually("it is gone", || is_unknown(port));
+}
+
 fn end_of(callee: Process, signal: Signal, port: u16) {
     callee.signal(signal);
     let ended = Instant::now();

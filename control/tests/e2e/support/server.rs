@@ -80,6 +80,17 @@ impl Server {
         }
     }
 
+    /// As a crash ends it; it can be started again with what it had written.
+    pub(crate) fn stop(&mut self) {
+        self.program.take().unwrap().kill();
+    }
+
+    /// What it had written is lost. Not while it runs.
+    pub(crate) fn forget(&self) {
+        fs::remove_dir_all(&self.directory).unwrap();
+        fs::create_dir(&self.directory).unwrap();
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         self.program.as_ref().unwrap().signal(signal);
     }
