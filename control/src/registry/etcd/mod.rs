@@ -20,7 +20,8 @@ mod wire;
 
 use super::{Entry, News, Registrar, Registration, Registry, RegistryError, Row, Sink, Watch};
 use client::{Client, EtcdError};
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use register::Desk;
+use std::{cell::OnceCell, collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use tokio::time::Instant;
 use tonic::Streaming;
 use wire::{EVENT_DELETE, Event, KeyValue, RangeRequest, WatchCreateRequest, WatchResponse};
@@ -61,6 +62,8 @@ impl fmt::Debug for Password {
 #[derive(Clone)]
 pub(crate) struct EtcdRegistry {
     settings: Settings,
+    /// From the first registration on.
+    desk: OnceCell<Desk>,
 }
 
 impl EtcdRegistry {
@@ -76,7 +79,7 @@ impl EtcdRegistry {
                 return problem(format!("endpoint {uri:?}: {e}"));
             }
         }
-        Ok(Self { settings })
+        Ok(Self { settings, desk: OnceCell::new() })
     }
 }
 
@@ -88,6 +91,7 @@ impl Registry for EtcdRegistry {
             settings: self.settings.clone(),
             rows: BTreeMap::new(),
             position: None,
+            witness: None,
             rubbish: Rubbish::default(),
         })
     }
@@ -95,7 +99,8 @@ impl Registry for EtcdRegistry {
 
 impl Registrar for EtcdRegistry {
     fn register(&self, entry: &Entry, news: &Sink) -> Result<Box<dyn Registration>, RegistryError> {
-        Ok(Box::new(register::start(self.settings.clone(), entry.clone(), news.clone())))
+        let desk = self.desk.get_or_init(|| Desk::open(self.settings.clone(), news.clone()));
+        Ok(Box::new(desk.register(&self.settings.prefix, entry)))
     }
 }
 
@@ -105,7 +110,24 @@ pub(crate) struct EtcdWatch {
     rows: BTreeMap<Vec<u8>, Row>,
     /// `None`: nothing was read, or what was read cannot be continued.
     position: Option<Position>,
+    /// `None`: the newest row is gone, or there was none. Then nothing can be continued.
+    witness: Option<Witness>,
     rubbish: Rubbish,
+}
+
+/// The row that was written last. Only the history that the table was made of has it at the same
+/// revision, under the same lease: another one may have the same name, and be further on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Witness {
+    key: Vec<u8>,
+    mod_revision: i64,
+    lease: i64,
+}
+
+impl Witness {
+    fn of(kv: &KeyValue) -> Self {
+        Self { key: kv.key.clone(), mod_revision: kv.mod_revision, lease: kv.lease }
+    }
 }
 
 /// Up to where the table is complete.
@@ -158,9 +180,12 @@ impl EtcdWatch {
 
     async fn try_follow(&mut self, news: &Sink) -> Result<std::convert::Infallible, EtcdError> {
         let client = Client::connect(&self.settings).await?;
-        let position = match self.position {
-            Some(position) => position,
-            None => {
+        let position = match (self.position, &self.witness) {
+            (Some(position), Some(witness)) => {
+                recognise(&client, position, witness).await?;
+                position
+            }
+            _ => {
                 let position = self.read_all(&client).await?;
                 self.position = Some(position);
                 self.tell_rows(news).await;
@@ -194,6 +219,7 @@ impl EtcdWatch {
     /// Reads page by page at the revision of the first page.
     async fn read_all(&mut self, client: &Client) -> Result<Position, EtcdError> {
         let mut rows = BTreeMap::new();
+        let mut witness = None;
         self.rubbish = Rubbish::default();
         let mut request = RangeRequest {
             key: self.settings.prefix.clone().into_bytes(),
@@ -219,6 +245,7 @@ impl EtcdWatch {
             request.revision = position.next_revision - 1;
             let last = page.kvs.last().map(|kv| kv.key.clone());
             for kv in page.kvs {
+                note(&mut witness, &kv);
                 self.rubbish.sort(&self.settings.prefix, kv, &mut rows);
             }
             match last.filter(|_| page.more) {
@@ -229,6 +256,7 @@ impl EtcdWatch {
                 }
                 None => {
                     self.rows = rows;
+                    self.witness = witness;
                     return Ok(position);
                 }
             }
@@ -276,8 +304,10 @@ impl EtcdWatch {
         let Some(kv) = event.kv else { return false };
         let was = self.rows.remove(&kv.key);
         if event.kind == EVENT_DELETE {
+            self.witness.take_if(|witness| witness.key == kv.key);
             return was.is_some();
         }
+        note(&mut self.witness, &kv);
         let key = kv.key.clone();
         self.rubbish.sort(&self.settings.prefix, kv, &mut self.rows);
         self.rows.get(&key) != was.as_ref()
@@ -288,6 +318,34 @@ impl EtcdWatch {
             news.tell(News::Complaint(line)).await;
         }
         news.tell(News::Rows(self.rows.values().cloned().collect())).await;
+    }
+}
+
+/// Whether the server goes on with the history that our table was made of.
+async fn recognise(
+    client: &Client,
+    position: Position,
+    witness: &Witness,
+) -> Result<(), EtcdError> {
+    let request = RangeRequest {
+        key: witness.key.clone(),
+        revision: position.next_revision - 1,
+        ..RangeRequest::default()
+    };
+    let row = match client.range(request).await {
+        Err(e) if e.is_future() => return Err(EtcdError::Replaced),
+        answer => answer?.kvs.into_iter().next(),
+    };
+    match row {
+        Some(kv) if Witness::of(&kv) == *witness => Ok(()),
+        _ => Err(EtcdError::Replaced),
+    }
+}
+
+/// The newer one stays.
+fn note(witness: &mut Option<Witness>, kv: &KeyValue) {
+    if witness.as_ref().is_none_or(|witness| witness.mod_revision < kv.mod_revision) {
+        *witness = Some(Witness::of(kv));
     }
 }
 
