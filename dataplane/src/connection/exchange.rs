@@ -59,6 +59,8 @@ pub(crate) struct Exchange {
     pub pending: VecDeque<Chunk>,
     /// A copy of all that was sent, while it may have to be sent again. Empty: it cannot be.
     pub replay: Vec<u8>,
+    /// How often it was sent again after it had left.
+    pub replay_count: u32,
     pub retry_count: u32,
     pub interim_count: u32,
     /// The request asked for another protocol and may get it.
