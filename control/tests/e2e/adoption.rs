@@ -4,15 +4,11 @@
 #![forbid(unsafe_code)]
 
 use crate::support::{
-    App, Connection, Place, Process, call, eventually, free_port, get, status_of, try_call,
+    App, Load, Place, Process, call, eventually, free_port, get, status_of, try_call,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -22,47 +18,6 @@ fn initialized(mut process: Process) -> Process {
     process.wait_for("Adopted the running data plane (process ");
     process.wait_for("dapr initialized. Status: Running.");
     process
-}
-
-/// One call after the other until it is told to stop: how many there were, and those that failed.
-struct Load {
-    is_enough: Arc<AtomicBool>,
-    caller: JoinHandle<(usize, Vec<String>)>,
-}
-
-impl Load {
-    /// On one connection, or on a new one for each call.
-    fn start(port: u16, keeps_connection: bool) -> Self {
-        let is_enough = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&is_enough);
-        let caller = thread::spawn(move || {
-            let (mut count, mut failures) = (0, Vec::new());
-            let mut connection = Connection::open(port).unwrap();
-            while !stop.load(Ordering::Relaxed) {
-                if !keeps_connection {
-                    match Connection::open(port) {
-                        Ok(opened) => connection = opened,
-                        Err(e) => failures.push(format!("call {count}: connect: {e}")),
-                    }
-                }
-                match connection.get(X) {
-                    Ok((200, body)) if body == "/x " => {}
-                    other => failures.push(format!("call {count}: {other:?}")),
-                }
-                count += 1;
-            }
-            (count, failures)
-        });
-        Self { is_enough, caller }
-    }
-
-    #[track_caller]
-    fn assert_none_failed(self) -> usize {
-        self.is_enough.store(true, Ordering::Relaxed);
-        let (count, failures) = self.caller.join().unwrap();
-        assert!(failures.is_empty(), "{} of {count}: {failures:?}", failures.len());
-        count
-    }
 }
 
 #[test]
@@ -112,7 +67,7 @@ fn control_that_is_killed_again_and_again_costs_no_call() {
     let (mut caller, caller_port) = place.sidecar("caller", None, &[]);
     let (mut callee, port) = place.sidecar("checkout", Some(app.port), &[]);
     eventually("the route is known", || status_of(caller_port, X) == 200);
-    let loads = [true, false].map(|keeps| Load::start(caller_port, keeps));
+    let loads = [true, false].map(|keeps| Load::start(caller_port, "checkout", keeps));
     for _ in 0..KILLS {
         // At any moment of a control's life: before it adopted, while it does, and after.
         thread::sleep(KILL_PAUSE);

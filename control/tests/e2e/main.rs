@@ -12,6 +12,7 @@ mod check;
 mod command_line;
 mod configuration;
 mod explain;
+mod machines;
 mod node;
 mod registries;
 mod run;

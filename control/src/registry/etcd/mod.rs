@@ -9,7 +9,8 @@
 //! ```
 //! The invariant: what is told is the table of one revision plus every event since, without a gap.
 //! Where that cannot be had (what happened meanwhile was compacted away, or another cluster
-//! answers), all is read again.
+//! answers), all is read again. A cluster that was made anew knows nobody at first: what the one
+//! before it had told stands until everybody had time to come back.
 
 #![forbid(unsafe_code)]
 
@@ -92,6 +93,7 @@ impl Registry for EtcdRegistry {
             rows: BTreeMap::new(),
             position: None,
             witness: None,
+            departed: Departed::default(),
             rubbish: Rubbish::default(),
         })
     }
@@ -112,7 +114,24 @@ pub(crate) struct EtcdWatch {
     position: Option<Position>,
     /// `None`: the newest row is gone, or there was none. Then nothing can be continued.
     witness: Option<Witness>,
+    departed: Departed,
     rubbish: Rubbish,
+}
+
+/// Rows of a history that is over. They count until they are written again or their time is over.
+#[derive(Default)]
+struct Departed {
+    rows: BTreeMap<Vec<u8>, Row>,
+    until: Option<Instant>,
+}
+
+impl Departed {
+    async fn time_is_over(&self) {
+        match self.until {
+            Some(until) => tokio::time::sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// The row that was written last. Only the history that the table was made of has it at the same
@@ -151,7 +170,12 @@ impl Watch for EtcdWatch {
                 () = news.closed() => return,
                 error = self.follow(&news) => error,
             };
-            if error.is_compacted() || matches!(error, EtcdError::Replaced) {
+            let is_replaced = matches!(error, EtcdError::Replaced);
+            if is_replaced {
+                self.departed.rows.append(&mut self.rows);
+                self.departed.until = Some(Instant::now() + RETURN_TIME);
+            }
+            if is_replaced || error.is_compacted() {
                 // The table stands until the new one is there.
                 self.position = None;
                 news.tell(News::Complaint(format!("{error}; reading all rows again"))).await;
@@ -202,7 +226,14 @@ impl EtcdWatch {
             })
             .await?;
         loop {
-            let response = next_response(&mut watch).await?;
+            let response = tokio::select! {
+                response = next_response(&mut watch) => response?,
+                () = self.departed.time_is_over() => {
+                    self.departed = Departed::default();
+                    self.tell_rows(news).await;
+                    continue;
+                }
+            };
             let mut is_changed = self.on_response(response, news).await?;
             // What has arrived along with it becomes one table.
             while let Ok(response) =
@@ -302,7 +333,8 @@ impl EtcdWatch {
 
     fn on_event(&mut self, event: Event) -> bool {
         let Some(kv) = event.kv else { return false };
-        let was = self.rows.remove(&kv.key);
+        let departed = self.departed.rows.remove(&kv.key);
+        let was = self.rows.remove(&kv.key).or(departed);
         if event.kind == EVENT_DELETE {
             self.witness.take_if(|witness| witness.key == kv.key);
             return was.is_some();
@@ -317,7 +349,10 @@ impl EtcdWatch {
         if let Some(line) = self.rubbish.line(&self.settings.prefix) {
             news.tell(News::Complaint(line)).await;
         }
-        news.tell(News::Rows(self.rows.values().cloned().collect())).await;
+        let is_back = |key: &Vec<u8>| self.rows.contains_key(key);
+        let departed = self.departed.rows.iter().filter(|(key, _)| !is_back(key));
+        let rows = self.rows.values().chain(departed.map(|(_, row)| row)).cloned().collect();
+        news.tell(News::Rows(rows)).await;
     }
 }
 
@@ -425,6 +460,10 @@ impl Pause {
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// After a cluster was made anew: those who registered with the old one come back after a pause, and
+/// another one for a new lease.
+const RETURN_TIME: Duration = Duration::from_secs(2 * PAUSE_MAX.as_secs());
 
 /// Rows of one page.
 const PAGE_ROWS: i64 = 1000;

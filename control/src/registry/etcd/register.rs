@@ -153,6 +153,8 @@ impl Holder {
             if matches!(error, EtcdError::LeaseGone) {
                 self.lease = None;
                 self.written.clear();
+                // The server is there, and readers may be waiting for our rows.
+                pause = Pause::default();
             }
             // That the registry is away is the watch's to tell.
             let complaint = error.is_verdict().then(|| format!("cannot register: {error}"));

@@ -297,8 +297,16 @@ async fn another_history_behind_the_same_address_is_read_anew() {
     etcd.stop();
     std::fs::remove_dir_all(etcd.temp.path().join("data")).unwrap();
     etcd.start().await;
-    watched.until(&[]).await;
+    // Nobody had time to come back yet.
+    let told = watched.tables.len();
+    let returned = watched.register(&settings, &entry("b", "1"));
+    watched.until(&["b", "a"]).await;
     assert!(watched.complaints[0].contains("reading all rows again"), "{:?}", watched.complaints);
+    let is_known = |ids: &Vec<String>| ids.contains(&"a".to_owned());
+    assert!(watched.tables[told..].iter().all(is_known), "{:?}", watched.tables);
+    watched.until(&["b"]).await;
+    drop(returned);
+    watched.until(&[]).await;
 }
 
 #[tokio::test]

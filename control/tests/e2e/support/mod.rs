@@ -5,6 +5,9 @@
 
 mod app;
 mod client;
+mod etcd;
+mod load;
+mod machines;
 mod place;
 mod process;
 #[path = "../../../src/test_program.rs"]
@@ -13,6 +16,8 @@ mod server;
 
 pub(crate) use app::App;
 pub(crate) use client::{Connection, call, call_unix, get, try_call};
+pub(crate) use load::Load;
+pub(crate) use machines::Machines;
 pub(crate) use place::{Place, free_port, status_of};
 pub(crate) use process::{Finished, Process};
 pub(crate) use server::Server;
