@@ -8,6 +8,7 @@
 
 mod access;
 mod adoption;
+mod chaos;
 mod check;
 mod command_line;
 mod configuration;

@@ -182,7 +182,7 @@ impl Watch for EtcdWatch {
             } else {
                 news.tell(News::Away(error.to_string())).await;
             }
-            if started.elapsed() > PAUSE_MAX {
+            if started.elapsed() > PAUSE_RESET {
                 pause = Pause::default();
             }
             tokio::select! {
@@ -460,6 +460,9 @@ impl Pause {
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// A connection that lasted this long did not fail for the same reason as the one before it.
+const PAUSE_RESET: Duration = Duration::from_secs(1);
 
 /// After a cluster was made anew: those who registered with the old one come back after a pause, and
 /// another one for a new lease.

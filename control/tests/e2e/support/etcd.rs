@@ -5,10 +5,27 @@
 use super::Server;
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, TcpStream},
+    net::{SocketAddr, TcpStream},
 };
 
+/// Where it is asked, whether it is there or not.
+pub(crate) struct Etcd(SocketAddr);
+
 impl Server {
+    pub(crate) fn gateway(&self) -> Etcd {
+        Etcd((self.host, self.port).into())
+    }
+
+    /// Whether it answers: it takes connections before it has found out who leads.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.gateway().try_ask("/v3/kv/range", "{\"key\":\"AA==\"}").is_ok()
+    }
+
+    #[track_caller]
+    fn ask(&self, path: &str, body: &str) -> serde_json::Value {
+        self.gateway().try_ask(path, body).unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
     /// Rows below the registry's prefix.
     #[track_caller]
     pub(crate) fn row_count(&self) -> u64 {
@@ -28,28 +45,30 @@ impl Server {
         let order = format!("{{\"revision\":{now},\"physical\":true}}");
         self.ask("/v3/kv/compaction", &order);
     }
+}
 
-    /// Whether it answers: it takes connections before it has found out who leads.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.try_ask("/v3/kv/range", "{\"key\":\"AA==\"}").is_ok()
-    }
-
+impl Etcd {
     /// Writes a row, or whatever is given for one, that no lease holds.
-    #[track_caller]
-    pub(crate) fn put(&self, key: &str, value: &str) {
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub(crate) fn try_put(&self, key: &str, value: &str) -> io::Result<()> {
         let (key, value) = (base64(key.as_bytes()), base64(value.as_bytes()));
-        self.ask("/v3/kv/put", &format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}"));
+        let body = format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}");
+        self.try_ask("/v3/kv/put", &body).map(drop)
     }
 
-    #[track_caller]
-    fn ask(&self, path: &str, body: &str) -> serde_json::Value {
-        self.try_ask(path, body).unwrap_or_else(|e| panic!("{path}: {e}"))
+    /// # Errors
+    /// When it is not there.
+    pub(crate) fn try_delete(&self, key: &str) -> io::Result<()> {
+        let body = format!("{{\"key\":\"{}\"}}", base64(key.as_bytes()));
+        self.try_ask("/v3/kv/deleterange", &body).map(drop)
     }
 
     /// # Errors
     /// Also when it answers with an error.
-    pub(crate) fn try_ask(&self, path: &str, body: &str) -> io::Result<serde_json::Value> {
-        let stream = TcpStream::connect((self.host(), self.port))?;
+    fn try_ask(&self, path: &str, body: &str) -> io::Result<serde_json::Value> {
+        let stream = TcpStream::connect(self.0)?;
         stream.set_read_timeout(Some(super::DEADLINE))?;
         let length = body.len();
         // HTTP/1.0 has no chunks.
@@ -67,10 +86,6 @@ impl Server {
             Some("200") => Ok(serde_json::from_str(&answer)?),
             _ => Err(io::Error::other(answer)),
         }
-    }
-
-    pub(crate) const fn host(&self) -> Ipv4Addr {
-        self.host
     }
 }
 

@@ -8,6 +8,7 @@ mod client;
 mod etcd;
 mod load;
 mod machines;
+mod mortal;
 mod place;
 mod process;
 #[path = "../../../src/test_program.rs"]
@@ -16,8 +17,10 @@ mod server;
 
 pub(crate) use app::App;
 pub(crate) use client::{Connection, call, call_unix, get, try_call};
+pub(crate) use etcd::Etcd;
 pub(crate) use load::Load;
 pub(crate) use machines::Machines;
+pub(crate) use mortal::MortalApp;
 pub(crate) use place::{Place, free_port, status_of};
 pub(crate) use process::{Finished, Process};
 pub(crate) use server::Server;
