@@ -17,6 +17,7 @@ pub(crate) mod local;
 mod merge;
 mod remembered;
 pub(crate) mod sqlite;
+mod steps;
 
 pub(crate) use entry::{Entry, EntryError, Identity};
 pub(crate) use merge::{Change, Registries};
