@@ -1,10 +1,10 @@
 //! Which times of a shared table count as recent, when the wall clock they were taken from may be
 //! set at any moment.
 //!
-//! A clock that is put forward makes every row look old, one that is put back makes rows of the dead
-//! look young. So each look at the wall clock is compared with the clock that only goes forward: after
-//! a step the more generous count holds for one interval, in which everybody who lives renews, and
-//! from then on the new one.
+//! A clock that is put forward makes every row look old, one that is put back makes rows of the
+//! dead look young. So each look at the wall clock is compared with the clock that only goes
+//! forward: after a step the more generous count holds for one interval, in which everybody who
+//! lives renews, and from then on the new one.
 
 #![forbid(unsafe_code)]
 
@@ -86,8 +86,8 @@ mod tests {
             // Tolerance of the start is over.
             steps.recent(START + 100, at(100));
             steps.recent(START + 106, at(106));
-            // Renewed by the old count, `age` before it is looked at; the step is in between, and is
-            // seen at once, as when the table changes every second.
+            // Renewed by the old count, `age` before it is looked at; the step is in between, and
+            // is seen at once, as when the table changes every second.
             let written = START + 106 + after - age;
             let wall = |seconds: u64| (START + 106 + seconds).saturating_add_signed(step);
             let mut recent = steps.recent(wall(0), at(106));

@@ -9,10 +9,10 @@
 //!   steady     one instance there; its control is killed every 200 ms, and so is that of caller-1
 //!   flapping   three instances, here and there, of which one at a time is down
 //! ```
-//! An instance is a sidecar with its app. It goes gently (SIGTERM to the sidecar, then the app ends)
-//! or at once (kill -9 of control and data plane, then the app), by turns, and comes back; the next
-//! one goes when both callers have called the one before. So every app has an instance that works
-//! and that its callers know, at any time.
+//! An instance is a sidecar with its app. It goes gently (SIGTERM to the sidecar, then the app
+//! ends) or at once (kill -9 of control and data plane, then the app), by turns, and comes back;
+//! the next one goes when both callers have called the one before. So every app has an instance
+//! that works and that its callers know, at any time.
 //!
 //! A call has failed when it is answered with another status than 200 or with another body than the
 //! app's, when it cannot connect, when its connection ends or breaks, and when there is no answer

@@ -1,6 +1,6 @@
-//! Several machines and a real etcd between them: namespaces of `scripts/netns`, each with a network
-//! and a runtime directory of its own. etcd has a machine to itself, so that cutting a cable cuts
-//! one off and leaves the others.
+//! Several machines and a real etcd between them: namespaces of `scripts/netns`, each with a
+//! network and a runtime directory of its own. etcd has a machine to itself, so that cutting a
+//! cable cuts one off and leaves the others.
 
 #![forbid(unsafe_code)]
 

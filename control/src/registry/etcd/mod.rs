@@ -464,8 +464,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A connection that lasted this long did not fail for the same reason as the one before it.
 const PAUSE_RESET: Duration = Duration::from_secs(1);
 
-/// After a cluster was made anew: those who registered with the old one come back after a pause, and
-/// another one for a new lease.
+/// After a cluster was made anew: those who registered with the old one come back after a pause,
+/// and another one for a new lease.
 const RETURN_TIME: Duration = Duration::from_secs(2 * PAUSE_MAX.as_secs());
 
 /// Rows of one page.

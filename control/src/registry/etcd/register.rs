@@ -8,10 +8,10 @@
 //!    │                                                                      └── changed ───┤
 //!    └── lease revoked ◄──────────────────────────────────── no row is wanted any more ────┘
 //! ```
-//! The invariant: what etcd holds of us is what is wanted, or our lease is running out. A lease that
-//! ran out (we were stopped, or cut off for longer than it lasts) is replaced, and all rows written
-//! anew; a lease that is still there after a lost connection goes on, so readers never see rows go
-//! and come.
+//! The invariant: what etcd holds of us is what is wanted, or our lease is running out. A lease
+//! that ran out (we were stopped, or cut off for longer than it lasts) is replaced, and all rows
+//! written anew; a lease that is still there after a lost connection goes on, so readers never see
+//! rows go and come.
 
 #![forbid(unsafe_code)]
 
@@ -288,7 +288,8 @@ impl Holder {
     }
 }
 
-/// Attempts to take the rows back once nobody can want anything any more: the lease runs out anyway.
+/// Attempts to take the rows back once nobody can want anything any more: the lease runs out
+/// anyway.
 const GOODBYES_MAX: u32 = 3;
 
 /// Two may be lost before the rows go.
