@@ -257,6 +257,7 @@ impl Supervisor {
 
     /// From here on a process that ends is not started anew.
     pub(crate) fn begin_end(&mut self) {
+        self.sockets.clear();
         let phase = std::mem::replace(&mut self.phase, Phase::Ending(None));
         self.phase = match phase {
             Phase::Up(running) => Phase::Ending(Some(running)),

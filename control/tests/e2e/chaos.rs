@@ -16,8 +16,9 @@
 //!
 //! A call has failed when it is answered with another status than 200 or with another body than the
 //! app's, when it cannot connect, when its connection ends or breaks, and when there is no answer
-//! for ten seconds. None may. All are GETs: a request that may not be repeated cannot outlive an
-//! instance that took it and died.
+//! for ten seconds. None may. Half of the calls of `near` and `steady` are POSTs, those of
+//! `flapping` are GETs: a request that may not be repeated cannot outlive an instance that took it
+//! and died.
 //!
 //! Ten seconds, or as many as RINGCAR_CHAOS_SECONDS says; `scripts/test` takes a minute.
 
@@ -212,6 +213,7 @@ fn no_call_fails_whatever_dies() {
     for port in ports {
         loads.extend(APPS.map(|id| Load::start(port, id, true)));
         loads.push(Load::start(port, "flapping", false));
+        loads.extend(["near", "steady"].map(|id| Load::posting(port, id)));
     }
     eventually("all instances are called", || flapping.iter().all(Instance::is_called_by_all));
     let [first_caller, _second_caller] = callers;

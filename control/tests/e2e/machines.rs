@@ -5,7 +5,8 @@
 #![forbid(unsafe_code)]
 
 use crate::support::{
-    App, Load, Machines, Place, Process, Server, eventually, free_port, get, status_of,
+    App, Load, Machines, Place, Process, Server, eventually, eventually_in, free_port, get,
+    status_of,
 };
 use rustix::process::Signal;
 use std::{
@@ -242,14 +243,4 @@ fn an_engine_that_is_nowhere_to_be_found_keeps_nobody_from_serving() {
     alpha.sidecar.signal(Signal::TERM);
     let said = alpha.sidecar.wait().output;
     assert_eq!(said.matches("the apps known so far stay reachable").count(), 1, "{said}");
-}
-
-/// What takes as long as something lasts, a lease or a connection that is silent.
-#[track_caller]
-fn eventually_in(time: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + time;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not in {time:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

@@ -3,10 +3,14 @@
 #![forbid(unsafe_code)]
 
 use crate::support::{
-    App, DEADLINE, Place, Process, Server, eventually, free_port, get, status_of,
+    App, DEADLINE, Place, Process, Server, eventually, eventually_in, free_port, get, status_of,
 };
 use rustix::process::Signal;
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 const CALL: &str = "/v1.0/invoke/orders/method/x";
 
@@ -126,6 +130,8 @@ fn control_that_comes_back_while_etcd_is_away_takes_nobody_away() {
 #[test]
 fn a_node_has_one_lease_for_all_its_apps() {
     const APPS: usize = 1000;
+    /// Other tests may be doing the same.
+    const PATIENCE: Duration = Duration::from_secs(60);
     let Some(mut etcd) = Server::etcd() else { return };
     etcd.start();
     eventually("etcd answers", || etcd.is_ready());
@@ -146,8 +152,8 @@ fn a_node_has_one_lease_for_all_its_apps() {
     fs::write(&path, format!("{head}configuration: {configuration}\napps:\n{apps}")).unwrap();
     let began = Instant::now();
     let mut node = there.start(&["node", "--config", path.to_str().unwrap()]);
-    node.wait_for(&format!("Node shop serves {APPS} apps"));
-    eventually("all are registered", || etcd.row_count() == APPS as u64);
+    node.wait_longer_for(PATIENCE, &format!("Node shop serves {APPS} apps"));
+    eventually_in(PATIENCE, "all are registered", || etcd.row_count() == APPS as u64);
     println!("{APPS} apps were registered after {:?}", began.elapsed());
     assert_eq!(etcd.lease_count(), 1);
     assert_eq!(connections_to(node.pid(), etcd.port), 2, "one that reads, one that writes");
@@ -167,8 +173,8 @@ fn a_node_has_one_lease_for_all_its_apps() {
     // A killed control leaves its lease behind; the next one has its own, for the same rows.
     node.kill();
     let mut node = there.start(&["node", "--config", path.to_str().unwrap()]);
-    node.wait_for("Adopted the running data plane");
-    eventually("it has a lease", || etcd.lease_count() == 3);
+    node.wait_longer_for(PATIENCE, &format!("Node shop serves {} apps", APPS - 1));
+    eventually_in(PATIENCE, "it has a lease", || etcd.lease_count() == 3);
     assert_eq!(etcd.row_count(), rows - 1);
     assert_eq!(call(8), 200);
     node.signal(Signal::TERM);

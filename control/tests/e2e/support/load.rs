@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// One caller: how many calls there were, and those that failed.
@@ -20,9 +20,18 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Calls `path`, which an [`super::App`] answers with itself, on one connection or on a new one
+    /// Calls an app that answers with the path it was asked for, on one connection or on a new one
     /// for each call.
     pub(crate) fn start(port: u16, id: &str, keeps_connection: bool) -> Self {
+        Self::with("GET", port, id, keeps_connection)
+    }
+
+    /// With requests that must not be sent twice.
+    pub(crate) fn posting(port: u16, id: &str) -> Self {
+        Self::with("POST", port, id, true)
+    }
+
+    fn with(verb: &'static str, port: u16, id: &str, keeps_connection: bool) -> Self {
         let (is_enough, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stop, counter) = (Arc::clone(&is_enough), Arc::clone(&count));
         let path = format!("/v1.0/invoke/{id}/method/x");
@@ -32,11 +41,14 @@ impl Load {
             let started = Instant::now();
             while !stop.load(Ordering::Relaxed) && failures.len() < FAILURES_MAX {
                 let call = counter.fetch_add(1, Ordering::Relaxed);
-                if let Err(reason) = attempt(&mut connection, port, &path) {
+                if let Err(reason) = attempt(&mut connection, port, verb, &path) {
                     connection = None;
                     failures.push(format!("call {call} after {:?}: {reason}", started.elapsed()));
                 }
-                connection = connection.filter(|_| keeps_connection);
+                if !keeps_connection {
+                    connection = None;
+                    thread::sleep(CONNECT_PAUSE);
+                }
             }
             failures
         });
@@ -64,12 +76,17 @@ impl Load {
     }
 }
 
-fn attempt(connection: &mut Option<Connection>, port: u16, path: &str) -> Result<(), String> {
+fn attempt(
+    connection: &mut Option<Connection>,
+    port: u16,
+    verb: &str,
+    path: &str,
+) -> Result<(), String> {
     let connection = match connection {
         Some(connection) => connection,
         None => connection.insert(Connection::open(port).map_err(|e| format!("connect: {e}"))?),
     };
-    match connection.get(path) {
+    match connection.call(verb, path) {
         Ok((200, body)) if body == "/x " => Ok(()),
         other => Err(format!("{other:?}")),
     }
@@ -77,3 +94,6 @@ fn attempt(connection: &mut Option<Connection>, port: u16, path: &str) -> Result
 
 /// Enough to see what goes wrong.
 const FAILURES_MAX: usize = 20;
+
+/// Each connection that ends occupies a port for a minute.
+const CONNECT_PAUSE: Duration = Duration::from_millis(2);

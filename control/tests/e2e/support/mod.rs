@@ -32,10 +32,17 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Asks again until the answer is yes.
 #[track_caller]
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
+pub(crate) fn eventually(what: &str, is_so: impl FnMut() -> bool) {
+    eventually_in(DEADLINE, what, is_so);
+}
+
+/// For what takes as long as something lasts: a lease, a connection that is silent, a thousand
+/// apps.
+#[track_caller]
+pub(crate) fn eventually_in(time: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + time;
     while !is_so() {
-        assert!(Instant::now() < deadline, "not in {DEADLINE:?}: {what}");
+        assert!(Instant::now() < deadline, "not in {time:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -51,7 +51,12 @@ impl Process {
     /// Waits for a line that contains `text`, and returns it.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + super::DEADLINE;
+        self.wait_longer_for(super::DEADLINE, text)
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_longer_for(&mut self, time: Duration, text: &str) -> String {
+        let deadline = Instant::now() + time;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
