@@ -196,6 +196,8 @@ impl Holder {
         };
         self.lease = Some(lease);
         let mut renewals = client.keep_alive(lease).await?;
+        // What somebody deleted by hand comes back with the next connection at the latest.
+        self.written.values_mut().for_each(Vec::clear);
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             if wanted.rows.is_empty() {

@@ -368,8 +368,13 @@ async fn many_apps_have_one_lease_and_each_its_row() {
     watched.until(&[]).await;
     watched.until(&wanted).await;
     assert_eq!(etcd.lease_count().await, 1);
+    // So does a row that somebody deleted, with the next connection.
+    let key = row::key("/ringcar/apps/", &entry("app-000", "1"));
+    etcd.post("/v3/kv/deleterange", serde_json::json!({"key": prost_base64(&key)})).await;
+    watched.until(&wanted[1..]).await;
     etcd.stop();
     etcd.start().await;
+    watched.until(&wanted).await;
     let added = registry.register(&entry("b", "1"), &watched.sink).unwrap();
     wanted.push("b");
     watched.until(&wanted).await;

@@ -90,7 +90,8 @@ impl Process {
     #[track_caller]
     pub(crate) fn wait(mut self) -> Finished {
         let mut status = None;
-        super::eventually("the process ends", || {
+        // One that waits for what it needs gives up after as long as anything takes.
+        super::eventually_in(2 * super::DEADLINE, "the process ends", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
