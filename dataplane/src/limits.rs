@@ -135,7 +135,7 @@ pub const REPLAY_BYTES_MAX: usize = 16 * 1024;
 
 /// Replays of one request: on a fresh connection, at another endpoint, and there on a fresh one,
 /// too. A request that kills whoever takes it must not go round.
-pub const REPLAYS_MAX: u32 = 3;
+pub const REPLAYS_MAX: u8 = 3;
 
 /// daprd's built-in retry against another sidecar that cannot be reached: this often, this far
 /// apart.

@@ -60,7 +60,7 @@ pub(crate) struct Exchange {
     /// A copy of all that was sent, while it may have to be sent again. Empty: it cannot be.
     pub replay: Vec<u8>,
     /// How often it was sent again after it had left.
-    pub replay_count: u32,
+    pub replay_count: u8,
     pub retry_count: u32,
     pub interim_count: u32,
     /// The request asked for another protocol and may get it.
