@@ -16,7 +16,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal},
 };
 use snapshot::{
-    ListenerId,
+    ListenerId, Route,
     handover::{self, Request},
     wire::{FromDataPlane, Held, ToDataPlane, WireError},
 };
@@ -35,6 +35,8 @@ pub(crate) struct Adopted {
     pub(crate) process: Process,
     pub(crate) introduction: Introduction,
     pub(crate) held: Held,
+    /// Where it calls the apps that it does not serve.
+    pub(crate) routes: Vec<Route>,
     /// Copies of all that it listens on.
     pub(crate) sockets: Vec<(ListenerId, Arc<OwnedFd>)>,
 }
@@ -133,9 +135,9 @@ async fn attempt(path: &Path, log: &Log) -> Attempt {
     };
     let failed = |reason: String| AdoptError::Failed { pid, reason };
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok((link, Greeting::Welcome { introduction, held, sockets }))) => {
+        Ok(Ok((link, Greeting::Welcome(Welcome { introduction, held, routes, sockets })))) => {
             let process = process.if_it_is(introduction.pid);
-            let adopted = Adopted { link, process, introduction, held, sockets };
+            let adopted = Adopted { link, process, introduction, held, routes, sockets };
             Attempt::Found(Found::Adopted(Box::new(adopted)))
         }
         Ok(Ok((link, Greeting::Foreign { reason, sockets: Ok(sockets) }))) => {
@@ -179,11 +181,14 @@ enum Greeting {
         sockets: Result<Vec<(handover::Socket, Arc<OwnedFd>)>, LinkError>,
     },
     Refused(String),
-    Welcome {
-        introduction: Introduction,
-        held: Held,
-        sockets: Vec<(ListenerId, Arc<OwnedFd>)>,
-    },
+    Welcome(Welcome),
+}
+
+struct Welcome {
+    introduction: Introduction,
+    held: Held,
+    routes: Vec<Route>,
+    sockets: Vec<(ListenerId, Arc<OwnedFd>)>,
 }
 
 /// All listening sockets of a data plane of another version. One that is older than this exchange
@@ -223,6 +228,7 @@ impl Predecessor {
 
 async fn greet(link: &mut Link, log: &Log) -> Result<Greeting, LinkError> {
     let mut welcome = None;
+    let mut routes = Vec::new();
     let mut sockets = Vec::new();
     loop {
         match link.next().await? {
@@ -233,11 +239,13 @@ async fn greet(link: &mut Link, log: &Log) -> Result<Greeting, LinkError> {
             FromDataPlane::Refused { problems, .. } => {
                 return Ok(Greeting::Refused(problems.join("; ")));
             }
+            FromDataPlane::Routes(more) => routes.extend(more),
             FromDataPlane::Listeners { sockets: ids, is_last } => {
                 let descriptors = link.take_descriptors(ids.len())?;
                 sockets.extend(ids.into_iter().zip(descriptors.into_iter().map(Arc::new)));
                 if let Some((introduction, held)) = welcome.take_if(|_| is_last) {
-                    return Ok(Greeting::Welcome { introduction, held, sockets });
+                    let welcome = Welcome { introduction, held, routes, sockets };
+                    return Ok(Greeting::Welcome(welcome));
                 }
             }
             FromDataPlane::Log { message, .. } => {

@@ -79,6 +79,16 @@ pub(crate) fn tcp(
     }
 }
 
+/// As [`tcp`], for a caller who takes another port where this one is in use: nobody is waited for,
+/// and nobody is told who holds it, since finding that out takes a walk through all processes.
+///
+/// # Errors
+/// When the host cannot be resolved, or the port not be had.
+pub(crate) fn tcp_if_free(host: &str, port: u16) -> Result<Bound, ListenError> {
+    let address = resolve(host, port)?;
+    bind_tcp(address).map_err(|reason| ListenError::Bind { address, reason, owner: None })
+}
+
 /// The address that [`tcp`] listens on.
 ///
 /// # Errors

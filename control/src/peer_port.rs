@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256};
 use std::{
     env,
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
 /// Listens on the port that belongs to this app in this directory, or on any where that one is
@@ -21,8 +20,7 @@ use std::{
 /// When there is no port at all.
 pub(crate) fn listen(host: &str, app_id: &str) -> Result<Bound, ListenError> {
     let port = stable(app_id, &directory(), rustix::process::getuid().as_raw(), &host_name());
-    listen::tcp(host, port, Duration::ZERO, |_| {})
-        .or_else(|_| listen::tcp(host, 0, Duration::ZERO, |_| {}))
+    listen::tcp_if_free(host, port).or_else(|_| listen::tcp_if_free(host, 0))
 }
 
 fn directory() -> String {

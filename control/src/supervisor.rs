@@ -140,7 +140,7 @@ impl Supervisor {
 
     /// Goes on with a process that serves already. It keeps the sockets it has.
     pub(crate) fn adopt(&mut self, adopted: Adopted) {
-        let Adopted { mut link, process, introduction, held, sockets: _ } = adopted;
+        let Adopted { mut link, process, introduction, held, .. } = adopted;
         let known: BTreeSet<ListenerId> = held.listeners.iter().map(|l| l.id).collect();
         let sent = self.tell_all(&mut link, &known);
         let process = Supervised::Foreign(process);
@@ -284,6 +284,7 @@ impl Supervisor {
 
     /// From here on a process that ends is not started anew.
     pub(crate) fn begin_end(&mut self) {
+        self.sockets.clear();
         let phase = std::mem::replace(&mut self.phase, Phase::Ending(None));
         self.phase = match phase {
             Phase::Up(running) => Phase::Ending(Some(running)),

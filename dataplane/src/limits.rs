@@ -116,6 +116,10 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// Time to connect to an app or a peer; daprd's dial timeout.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Time to connect to one of several endpoints: enough for a lost packet, which is sent again after
+/// a second. A machine that is gone answers nothing, and the others are waiting.
+pub const FAIL_OVER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// An idle upstream connection is kept this long. Shorter than the 60 s and more after which
 /// servers close, so that we close first.
 pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -130,9 +134,12 @@ pub const ENDPOINTS_KEPT_MIN: usize = 256;
 /// long.
 pub const SEND_FAILED_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Request bytes remembered for the one replay on a fresh connection; larger requests are not
-/// replayed.
+/// Request bytes remembered for replays; larger requests are not replayed.
 pub const REPLAY_BYTES_MAX: usize = 16 * 1024;
+
+/// Replays of one request: on a fresh connection, at another endpoint, and there on a fresh one,
+/// too. A request that kills whoever takes it must not go round.
+pub const REPLAYS_MAX: u8 = 3;
 
 /// daprd's built-in retry against another sidecar that cannot be reached: this often, this far
 /// apart.

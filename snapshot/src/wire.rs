@@ -46,8 +46,9 @@ pub enum ToDataPlane {
     Sockets(Vec<ListenerId>),
     /// What changed; `sockets` as with a state.
     Delta { delta: Delta, sockets: Vec<ListenerId> },
-    /// Hand over copies of all listening sockets: for a control that adopts this data plane and
-    /// must be able to feed the one after it. Answered by [`FromDataPlane::Listeners`].
+    /// Hand over all that a control needs which adopts this data plane: the routes, since a
+    /// registry may be away that told them, and copies of all listening sockets, for the data plane
+    /// after this one. Answered by [`FromDataPlane::Routes`] and then [`FromDataPlane::Listeners`].
     ListenersWanted,
     /// Keep the descriptors that come with this frame open for as long as this process lives, each
     /// in the place of the one with the same id before it. A registry entry counts for as long as
@@ -100,6 +101,8 @@ pub enum FromDataPlane {
         have: Version,
         reason: String,
     },
+    /// Some of the routes that are in force. Those before [`Self::Listeners`] are all there are.
+    Routes(Vec<Route>),
     /// Copies of the listening sockets, which come with this frame; `is_last`: there are no more.
     Listeners {
         sockets: Vec<ListenerId>,

@@ -15,6 +15,7 @@ use super::{
     etcd::EtcdRegistry,
     file::FileRegistry,
     local::LocalRegistry,
+    remembered::Remembered,
     sqlite::SqliteRegistry,
 };
 use crate::{log::Log, runtime_dir::RuntimeDir};
@@ -41,6 +42,7 @@ pub(crate) struct Registries {
     pub(super) sources: Vec<Source>,
     /// Names of sources above this one are free.
     pub(super) last_source: usize,
+    remembered: Remembered,
     sender: mpsc::Sender<(usize, News)>,
     news: mpsc::Receiver<(usize, News)>,
     pub(super) changes: VecDeque<Change>,
@@ -76,6 +78,8 @@ pub(super) struct Source {
     pub(super) name: &'static str,
     pub(super) rank: Rank,
     pub(super) rows: Vec<Row>,
+    /// `rows` are what it told since this control runs.
+    is_read: bool,
     pub(super) health: Health,
     registrar: Option<Box<dyn Registrar>>,
     pub(super) registrations: BTreeMap<InstanceId, Box<dyn Registration>>,
@@ -153,7 +157,7 @@ impl Source {
     fn new(
         name: &'static str,
         rank: Rank,
-        rows: Vec<Row>,
+        watch: &impl Watch,
         registrar: Option<Box<dyn Registrar>>,
     ) -> Self {
         let health = Health::Starting { since: Instant::now() };
@@ -161,7 +165,8 @@ impl Source {
             id: 0,
             name,
             rank,
-            rows,
+            rows: watch.rows(),
+            is_read: watch.is_read(),
             health,
             registrar,
             registrations: BTreeMap::new(),
@@ -179,8 +184,8 @@ impl Source {
 }
 
 impl Registries {
-    /// Starts to watch all of them, for those who are about to be served. Must be called within the
-    /// runtime the sidecar runs on.
+    /// Starts to watch all of them, for those who are about to be served. `held` is what the data
+    /// plane of an earlier control calls. Must be called within the runtime the sidecar runs on.
     ///
     /// # Errors
     /// When one of them can never work as it is configured.
@@ -188,15 +193,18 @@ impl Registries {
         settings: &Settings,
         dir: &RuntimeDir,
         entries: &[&Entry],
+        held: Vec<Route>,
         log: &Log,
     ) -> Result<Self, RegistryError> {
         let mut all = Self::empty(entries, log);
+        all.remembered = Remembered::new(held, dir);
         let local = LocalRegistry::new(dir.clone());
         let registrar = Box::new(LocalRegistry::new(dir.clone()));
         let local = all.watch("local", Rank::Discovered, &local, Some(registrar))?;
         let new = all.watch_changed(&Settings::default(), settings, entries)?;
         all.settings = settings.clone();
         all.take_in(std::iter::once(local).chain(new).collect());
+        all.forget_when_read();
         Ok(all)
     }
 
@@ -252,6 +260,7 @@ impl Registries {
             own,
             sources: Vec::new(),
             last_source: 0,
+            remembered: Remembered::default(),
             sender,
             news,
             changes: VecDeque::new(),
@@ -271,7 +280,7 @@ impl Registries {
     ) -> Result<Source, RegistryError> {
         let watch = registry.watch()?;
         self.last_source += 1;
-        let mut source = Source::new(name, rank, watch.rows(), registrar);
+        let mut source = Source::new(name, rank, &watch, registrar);
         source.id = self.last_source;
         // Aborted when the source is dropped, so also when another one cannot be had.
         source.watch = Some(tokio::spawn(watch.run(self.sink(source.id))).abort_handle());
@@ -299,7 +308,8 @@ impl Registries {
 
     /// Where the apps other than our own can be called, by what is known now.
     pub(crate) fn routes(&self) -> Vec<Route> {
-        merge(self.sources.iter().map(|source| (source.rank, &source.rows[..])), &self.own)
+        let tables = self.sources.iter().map(|source| (source.rank, &source.rows[..]));
+        merge(tables.chain([(Rank::Discovered, self.remembered.rows())]), &self.own)
     }
 
     /// Tells all registries that take entries of an app that is served here. One they know already
@@ -398,8 +408,22 @@ impl Registries {
                 // `self.sender` keeps the channel open.
                 Some(first) = self.news.recv() => self.on_batch(first),
                 () = leaving => {}
+                () = self.remembered.patience_ended() => self.is_stale = self.forget_when_read(),
             }
         }
+    }
+
+    /// What was remembered is over when every registry has said what it knows; `true` when that is
+    /// now.
+    fn forget_when_read(&mut self) -> bool {
+        let is_patient = self.remembered.is_patient();
+        let has_spoken =
+            |source: &Source| source.is_read || (!is_patient && source.health == Health::Up);
+        let is_over = !self.remembered.rows().is_empty() && self.sources.iter().all(has_spoken);
+        if is_over {
+            self.remembered.forget();
+        }
+        is_over
     }
 
     /// Takes what has gathered along with it, so that many changes at once are one state.
@@ -415,7 +439,7 @@ impl Registries {
             }
             next = self.news.try_recv().ok();
         }
-        if is_changed {
+        if self.forget_when_read() || is_changed {
             let routes = self.routes();
             self.changes.push_back(Change::Routes(routes));
         }
@@ -429,6 +453,7 @@ impl Registries {
             News::Rows(rows) => {
                 is_changed = self.sources[index].rows != rows;
                 self.sources[index].rows = rows;
+                self.sources[index].is_read = true;
                 self.on_up(index);
             }
             News::Away(reason) => self.on_away(index, &reason),
@@ -623,9 +648,18 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn an_away_registry_keeps_its_rows_and_grows_old() {
-        let temp = TestDir::new();
+    /// Nothing is known of it before it tells.
+    struct Sheet;
+
+    impl Watch for Sheet {
+        fn rows(&self) -> Vec<Row> {
+            Vec::new()
+        }
+
+        async fn run(self, _: Sink) {}
+    }
+
+    fn log_in(temp: &TestDir) -> Log {
         let settings = log::Settings {
             format: log::Format::Text,
             threshold: log::Level::Info,
@@ -633,9 +667,72 @@ mod tests {
             instance: String::new(),
             file: temp.path().join("log").to_str().map(str::to_owned),
         };
-        let log = Log::open(settings).unwrap();
+        Log::open(settings).unwrap()
+    }
+
+    fn route(id: &str, addresses: &[Address]) -> Route {
+        let endpoint = |address: &Address| Endpoint {
+            instance: InstanceId(address.to_string().into()),
+            address: address.clone(),
+            zone: None,
+        };
+        let endpoints = addresses.iter().map(endpoint).collect();
+        Route { id: AppId::new(id).unwrap(), namespace: Namespace::default(), endpoints }
+    }
+
+    fn ids(routes: &[Route]) -> Vec<&str> {
+        routes.iter().map(|route| route.id.as_str()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_known_counts_until_every_registry_has_spoken() {
+        let temp = TestDir::new();
+        let log = log_in(&temp);
+        let dir = RuntimeDir::at(temp.path());
+        let far = |port: u16| Address::Tcp(([10, 0, 0, 9], port).into());
+        let near = Address::Unix(dir.peer_socket(&InstanceId("7-1".into())));
+        let held = || {
+            vec![
+                route("far", &[far(1), near.clone()]),
+                route("near", std::slice::from_ref(&near)),
+                route("written", &[Address::Unix("/elsewhere".into())]),
+            ]
+        };
+        let start = |names: &[&'static str]| {
+            let mut all = Registries::empty(&[&Entry::sample("own", "0")], &log);
+            all.remembered = Remembered::new(held(), &dir);
+            for name in names {
+                all.sources.push(Source::new(name, Rank::Discovered, &Sheet, None));
+            }
+            all
+        };
+
+        let mut all = start(&["one", "two"]);
+        assert_eq!(ids(&all.routes()), ["far", "written"], "entries of this machine are read");
+        assert_eq!(all.routes()[0].endpoints.len(), 1);
+        all.sink(0).tell(News::Rows(vec![row("a", "1", 11)])).await;
+        all.sink(1).tell(News::Away("gone fishing".into())).await;
+        let Change::Routes(routes) = all.next().await else { panic!("no routes") };
+        assert_eq!(ids(&routes), ["a", "far", "written"], "the other one is away");
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        all.sink(1).tell(News::Rows(Vec::new())).await;
+        let Change::Routes(routes) = all.next().await else { panic!("no routes") };
+        assert_eq!(ids(&routes), ["a"], "now both have spoken");
+
+        // One that can be read and tells no table is waited for, but not for ever.
+        let mut all = start(&["one"]);
+        all.sink(0).tell(News::Back).await;
+        let began = Instant::now();
+        let Change::Routes(routes) = all.next().await else { panic!("no routes") };
+        assert_eq!((ids(&routes), began.elapsed().as_secs()), (Vec::new(), 10));
+    }
+
+    #[tokio::test]
+    async fn an_away_registry_keeps_its_rows_and_grows_old() {
+        let temp = TestDir::new();
+        let log = log_in(&temp);
         let mut all = Registries::empty(&[&Entry::sample("own", "0")], &log);
-        all.sources.push(Source::new("sheet", Rank::Discovered, Vec::new(), None));
+        all.sources.push(Source::new("sheet", Rank::Discovered, &Sheet, None));
         let value = |all: &Registries, name: &str| {
             all.counters().into_iter().find(|counter| counter.name == name).unwrap().value
         };

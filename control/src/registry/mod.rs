@@ -16,9 +16,11 @@ pub(crate) mod inotify;
 mod known;
 pub(crate) mod local;
 mod merge;
+mod remembered;
 mod renew;
 mod revision;
 pub(crate) mod sqlite;
+mod steps;
 
 pub(crate) use entry::{Entry, EntryError, Identity};
 pub(crate) use merge::{Change, Registries};
@@ -72,6 +74,11 @@ pub(crate) trait Registry {
 pub(crate) trait Watch: Send + 'static {
     /// What is known before [`Watch::run`] is first polled.
     fn rows(&self) -> Vec<Row>;
+
+    /// Whether [`Watch::rows`] is all that the registry knows now.
+    fn is_read(&self) -> bool {
+        false
+    }
 
     /// Tells all that changes, until the receiver is gone or there is nothing more to tell.
     fn run(self, news: Sink) -> impl Future<Output = ()> + Send;

@@ -10,12 +10,14 @@
 use super::{
     Entry, News, Registrar, Registration, Registry, RegistryError, Revision, Row, Sink, Watch,
     inotify::{DirectoryWatch, Wake, directory_of},
+    steps::Steps,
 };
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use snapshot::{Address, AppId, InstanceId, Namespace};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    ops::RangeInclusive,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -62,6 +64,8 @@ impl Registry for SqliteRegistry {
             namespace: self.namespace.clone(),
             database: None,
             last: Hosts::default(),
+            steps: Steps::new(self.settings.update_interval),
+            oldest: 0,
         };
         Ok(SqliteWatch { reader: Some(reader), directory })
     }
@@ -172,18 +176,27 @@ struct Reader {
     namespace: Namespace,
     database: Option<Database>,
     last: Hosts,
+    steps: Steps,
+    /// Times before this one did not count when the table was last read.
+    oldest: u64,
 }
 
 impl Reader {
     /// The live rows, and what is worth a line in the log.
     fn read(&mut self) -> rusqlite::Result<(Vec<Row>, Option<String>)> {
+        self.read_at(seconds_now(), Instant::now())
+    }
+
+    /// By what the two clocks show: the wall clock, in which times are written, may be set.
+    fn read_at(&mut self, wall: u64, now: Instant) -> rusqlite::Result<(Vec<Row>, Option<String>)> {
         let mut database = match self.database.take() {
             Some(database) if database.is_named(&self.settings.path) => database,
             _ => Database::open(&self.settings)?,
         };
-        let now = seconds_now();
-        let mut hosts = select(&mut database.connection, &self.settings, &self.namespace, now)?;
-        self.keep_cleaned_up(&mut hosts, now);
+        let recent = self.steps.recent(wall, now);
+        let mut hosts = select(&mut database.connection, &self.settings, &self.namespace, &recent)?;
+        self.keep_cleaned_up(&mut hosts, &recent);
+        self.oldest = *recent.start();
         let is_news = hosts.skipped.count > 0 && hosts.skipped != self.last.skipped;
         let complaint = is_news.then(|| hosts.skipped.to_string());
         self.database = Some(database);
@@ -194,14 +207,13 @@ impl Reader {
     /// daprd's clean-up deletes the rows that are *younger* than the interval, that is, all that
     /// are alive; their owners write them anew when they next renew. A row that went with a
     /// clean-up was not taken back.
-    fn keep_cleaned_up(&self, hosts: &mut Hosts, now: u64) {
+    fn keep_cleaned_up(&self, hosts: &mut Hosts, recent: &RangeInclusive<u64>) {
         if hosts.cleanup == self.last.cleanup {
             return;
         }
-        let interval = self.settings.update_interval.as_secs();
         let mut is_kept = false;
         for (registration, host) in &self.last.rows {
-            let is_alive = now.saturating_sub(host.last_update) < interval;
+            let is_alive = recent.contains(&host.last_update);
             let is_back = hosts.rows.contains_key(registration)
                 || hosts.rows.values().any(|h| h.row.address == host.row.address);
             if is_alive && !is_back {
@@ -216,11 +228,11 @@ impl Reader {
         }
     }
 
-    /// When the first row runs out.
+    /// When the first row runs out, as far as that can be known: the clock may be set.
     fn next_expiry(&self) -> Option<Duration> {
         let interval = self.settings.update_interval.as_secs();
         let first = self.last.rows.values().map(|host| host.last_update).min()?;
-        Some(Duration::from_secs((first + interval).saturating_sub(seconds_now()).max(1)))
+        Some(Duration::from_secs((first + 1).saturating_sub(self.oldest).clamp(1, interval)))
     }
 }
 
@@ -239,7 +251,7 @@ fn select(
     connection: &mut Connection,
     settings: &Settings,
     namespace: &Namespace,
-    now: u64,
+    recent: &RangeInclusive<u64>,
 ) -> rusqlite::Result<Hosts> {
     let Settings { table, metadata_table, .. } = settings;
     // One transaction, so that rows and mark belong to the same moment.
@@ -255,19 +267,16 @@ fn select(
         ..Hosts::default()
     };
     let sql = format!(
-        "SELECT registration_id, address, app_id, last_update FROM {table} WHERE ?1 - last_update < ?2"
+        "SELECT registration_id, address, app_id, last_update FROM {table} WHERE last_update BETWEEN ?1 AND ?2"
     );
     let mut statement = transaction.prepare(&sql)?;
-    let interval = settings.update_interval.as_secs();
-    let mut rows = statement.query(params![signed(now), signed(interval)])?;
+    let mut rows = statement.query(params![signed(*recent.start()), signed(*recent.end())])?;
     while let Some(row) = rows.next()? {
         let registration: String = row.get(0)?;
         let (address, id): (String, String) = (row.get(1)?, row.get(2)?);
         let last_update = u64::try_from(row.get::<_, i64>(3)?).unwrap_or_default();
         match parse(&registration, &id, &address, namespace) {
-            // A clock that was set back must not keep a row for longer than one interval.
             Ok(row) if hosts.rows.len() < ROWS_MAX => {
-                let last_update = last_update.min(now);
                 let revision = Revision::Host { renewed: last_update };
                 let host = Host { row: Row { revision, ..row }, last_update };
                 hosts.rows.insert(registration, host);
@@ -564,11 +573,39 @@ mod tests {
             namespace: Namespace::default(),
             database: None,
             last: Hosts::default(),
+            steps: Steps::new(settings.update_interval),
+            oldest: 0,
         }
     }
 
     fn ids(rows: &[Row]) -> Vec<&str> {
         rows.iter().map(|row| row.id.as_str()).collect()
+    }
+
+    #[test]
+    fn a_clock_that_is_set_takes_nobody_away_and_keeps_nobody() {
+        for (case, step) in [("forward", 3600), ("back", -3600)] {
+            let temp = TestDir::new();
+            let settings = settings(&temp);
+            let database = Database::open(&settings).unwrap();
+            let mut reader = reader(&settings);
+            let (wall, now) = (seconds_now(), Instant::now());
+            let later = |seconds: u64| now + Duration::from_secs(seconds);
+            reader.read_at(wall - 100, now).unwrap();
+            insert(&database, "1", "alive", "10.0.0.1:1", 0);
+            insert(&database, "2", "dead", "10.0.0.1:2", 2);
+            assert_eq!(ids(&reader.read_at(wall, later(100)).unwrap().0), ["alive", "dead"]);
+            let set = wall.saturating_add_signed(step);
+            let found = reader.read_at(set + 1, later(101)).unwrap().0;
+            assert_eq!(ids(&found), ["alive", "dead"], "{case}: none had time to renew");
+            // Who lives renews, by the clock as it is now.
+            let sql = "UPDATE hosts SET last_update = ?1 WHERE app_id = 'alive'";
+            database.connection.execute(sql, params![signed(set + 4)]).unwrap();
+            let found = reader.read_at(set + 4, later(104)).unwrap().0;
+            assert!(ids(&found).contains(&"alive"), "{case}: {found:?}");
+            let found = reader.read_at(set + 6, later(106)).unwrap().0;
+            assert_eq!(ids(&found), ["alive"], "{case}: an interval later");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! scrapers. A sidecar serves one app; a node's control serves many in the same way.
 //!
 //! ```text
-//!   Serving ──signal, API──► Blocking ──time──► Draining ──drained, time──► end
-//!      └──────────no block duration──────────────►┘
+//!   Serving ──signal, API──► Leaving, Blocking ──time──► Draining ──drained, time──► end
+//!      └────────────────nobody may be calling──────────────►┘
 //!   any ──second signal──► end            any ──forced shutdown──► Forcing ──► end
 //! ```
 //! Nothing here waits: each wake-up is handled to its end and leads to messages, never to a nested
@@ -98,9 +98,19 @@ pub(crate) struct Sidecar {
 #[derive(Clone, Copy)]
 enum Stage {
     Serving,
-    Blocking { until: Instant },
-    Draining { until: Instant },
-    Forcing { until: Instant },
+    /// The name is gone, and callers are still hearing of it.
+    Leaving {
+        until: Instant,
+    },
+    Blocking {
+        until: Instant,
+    },
+    Draining {
+        until: Instant,
+    },
+    Forcing {
+        until: Instant,
+    },
 }
 
 /// How the sidecar ends.
@@ -130,11 +140,8 @@ impl Sidecar {
                 break end;
             }
         };
+        self.close_sockets();
         tokio::join!(self.registries.end(), self.supervisor.end());
-        for served in std::mem::take(&mut self.apps).into_values() {
-            self.pool.leave(served.sockets.clone());
-        }
-        self.pool.close();
         self.operators.end();
         if let Some(node) = self.node {
             node.end();
@@ -208,7 +215,7 @@ impl Sidecar {
     fn begin_shutdown(&mut self) -> Option<End> {
         self.registries.withdraw_all();
         self.release_registrations();
-        let Some(block) = self.block_duration else { return self.begin_drain() };
+        let Some(block) = self.block_duration else { return self.leave() };
         self.log.info(format_args!(
             "Blocking graceful shutdown for {} or until app reports unhealthy...",
             duration::emit(block)
@@ -217,17 +224,38 @@ impl Sidecar {
         None
     }
 
+    /// Those who know us serve as the measure of those who may be calling us.
+    fn leave(&mut self) -> Option<End> {
+        if self.supervisor.told().route_count() == 0 {
+            return self.begin_drain();
+        }
+        self.stage = Stage::Leaving { until: Instant::now() + FAREWELL };
+        None
+    }
+
     fn begin_drain(&mut self) -> Option<End> {
         self.supervisor.send(&ToDataPlane::Drain);
         self.supervisor.begin_end();
+        self.close_sockets();
         self.stage = Stage::Draining { until: Instant::now() + self.graceful_timeout };
         // Without a process there is nothing in flight.
         self.supervisor.is_ended().then_some(End::Clean)
     }
 
+    /// A connection that nobody would accept any more is refused, and its caller turns elsewhere:
+    /// that is safe for any call. In the backlog of a socket that is still open it would take the
+    /// call with it.
+    fn close_sockets(&mut self) {
+        for served in self.apps.values_mut() {
+            self.pool.leave(std::mem::take(&mut served.sockets));
+        }
+        self.pool.close();
+    }
+
     fn on_deadline(&mut self) -> Option<End> {
         match self.stage {
             Stage::Serving => None,
+            Stage::Leaving { .. } => self.begin_drain(),
             Stage::Blocking { .. } => {
                 self.log.info("Block shutdown period expired, entering shutdown...");
                 self.begin_drain()
@@ -278,6 +306,7 @@ impl Sidecar {
             FromDataPlane::Drained
             | FromDataPlane::Hello { .. }
             | FromDataPlane::Listeners { .. }
+            | FromDataPlane::Routes(_)
             | FromDataPlane::Resync { .. } => {
                 self.log.error("Data plane sent a message out of turn; it is ignored");
             }
@@ -347,9 +376,10 @@ impl Stage {
     const fn deadline(self) -> Option<Instant> {
         match self {
             Self::Serving => None,
-            Self::Blocking { until } | Self::Draining { until } | Self::Forcing { until } => {
-                Some(until)
-            }
+            Self::Blocking { until }
+            | Self::Draining { until }
+            | Self::Forcing { until }
+            | Self::Leaving { until } => Some(until),
         }
     }
 }
@@ -381,3 +411,7 @@ async fn until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+/// How long calls are taken after the name was taken back. Callers hear of that in milliseconds on
+/// one machine, and within a write and a message to them where a server is in between.
+const FAREWELL: Duration = Duration::from_millis(200);

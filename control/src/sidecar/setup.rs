@@ -213,7 +213,10 @@ async fn start(
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
     sidecar.scrapes = Scrapes::new(incoming);
     let entries: Vec<_> = sidecar.apps.values().map(|served| &served.entry).collect();
-    sidecar.registries = Registries::start(&base.registries, &sidecar.dir, &entries, log)?;
+    let held_routes = adopted.as_deref_mut().map(|adopted| std::mem::take(&mut adopted.routes));
+    let held_routes = held_routes.unwrap_or_default();
+    sidecar.registries =
+        Registries::start(&base.registries, &sidecar.dir, &entries, held_routes, log)?;
     sidecar.supervisor.set_resolver(sidecar.registries.can_resolve());
     let (told, routes) = (sidecar.supervisor.told(), sidecar.registries.routes());
     sidecar.publisher.set_routes(told, routes);

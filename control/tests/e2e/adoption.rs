@@ -86,7 +86,7 @@ fn control_that_is_killed_again_and_again_costs_no_call() {
     let (mut caller, caller_port) = place.sidecar("caller", None, &[]);
     let (mut callee, port) = place.sidecar("checkout", Some(app.port), &[]);
     eventually("the route is known", || status_of(caller_port, X) == 200);
-    let loads = [true, false].map(|keeps| Load::start(caller_port, X, "/x ", keeps));
+    let loads = [true, false].map(|keeps| Load::start(caller_port, "checkout", keeps));
     for _ in 0..KILLS {
         // At any moment of a control's life: before it adopted, while it does, and after.
         thread::sleep(KILL_PAUSE);
@@ -265,7 +265,7 @@ fn a_data_plane_of_another_version_serves_until_its_sockets_are_taken_over() {
             }
         }
     });
-    let load = Load::start(port, X, "/x ", false);
+    let load = Load::start(port, "checkout", false);
     let mut second = place.sidecar_at(port, "checkout", Some(app.port), &[]);
     let (mut control, _) = meeting.accept().unwrap();
     control.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -3,10 +3,15 @@
 #![forbid(unsafe_code)]
 
 use crate::support::{
-    App, DEADLINE, Place, Process, Server, call, eventually, free_port, get, status_of,
+    App, DEADLINE, Place, Process, Server, call, eventually, eventually_in, free_port, get,
+    status_of,
 };
 use rustix::process::Signal;
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 pub(crate) const CALL: &str = "/v1.0/invoke/orders/method/x";
 
@@ -91,6 +96,111 @@ fn two_machines_meet_in_etcd() {
     let (again, _) = there.sidecar("orders", app_port, &[&config(&there, &lines), LOOPBACK]);
     eventually("the next one is known", || status_of(port, CALL) == 200);
     end_of(again, Signal::KILL, port);
+}
+
+#[test]
+fn control_that_comes_back_while_etcd_is_away_takes_nobody_away() {
+    let Some(mut etcd) = Server::etcd() else { return };
+    etcd.start();
+    let (here, there) = (Place::new(), Place::new());
+    let lines =
+        format!("component: etcd\nconfiguration: {{endpoints: 'http://127.0.0.1:{}'}}", etcd.port);
+    let app = App::start();
+    let (callee, _) = there.sidecar("orders", Some(app.port), &[&config(&there, &lines), LOOPBACK]);
+    let flag = config(&here, &lines);
+    let (caller, port) = here.sidecar("caller", None, &[&flag, LOOPBACK]);
+    eventually("the app is known", || status_of(port, CALL) == 200);
+    etcd.stop();
+    for _ in 0..3 {
+        caller.signal(Signal::KILL);
+        let mut next = here.sidecar_at(port, "caller", None, &[&flag, LOOPBACK]);
+        next.wait_for("Adopted the running data plane");
+        next.wait_for("etcd: cannot connect to http://127.0.0.1:");
+        assert_eq!(get(port, CALL).status, 200, "what was known last stays");
+        drop(next);
+    }
+    // What is gone by then goes when the registry is read.
+    let _next = here.sidecar_at(port, "caller", None, &[&flag, LOOPBACK]);
+    callee.kill();
+    drop(there);
+    etcd.forget();
+    etcd.start();
+    eventually("it is gone", || is_unknown(port));
+}
+
+#[test]
+fn a_node_has_one_lease_for_all_its_apps() {
+    const APPS: usize = 1000;
+    /// Other tests may be doing the same.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let Some(mut etcd) = Server::etcd() else { return };
+    etcd.start();
+    eventually("etcd answers", || etcd.is_ready());
+    let (here, there) = (Place::new(), Place::new());
+    let lines = format!("component: etcd\nconfiguration: {{endpoints: '{}'}}", etcd.url());
+    let flag = config(&there, &lines);
+    let app = App::start();
+    let head = "name: shop\nenable-metrics: false\ndefaults: {listen-addresses: 127.0.0.1}\n";
+    let configuration = flag.strip_prefix("--config=").unwrap();
+    let line = |n: usize| {
+        format!(
+            "- {{id: app-{n}, http-port: 0, address: {}, internal-listen-address: 127.0.0.1}}\n",
+            app.port
+        )
+    };
+    let apps: String = (0..APPS).map(line).collect();
+    let path = there.path().join("node.yaml");
+    fs::write(&path, format!("{head}configuration: {configuration}\napps:\n{apps}")).unwrap();
+    let began = Instant::now();
+    let mut node = there.start(&["node", "--config", path.to_str().unwrap()]);
+    node.wait_longer_for(PATIENCE, &format!("Node shop serves {APPS} apps"));
+    eventually_in(PATIENCE, "all are registered", || etcd.row_count() == APPS as u64);
+    println!("{APPS} apps were registered after {:?}", began.elapsed());
+    assert_eq!(etcd.lease_count(), 1);
+    assert_eq!(connections_to(node.pid(), etcd.port), 2, "one that reads, one that writes");
+
+    let (_caller, port) = here.sidecar("caller", None, &[&config(&here, &lines), LOOPBACK]);
+    let call = |n: usize| status_of(port, &format!("/v1.0/invoke/app-{n}/method/x"));
+    eventually("they are known elsewhere", || call(7) == 200 && call(APPS - 1) == 200);
+    let rows = APPS as u64 + 1;
+    eventually("the caller is registered, too", || etcd.row_count() == rows);
+    let removed = Instant::now();
+    assert_eq!(there.finish(&["node", "remove", "app-7"]).code, 0);
+    eventually("its row is gone", || etcd.row_count() == rows - 1);
+    eventually("callers know that", || call(7) == 500);
+    assert!(removed.elapsed() < DEADLINE / 2, "long before a lease is over");
+    assert_eq!(call(8), 200);
+
+    // A killed control leaves its lease behind; the next one has its own, for the same rows.
+    node.kill();
+    let mut node = there.start(&["node", "--config", path.to_str().unwrap()]);
+    node.wait_longer_for(PATIENCE, &format!("Node shop serves {} apps", APPS - 1));
+    eventually_in(PATIENCE, "it has a lease", || etcd.lease_count() == 3);
+    assert_eq!(etcd.row_count(), rows - 1);
+    assert_eq!(call(8), 200);
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait().code, 0);
+    eventually("its rows are gone", || etcd.row_count() == 1);
+}
+
+/// Connections that a process has to a port of this machine.
+fn connections_to(pid: u32, port: u16) -> usize {
+    let is_one = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(2);
+        let (remote, state) = (fields.next().unwrap_or(""), fields.next().unwrap_or(""));
+        remote.ends_with(&format!(":{port:04X}")) && state == "01"
+    };
+    let of_process: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter_map(|link| {
+            let link = link.to_str()?;
+            Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+        })
+        .collect();
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+    let sockets = table.lines().filter(is_one).filter_map(|line| line.split_whitespace().nth(9));
+    sockets.filter(|inode| of_process.iter().any(|own| own == inode)).count()
 }
 
 fn end_of(callee: Process, signal: Signal, port: u16) {

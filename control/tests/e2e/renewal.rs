@@ -56,7 +56,7 @@ fn a_sidecar_follows_other_registries_without_a_lost_call() {
     let flags = ["--config=c.yaml", LOOPBACK, &metrics_flag];
     let (mut caller, port) = here.sidecar("caller", None, &flags);
     eventually("the app is known", || status_of(port, CALL) == 200);
-    let loads = [true, false].map(|keeps| Load::start(port, CALL, "/x ", keeps));
+    let loads = [true, false].map(|keeps| Load::start(port, "orders", keeps));
 
     // Away at first: the file's rows stay for a while.
     configure(&here, &etcd_registry(&etcd));
@@ -107,7 +107,7 @@ fn a_node_follows_other_registries_without_a_lost_call() {
     let mut node = here.start(&["node", "--config", "node.yaml"]);
     node.wait_for("Node shop serves 2 apps");
     eventually("the app is known", || status_of(port, CALL) == 200);
-    let loads = [true, false].map(|keeps| Load::start(port, CALL, "/x ", keeps));
+    let loads = [true, false].map(|keeps| Load::start(port, "orders", keeps));
     configure(&there, &etcd_registry(&etcd));
     callee.wait_for("Internal server is running on 127.0.0.1:");
     configure(&here, &etcd_registry(&etcd));

@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, call, eventually, get, status_of, try_call};
+use crate::support::{
+    App, Load, MortalApp, Place, Server, call, eventually, get, status_of, try_call,
+};
 use rustix::process::Signal;
-use std::thread;
+use std::{fs, thread};
 
 #[test]
 fn calls_in_flight_finish_before_the_end() {
@@ -107,4 +109,47 @@ fn a_hangup_changes_nothing() {
     process.signal(Signal::HUP);
     process.wait_for("Received signal 'hangup'; there is nothing to reload");
     assert_eq!(get(port, "/v1.0/healthz").status, 204);
+}
+
+/// Instances of one machine, and of another one that etcd tells of.
+#[test]
+fn instances_that_go_gently_lose_no_call_that_must_not_be_repeated() {
+    let Some(mut etcd) = Server::etcd() else { return };
+    etcd.start();
+    eventually("etcd answers", || etcd.is_ready());
+    let here = Place::new();
+    let there = Place::new();
+    let flags = [&here, &there].map(|place| {
+        let lines = format!("{{component: etcd, configuration: {{endpoints: '{}'}}}}", etcd.url());
+        let path = place.path().join("config.yaml");
+        let text = format!("{{kind: Configuration, spec: {{nameResolution: {lines}}}}}");
+        fs::write(&path, text).unwrap();
+        format!("--config={}", path.display())
+    });
+    let loopback = "--dapr-internal-grpc-listen-address=127.0.0.1";
+    let (_caller, port) = here.sidecar("caller", None, &[&flags[0], loopback]);
+    for (case, place, flag) in [("one machine", &here, &flags[0]), ("two", &there, &flags[1])] {
+        let id = if case == "two" { "far" } else { "near" };
+        let start = || {
+            let app = MortalApp::start();
+            let sidecar = place.sidecar(id, Some(app.port), &[flag, loopback]).0;
+            (sidecar, app)
+        };
+        let mut instances = vec![start(), start()];
+        let path = format!("/v1.0/invoke/{id}/method/x");
+        eventually("the app is known", || status_of(port, &path) == 200);
+        let loads: Vec<Load> = (0..6).map(|_| Load::posting(port, id)).collect();
+        for _ in 0..4 {
+            let next = start();
+            eventually("it is called", || next.1.calls_of("caller") > 0);
+            instances.push(next);
+            let (sidecar, app) = instances.remove(0);
+            sidecar.signal(Signal::TERM);
+            let finished = sidecar.wait();
+            assert_eq!(finished.code, 0, "{case}: {}", finished.output);
+            drop(app);
+        }
+        let calls: usize = loads.into_iter().map(Load::assert_none_failed).sum();
+        println!("{case}: {calls} calls while instances went");
+    }
 }

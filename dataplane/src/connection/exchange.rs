@@ -59,6 +59,8 @@ pub(crate) struct Exchange {
     pub pending: VecDeque<Chunk>,
     /// A copy of all that was sent, while it may have to be sent again. Empty: it cannot be.
     pub replay: Vec<u8>,
+    /// How often it was sent again after it had left.
+    pub replay_count: u8,
     pub retry_count: u32,
     /// Control was asked where the app is after all its addresses had turned out to be others'.
     pub is_resolved_anew: bool,

@@ -43,8 +43,8 @@ use scores::Scores;
 use snapshot::{
     ApplyError, BuildError, Delta, ListenerId, Route, Snapshot, State, Version,
     wire::{
-        AdminCallId, AdminRequest, FromDataPlane, Held, HoldId, LogLevel, ROUTES_MAX, SOCKETS_MAX,
-        ToDataPlane, WireError,
+        AdminCallId, AdminRequest, FromDataPlane, Held, HoldId, LogLevel, ROUTES_MAX,
+        ROUTES_PER_FRAME, SOCKETS_MAX, ToDataPlane, WireError,
     },
 };
 use socket::{Frame, LinkError, LinkSocket, Peer};
@@ -370,7 +370,10 @@ impl Link {
             ToDataPlane::Delta { delta, sockets: ids } => self.on_delta(delta, &ids, sockets),
             ToDataPlane::Routes(routes) => self.on_routes(routes),
             ToDataPlane::Sockets(ids) => self.on_sockets(&ids, sockets),
-            ToDataPlane::ListenersWanted => self.share_listeners(),
+            ToDataPlane::ListenersWanted => {
+                self.share_routes();
+                self.share_listeners();
+            }
             ToDataPlane::Hold { ids } => self.hold(&ids, sockets),
             ToDataPlane::Release { ids } => ids.iter().for_each(|id| drop(self.holds.remove(id))),
             ToDataPlane::AdminReply { call, status, content_type, body } => {
@@ -555,6 +558,15 @@ impl Link {
             self.send(&FromDataPlane::Log { level: LogLevel::Error, message });
         }
         self.holds.extend(ids.iter().copied().zip(descriptors));
+    }
+
+    fn share_routes(&mut self) {
+        let snapshot = Arc::clone(self.progress.current());
+        let mut routes = snapshot.routes().cloned().peekable();
+        while routes.peek().is_some() {
+            let part = routes.by_ref().take(ROUTES_PER_FRAME).collect();
+            self.send(&FromDataPlane::Routes(part));
+        }
     }
 
     fn share_listeners(&mut self) {

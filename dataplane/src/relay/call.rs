@@ -11,7 +11,7 @@ use crate::{
     engine::{Chunk, Engine},
     error::Cause,
     http::{FieldSet, RequestHead, Rewrite, rewrite_anew, rewrite_in_place},
-    limits::{CONNECT_TIMEOUT, RELAY_HIGH_BYTES, REPLAY_BYTES_MAX},
+    limits::{CONNECT_TIMEOUT, FAIL_OVER_CONNECT_TIMEOUT, RELAY_HIGH_BYTES, REPLAY_BYTES_MAX},
     route::Name,
     upstream::{EndpointKey, Upstream, UpstreamKey, UpstreamState},
 };
@@ -179,7 +179,10 @@ impl<E: Engine> Relay<E> {
         let upstream = self.upstreams.insert(Upstream::new(socket, endpoint, key));
         self.owners.set(socket, super::Owner::Upstream(upstream));
         self.occupy(key, upstream, false);
-        self.set_upstream_deadline(upstream, Some(CONNECT_TIMEOUT));
+        let is_one_of_several =
+            self.connections.find(key).is_some_and(|connection| connection.exchange.seat.is_some());
+        let patience = if is_one_of_several { FAIL_OVER_CONNECT_TIMEOUT } else { CONNECT_TIMEOUT };
+        self.set_upstream_deadline(upstream, Some(patience));
         self.note_progress(key);
     }
 

@@ -1,10 +1,12 @@
 //! Upstream connections that fail: what is tried again, what is reported.
 //!
-//! Three times only is a request sent again without anybody asking for it. A pooled connection may
+//! Four times only is a request sent again without anybody asking for it. A pooled connection may
 //! have been closed by the other side just as we used it, so a request that is safe to repeat
-//! (RFC 9110 §9.2.2) goes out once more on a fresh one. A peer that cannot be reached at all has
-//! seen no byte, so another endpoint gets the request, and when none takes it, daprd's built-in
-//! retry applies. And a peer that serves another app has delivered nothing.
+//! (RFC 9110 §9.2.2) goes out once more on a fresh one. A peer that breaks a fresh one before it
+//! answered has died, and such a request goes to another endpoint where there is one. A peer that
+//! cannot be reached at all has seen no byte, so another endpoint gets any request, and when none
+//! takes it, daprd's built-in retry applies. And a peer that serves another app has delivered
+//! nothing.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +15,7 @@ use crate::{
     connection::{Connection, ConnectionKey, State},
     engine::{Chunk, Engine, Operation},
     error::{Cause, Hop},
-    limits::{PEER_RETRY_INTERVAL, PEER_RETRY_MAX, SEND_FAILED_TIMEOUT},
+    limits::{PEER_RETRY_INTERVAL, PEER_RETRY_MAX, REPLAYS_MAX, SEND_FAILED_TIMEOUT},
     upstream::{Failure, UpstreamKey, UpstreamState},
 };
 use rustix::io::Errno;
@@ -88,24 +90,37 @@ impl<E: Engine> Relay<E> {
         cause: Cause,
     ) {
         let Some(upstream) = self.upstreams.find(key) else { return };
-        let fresh = !upstream.reused || upstream.answered;
+        let (is_reused, is_answered) = (upstream.reused, upstream.answered);
         let Some(connection) = self.connections.find_mut(borrower) else { return };
         if connection.state == State::Tunnel {
             return self.abandon_tunnel(borrower);
         }
         let exchange = &mut connection.exchange;
-        if fresh || exchange.replay.is_empty() || !exchange.may_be_repeated() {
+        let may_be_replayed = !is_answered
+            && !exchange.replay.is_empty()
+            && exchange.may_be_repeated()
+            && exchange.replay_count < REPLAYS_MAX;
+        if !may_be_replayed {
             self.note_failure(borrower, Failure::Broken);
             return self.fail(borrower, cause);
         }
-        let replay = std::mem::take(&mut exchange.replay);
-        let endpoint = connection.exchange.endpoint.expect("it was sent somewhere");
+        let replay = Chunk::from_vec(exchange.replay.clone(), 0);
+        let endpoint = exchange.endpoint.expect("it was sent somewhere");
+        if !is_reused {
+            self.note_failure(borrower, Failure::Broken);
+        }
         self.release_upstream(borrower);
-        self.counters.upstream_replays.add(1);
         let Some(connection) = self.connections.find_mut(borrower) else { return };
-        connection.exchange.pending.clear();
-        connection.exchange.pending.push_back(Chunk::from_vec(replay, 0));
-        self.connect(borrower, endpoint);
+        let exchange = &mut connection.exchange;
+        exchange.pending.clear();
+        exchange.pending.push_back(replay);
+        exchange.replay_count += 1;
+        if is_reused {
+            self.counters.upstream_replays.add(1);
+            self.connect(borrower, endpoint);
+        } else if exchange.hop != Hop::ToPeer || !self.fail_over(borrower) {
+            self.fail(borrower, cause);
+        }
     }
 
     /// Nothing was sent, so nothing can be sent twice: a peer is tried again, as daprd does,

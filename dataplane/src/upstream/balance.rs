@@ -6,7 +6,8 @@
 //! of the app's endpoints are looked at.
 //!
 //! An app's endpoints may all be out, which says more about us, or about the way there, than about
-//! them: then all of them count, so a call fails only when it has tried in vain itself.
+//! them: then all of them count. And a call that has been to all that are in goes to those that are
+//! out: one may have come back a moment ago. So a call fails only when it has tried in vain itself.
 
 #![forbid(unsafe_code)]
 
@@ -270,7 +271,7 @@ fn find_due(
 }
 
 /// Those in the caller's zone, unless fewer than half of them are in; those that are in, unless
-/// none is; never those that were tried.
+/// none of them is left; never those that were tried.
 fn collect_candidates(
     group: &Group,
     seats: &Slab<Health>,
@@ -282,8 +283,9 @@ fn collect_candidates(
     let is_untried = |member: &Member| !tried.contains(&member.endpoint);
     let near = &group.members[..group.near_count];
     let near_in = near.iter().filter(|member| is_in(member)).count();
-    let all_out = near_in == 0 && !group.members.iter().any(is_in);
-    let wanted = |member: &Member| is_untried(member) && (all_out || is_in(member));
+    // Also those that are out, where those that are in were all tried: the call would fail anyway.
+    let none_is_left = !group.members.iter().any(|member| is_in(member) && is_untried(member));
+    let wanted = |member: &Member| is_untried(member) && (none_is_left || is_in(member));
     let indexes = |members: &[Member], candidates: &mut Vec<usize>| {
         let wanted = members.iter().enumerate().filter(|(_, member)| wanted(member));
         candidates.extend(wanted.map(|(index, _)| index));
@@ -485,7 +487,8 @@ mod tests {
             ("elsewhere", &["1", "2"][..], &[][..], &["1"][..], Some("2")),
             ("nowhere left", &["1", "2"], &[], &["1", "2"], None),
             ("to the other zone", &["1@x", "2@y"], &[], &["1"], Some("2")),
-            ("not to one that is out", &["1", "2"], &["2"], &["1"], None),
+            ("not to one that is out", &["1", "2", "3"], &["2"], &["1"], Some("3")),
+            ("to one that is out, when no other is left", &["1", "2"], &["2"], &["1"], Some("2")),
             ("to one that is out, when all are", &["1", "2"], &["1", "2"], &["1"], Some("2")),
         ] {
             let mut rig = Rig::new(Balance::PowerOfTwo, Some("x"), names);

@@ -10,7 +10,11 @@ use crate::{
 use dataplane::{clock, engine::Choice};
 use snapshot::{Address, Balance};
 use std::{
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, channel},
+    },
     time::Duration,
 };
 
@@ -162,6 +166,73 @@ on_both_engines! {
         assert_eq!(failures, 5, "a POST that may have been delivered is not sent again");
         assert_eq!(caller.counter(EJECTIONS), 1.0);
         assert_eq!(shares(&mut client, ["alive"], 10), [10]);
+    }
+
+    fn call_that_may_be_repeated_outlives_the_peer_that_took_it(engine: Choice) {
+        let alive = named("alive");
+        let (seen, deaths) = channel();
+        let dying = ServedApp::serving(move |mut wire| {
+            seen.send(wire.read_request()).ok();
+        });
+        let (alive, dying) = (alive.address(), dying.address());
+        let mut caller = caller(engine, Balance::RoundRobin, &[&alive, &dying]);
+        let mut client = caller.client();
+        assert_eq!(shares(&mut client, ["alive"], 20), [20]);
+        assert_eq!(deaths.try_iter().count(), 5, "then it is left alone");
+        assert_eq!(caller.counter(EJECTIONS), 1.0);
+    }
+
+    fn endpoint_that_was_left_alone_takes_the_call_when_the_last_other_one_dies(engine: Choice) {
+        let is_dead = Arc::new(AtomicBool::new(false));
+        let dies = Arc::clone(&is_dead);
+        let first = ServedApp::serving(move |mut wire| {
+            while wire.await_more() {
+                wire.read_request();
+                if dies.load(Ordering::Relaxed) {
+                    return;
+                }
+                wire.send(answer("200 OK", "", "first"));
+            }
+        });
+        let directory = TempDir::new();
+        let (first, second) = (first.address(), dead(&directory, "second"));
+        let mut caller = caller(engine, Balance::RoundRobin, &[&first, &second]);
+        let mut client = caller.client();
+        let give_up = clock::now() + DEADLINE;
+        while caller.counter(EJECTIONS) < 1.0 {
+            assert_eq!(shares(&mut client, ["first"], 1), [1]);
+            assert!(clock::now() < give_up, "it is never ejected");
+        }
+        let Address::Unix(path) = second else { unreachable!("it is a path") };
+        let back = App::listen_at(path);
+        let serving = std::thread::spawn(move || {
+            let mut wire = back.accept();
+            wire.read_request();
+            wire.send(answer("200 OK", "", "second"));
+        });
+        is_dead.store(true, Ordering::Relaxed);
+        assert_eq!(shares(&mut client, ["second"], 1), [1]);
+        serving.join().unwrap();
+    }
+
+    fn call_that_kills_whoever_takes_it_does_not_go_round(engine: Choice) {
+        let (seen, deaths) = channel();
+        let peers: Vec<ServedApp> = (0..6)
+            .map(|_| {
+                let seen = seen.clone();
+                ServedApp::serving(move |mut wire| {
+                    seen.send(wire.read_request()).ok();
+                })
+            })
+            .collect();
+        let addresses: Vec<Address> = peers.iter().map(ServedApp::address).collect();
+        let addresses: Vec<&Address> = addresses.iter().collect();
+        let caller = caller(engine, Balance::RoundRobin, &addresses);
+        let mut client = caller.client();
+        client.send(get(X));
+        let response = client.read_response();
+        assert_eq!(response.status(), 500, "{response}");
+        assert_eq!(deaths.try_iter().count(), 4, "once, and three times again");
     }
 
     fn endpoint_that_comes_back_is_called_again(engine: Choice) {

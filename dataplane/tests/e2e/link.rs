@@ -335,11 +335,8 @@ on_both_engines! {
     }
 
     fn frames_that_say_nothing_are_answered_by_asking_for_everything(engine: Choice) {
-        let other_protocol = {
-            let mut frame = wire::encode(&ToDataPlane::Drain).unwrap();
-            frame[4] = 0xee;
-            frame
-        };
+        let drain = wire::encode(&ToDataPlane::Drain).unwrap();
+        let other_protocol = [&drain[..4], &[0xee], &drain[5..]].concat();
         let protocol = wire::PROTOCOL.to_le_bytes();
         let rubbish = [&[6, 0, 0, 0], &protocol[..], &[0xff; 4]].concat();
         for (case, bytes, why) in [
@@ -495,7 +492,11 @@ on_both_engines! {
         client.send(get("/v1.0/metadata"));
         assert_eq!(client.read_response().text(), "second\n");
 
+        let nowhere = Address::Unix("/nowhere/at/all".into());
+        let elsewhere = route("elsewhere", &[&nowhere]);
+        plane.change(vec![Change::Route(elsewhere.clone())]);
         plane.link.send(&ToDataPlane::ListenersWanted, &[]);
+        assert_eq!(plane.link.receive(), FromDataPlane::Routes(vec![elsewhere]));
         let (said, sockets) = plane.link.receive_with_sockets();
         let FromDataPlane::Listeners { sockets: ids, is_last: true } = said else {
             panic!("{said:?}")

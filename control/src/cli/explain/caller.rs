@@ -139,7 +139,8 @@ impl Caller {
     ) -> Result<Knowledge, ExplainError> {
         let Question { id, namespace } = question;
         dir.create()?;
-        let mut registries = Registries::start(&config.registries, dir, &[], &Log::silent())?;
+        let mut registries =
+            Registries::start(&config.registries, dir, &[], Vec::new(), &Log::silent())?;
         registries.learn(id, namespace, Instant::now() + LEARN_TIMEOUT).await;
         let rows = registries.known(id, namespace);
         Ok(Knowledge {

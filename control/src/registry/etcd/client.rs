@@ -9,15 +9,17 @@
 use super::{
     Settings, Tls,
     wire::{
-        AuthenticateRequest, AuthenticateResponse, LeaseGrantRequest, LeaseGrantResponse,
-        LeaseKeepAliveResponse, LeaseRequest, LeaseRevokeResponse, PutRequest, PutResponse,
-        RangeRequest, RangeResponse, StatusRequest, StatusResponse, WatchCreateRequest,
-        WatchRequest, WatchRequestUnion, WatchResponse,
+        AuthenticateRequest, AuthenticateResponse, DeleteRangeRequest, LeaseGrantRequest,
+        LeaseGrantResponse, LeaseKeepAliveResponse, LeaseRequest, LeaseRevokeResponse, PutRequest,
+        RangeRequest, RangeResponse, RequestOp, RequestOpUnion, StatusRequest, StatusResponse,
+        TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchRequestUnion,
+        WatchResponse,
     },
 };
 use prost::Message;
 use std::{fs, future::Future, io, path::PathBuf, time::Duration};
-use tokio_stream::StreamExt;
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{
     Code, Request, Status, Streaming,
     client::Grpc,
@@ -64,12 +66,101 @@ impl EtcdError {
         }
     }
 
+    /// Whether the lease is not there any more, or never was.
+    pub(super) fn is_unknown_lease(&self) -> bool {
+        match self {
+            Self::LeaseGone => true,
+            Self::Refused { status, .. } => {
+                status.code() == Code::NotFound && status.message().contains("lease not found")
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a revision was named that has not happened yet.
+    pub(super) fn is_future(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if status.message().contains("future revision"))
+    }
+
     /// Whether a server judged the call, so that trying again changes nothing. A token that ran out
     /// is no verdict: the next connection gets a new one.
     pub(super) fn is_verdict(&self) -> bool {
         const VERDICTS: [Code; 2] = [Code::InvalidArgument, Code::PermissionDenied];
         matches!(self, Self::Refused { status, .. } if VERDICTS.contains(&status.code()))
     }
+}
+
+/// Of one row.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Delete { key: Vec<u8> },
+    Put { key: Vec<u8>, value: Vec<u8>, lease: i64 },
+}
+
+impl From<Change> for RequestOp {
+    fn from(change: Change) -> Self {
+        let request = match change {
+            Change::Delete { key } => RequestOpUnion::DeleteRange(DeleteRangeRequest { key }),
+            Change::Put { key, value, lease } => {
+                RequestOpUnion::Put(PutRequest { key, value, lease })
+            }
+        };
+        Self { request: Some(request) }
+    }
+}
+
+/// A lease, on the stream that renews it. It ends with the connection.
+pub(super) struct KeepAlive {
+    lease: i64,
+    requests: mpsc::Sender<LeaseRequest>,
+    answers: Streaming<LeaseKeepAliveResponse>,
+    renewed_at: Instant,
+}
+
+impl KeepAlive {
+    pub(super) const fn renewed_at(&self) -> Instant {
+        self.renewed_at
+    }
+
+    /// # Errors
+    /// When it cannot be renewed, or is gone.
+    pub(super) async fn renew(&mut self) -> Result<(), EtcdError> {
+        let asked_at = Instant::now();
+        // The stream that cannot be written to is told by its answer.
+        let _ = self.requests.try_send(LeaseRequest { id: self.lease });
+        self.answer().await?;
+        // The time that the answer took is not the lease's.
+        self.renewed_at = asked_at;
+        Ok(())
+    }
+
+    async fn answer(&mut self) -> Result<(), EtcdError> {
+        match within(RENEWING, self.answers.message()).await? {
+            Some(LeaseKeepAliveResponse { ttl: 1.. }) => Ok(()),
+            Some(_) => Err(EtcdError::LeaseGone),
+            None => Err(ended()),
+        }
+    }
+
+    /// Ready when the stream ends, or says unasked that the lease is gone. Dropping the future
+    /// before it is ready loses nothing.
+    pub(super) async fn lost(&mut self) -> EtcdError {
+        loop {
+            match self.answers.message().await {
+                Ok(Some(LeaseKeepAliveResponse { ttl: 1.. })) => {}
+                Ok(Some(_)) => return EtcdError::LeaseGone,
+                Ok(None) => return ended(),
+                Err(status) => {
+                    return EtcdError::Refused { call: RENEWING, status: Box::new(status) };
+                }
+            }
+        }
+    }
+}
+
+fn ended() -> EtcdError {
+    let status = Box::new(Status::unavailable("the server closed the stream"));
+    EtcdError::Refused { call: RENEWING, status }
 }
 
 #[derive(Clone)]
@@ -147,8 +238,12 @@ impl Client {
         Ok(version)
     }
 
-    pub(super) async fn put(&self, request: PutRequest) -> Result<PutResponse, EtcdError> {
-        self.unary("writing", "/etcdserverpb.KV/Put", request).await
+    /// All of it or nothing; at most [`CHANGES_MAX`].
+    pub(super) async fn change(&self, changes: &[Change]) -> Result<(), EtcdError> {
+        let success = changes.iter().cloned().map(RequestOp::from).collect();
+        let request = TxnRequest { success };
+        let _: TxnResponse = self.unary("writing", "/etcdserverpb.KV/Txn", request).await?;
+        Ok(())
     }
 
     /// # Errors
@@ -161,21 +256,20 @@ impl Client {
         Ok(response.id)
     }
 
+    /// Renews the lease, and can go on doing so.
+    ///
     /// # Errors
     /// Also when there is no such lease any more.
-    pub(super) async fn keep_alive(&self, id: i64) -> Result<(), EtcdError> {
-        const CALL: &str = "renewing the lease";
-        // A stream by its signature; one question and one answer is all that is needed of it.
-        let answer = async {
-            let request = tokio_stream::once(LeaseRequest { id });
-            let mut answers: Streaming<LeaseKeepAliveResponse> =
-                self.stream("/etcdserverpb.Lease/LeaseKeepAlive", request).await?;
-            answers.message().await
-        };
-        match within(CALL, answer).await? {
-            Some(LeaseKeepAliveResponse { ttl: 1.. }) => Ok(()),
-            _ => Err(EtcdError::LeaseGone),
-        }
+    pub(super) async fn keep_alive(&self, lease: i64) -> Result<KeepAlive, EtcdError> {
+        let (requests, receiver) = mpsc::channel(1);
+        // There is room for one.
+        let _ = requests.try_send(LeaseRequest { id: lease });
+        let messages = ReceiverStream::new(receiver);
+        let path = "/etcdserverpb.Lease/LeaseKeepAlive";
+        let answers = within(RENEWING, self.stream(path, messages)).await?;
+        let mut alive = KeepAlive { lease, requests, answers, renewed_at: Instant::now() };
+        alive.answer().await?;
+        Ok(alive)
     }
 
     pub(super) async fn revoke(&self, id: i64) -> Result<(), EtcdError> {
@@ -287,6 +381,11 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     }
     last.to_string()
 }
+
+const RENEWING: &str = "renewing the lease";
+
+/// Changes that are made at once; etcd takes 128 (`--max-txn-ops`).
+pub(super) const CHANGES_MAX: usize = 100;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

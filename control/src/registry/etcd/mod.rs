@@ -9,7 +9,8 @@
 //! ```
 //! The invariant: what is told is the table of one revision plus every event since, without a gap.
 //! Where that cannot be had (what happened meanwhile was compacted away, or another cluster
-//! answers), all is read again.
+//! answers), all is read again. A cluster that was made anew knows nobody at first: what the one
+//! before it had told stands until everybody had time to come back.
 
 #![forbid(unsafe_code)]
 
@@ -25,7 +26,8 @@ use super::{
     Entry, News, Registrar, Registration, Registry, RegistryError, Revision, Row, Sink, Watch,
 };
 use client::{Client, EtcdError};
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use register::Desk;
+use std::{cell::OnceCell, collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use tokio::time::Instant;
 use tonic::Streaming;
 use wire::{EVENT_DELETE, Event, KeyValue, RangeRequest, WatchCreateRequest, WatchResponse};
@@ -66,6 +68,8 @@ impl fmt::Debug for Password {
 #[derive(Clone)]
 pub(crate) struct EtcdRegistry {
     settings: Settings,
+    /// From the first registration on.
+    desk: OnceCell<Desk>,
 }
 
 impl EtcdRegistry {
@@ -81,7 +85,7 @@ impl EtcdRegistry {
                 return problem(format!("endpoint {uri:?}: {e}"));
             }
         }
-        Ok(Self { settings })
+        Ok(Self { settings, desk: OnceCell::new() })
     }
 }
 
@@ -93,6 +97,8 @@ impl Registry for EtcdRegistry {
             settings: self.settings.clone(),
             rows: BTreeMap::new(),
             position: None,
+            witness: None,
+            departed: Departed::default(),
             rubbish: Rubbish::default(),
         })
     }
@@ -100,7 +106,8 @@ impl Registry for EtcdRegistry {
 
 impl Registrar for EtcdRegistry {
     fn register(&self, entry: &Entry, news: &Sink) -> Result<Box<dyn Registration>, RegistryError> {
-        Ok(Box::new(register::start(self.settings.clone(), entry.clone(), news.clone())))
+        let desk = self.desk.get_or_init(|| Desk::open(self.settings.clone(), news.clone()));
+        Ok(Box::new(desk.register(&self.settings.prefix, entry)))
     }
 }
 
@@ -110,7 +117,41 @@ pub(crate) struct EtcdWatch {
     rows: BTreeMap<Vec<u8>, Row>,
     /// `None`: nothing was read, or what was read cannot be continued.
     position: Option<Position>,
+    /// `None`: the newest row is gone, or there was none. Then nothing can be continued.
+    witness: Option<Witness>,
+    departed: Departed,
     rubbish: Rubbish,
+}
+
+/// Rows of a history that is over. They count until they are written again or their time is over.
+#[derive(Default)]
+struct Departed {
+    rows: BTreeMap<Vec<u8>, Row>,
+    until: Option<Instant>,
+}
+
+impl Departed {
+    async fn time_is_over(&self) {
+        match self.until {
+            Some(until) => tokio::time::sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The row that was written last. Only the history that the table was made of has it at the same
+/// revision, under the same lease: another one may have the same name, and be further on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Witness {
+    key: Vec<u8>,
+    mod_revision: i64,
+    lease: i64,
+}
+
+impl Witness {
+    fn of(kv: &KeyValue) -> Self {
+        Self { key: kv.key.clone(), mod_revision: kv.mod_revision, lease: kv.lease }
+    }
 }
 
 /// Up to where the table is complete.
@@ -134,14 +175,19 @@ impl Watch for EtcdWatch {
                 () = news.closed() => return,
                 error = self.follow(&news) => error,
             };
-            if error.is_compacted() || matches!(error, EtcdError::Replaced) {
+            let is_replaced = matches!(error, EtcdError::Replaced);
+            if is_replaced {
+                self.departed.rows.append(&mut self.rows);
+                self.departed.until = Some(Instant::now() + RETURN_TIME);
+            }
+            if is_replaced || error.is_compacted() {
                 // The table stands until the new one is there.
                 self.position = None;
                 news.tell(News::Complaint(format!("{error}; reading all rows again"))).await;
             } else {
                 news.tell(News::Away(error.to_string())).await;
             }
-            if started.elapsed() > PAUSE_MAX {
+            if started.elapsed() > PAUSE_RESET {
                 pause = Pause::default();
             }
             tokio::select! {
@@ -163,9 +209,12 @@ impl EtcdWatch {
 
     async fn try_follow(&mut self, news: &Sink) -> Result<std::convert::Infallible, EtcdError> {
         let client = Client::connect(&self.settings).await?;
-        let position = match self.position {
-            Some(position) => position,
-            None => {
+        let position = match (self.position, &self.witness) {
+            (Some(position), Some(witness)) => {
+                recognise(&client, position, witness).await?;
+                position
+            }
+            _ => {
                 let position = self.read_all(&client).await?;
                 self.position = Some(position);
                 self.tell_rows(news).await;
@@ -182,7 +231,14 @@ impl EtcdWatch {
             })
             .await?;
         loop {
-            let response = next_response(&mut watch).await?;
+            let response = tokio::select! {
+                response = next_response(&mut watch) => response?,
+                () = self.departed.time_is_over() => {
+                    self.departed = Departed::default();
+                    self.tell_rows(news).await;
+                    continue;
+                }
+            };
             let mut is_changed = self.on_response(response, news).await?;
             // What has arrived along with it becomes one table.
             while let Ok(response) =
@@ -199,6 +255,7 @@ impl EtcdWatch {
     /// Reads page by page at the revision of the first page.
     async fn read_all(&mut self, client: &Client) -> Result<Position, EtcdError> {
         let mut rows = BTreeMap::new();
+        let mut witness = None;
         self.rubbish = Rubbish::default();
         let mut request = RangeRequest {
             key: self.settings.prefix.clone().into_bytes(),
@@ -224,6 +281,7 @@ impl EtcdWatch {
             request.revision = position.next_revision - 1;
             let last = page.kvs.last().map(|kv| kv.key.clone());
             for kv in page.kvs {
+                note(&mut witness, &kv);
                 self.rubbish.sort(&self.settings.prefix, kv, &mut rows);
             }
             match last.filter(|_| page.more) {
@@ -234,6 +292,7 @@ impl EtcdWatch {
                 }
                 None => {
                     self.rows = rows;
+                    self.witness = witness;
                     return Ok(position);
                 }
             }
@@ -279,10 +338,13 @@ impl EtcdWatch {
 
     fn on_event(&mut self, event: Event) -> bool {
         let Some(kv) = event.kv else { return false };
-        let was = self.rows.remove(&kv.key);
+        let departed = self.departed.rows.remove(&kv.key);
+        let was = self.rows.remove(&kv.key).or(departed);
         if event.kind == EVENT_DELETE {
+            self.witness.take_if(|witness| witness.key == kv.key);
             return was.is_some();
         }
+        note(&mut self.witness, &kv);
         let key = kv.key.clone();
         self.rubbish.sort(&self.settings.prefix, kv, &mut self.rows);
         self.rows.get(&key) != was.as_ref()
@@ -292,7 +354,38 @@ impl EtcdWatch {
         if let Some(line) = self.rubbish.line(&self.settings.prefix) {
             news.tell(News::Complaint(line)).await;
         }
-        news.tell(News::Rows(self.rows.values().cloned().collect())).await;
+        let is_back = |key: &Vec<u8>| self.rows.contains_key(key);
+        let departed = self.departed.rows.iter().filter(|(key, _)| !is_back(key));
+        let rows = self.rows.values().chain(departed.map(|(_, row)| row)).cloned().collect();
+        news.tell(News::Rows(rows)).await;
+    }
+}
+
+/// Whether the server goes on with the history that our table was made of.
+async fn recognise(
+    client: &Client,
+    position: Position,
+    witness: &Witness,
+) -> Result<(), EtcdError> {
+    let request = RangeRequest {
+        key: witness.key.clone(),
+        revision: position.next_revision - 1,
+        ..RangeRequest::default()
+    };
+    let row = match client.range(request).await {
+        Err(e) if e.is_future() => return Err(EtcdError::Replaced),
+        answer => answer?.kvs.into_iter().next(),
+    };
+    match row {
+        Some(kv) if Witness::of(&kv) == *witness => Ok(()),
+        _ => Err(EtcdError::Replaced),
+    }
+}
+
+/// The newer one stays.
+fn note(witness: &mut Option<Witness>, kv: &KeyValue) {
+    if witness.as_ref().is_none_or(|witness| witness.mod_revision < kv.mod_revision) {
+        *witness = Some(Witness::of(kv));
     }
 }
 
@@ -373,6 +466,13 @@ impl Pause {
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// A connection that lasted this long did not fail for the same reason as the one before it.
+const PAUSE_RESET: Duration = Duration::from_secs(1);
+
+/// After a cluster was made anew: those who registered with the old one come back after a pause,
+/// and another one for a new lease.
+const RETURN_TIME: Duration = Duration::from_secs(2 * PAUSE_MAX.as_secs());
 
 /// Rows of one page.
 const PAGE_ROWS: i64 = 1000;

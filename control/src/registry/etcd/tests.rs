@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::*;
+use super::{client::Change, *};
 use crate::{
     http_client,
     test_dir::TestDir,
@@ -21,7 +21,6 @@ use tokio::{
     sync::{Notify, mpsc::Receiver},
     task::{JoinHandle, JoinSet},
 };
-use wire::PutRequest;
 
 struct Etcd {
     temp: TestDir,
@@ -96,16 +95,22 @@ impl Etcd {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    async fn try_post(&self, path: &str, body: serde_json::Value) -> Option<()> {
+    async fn try_post(&self, path: &str, body: serde_json::Value) -> Option<serde_json::Value> {
         let body = Bytes::from(body.to_string());
         let request = http_client::request(Method::POST, path, body).unwrap();
         let address = Address::Tcp(self.address());
         let response = http_client::call(&address, request, DEADLINE).await.ok()?;
-        response.status().is_success().then_some(())
+        let is_success = response.status().is_success();
+        serde_json::from_slice(response.body()).ok().filter(|_| is_success)
     }
 
-    async fn post(&self, path: &str, body: serde_json::Value) {
-        self.try_post(path, body).await.unwrap_or_else(|| panic!("{path} failed"));
+    async fn post(&self, path: &str, body: serde_json::Value) -> serde_json::Value {
+        self.try_post(path, body).await.unwrap_or_else(|| panic!("{path} failed"))
+    }
+
+    async fn lease_count(&self) -> usize {
+        let answer = self.post("/v3/lease/leases", serde_json::json!({})).await;
+        answer["leases"].as_array().map_or(0, Vec::len)
     }
 
     fn settings(&self) -> Settings {
@@ -180,8 +185,12 @@ impl Watched {
 /// Writes a value that no lease holds.
 async fn put(settings: &Settings, key: &str, value: impl Into<Vec<u8>>) {
     let client = Client::connect(settings).await.unwrap();
-    let request = PutRequest { key: key.into(), value: value.into(), lease: 0 };
-    client.put(request).await.unwrap();
+    put_with(&client, key, value.into(), 0).await;
+}
+
+async fn put_with(client: &Client, key: &str, value: Vec<u8>, lease: i64) {
+    let put = Change::Put { key: key.into(), value, lease };
+    client.change(&[put]).await.unwrap();
 }
 
 #[tokio::test]
@@ -288,8 +297,100 @@ async fn another_history_behind_the_same_address_is_read_anew() {
     etcd.stop();
     std::fs::remove_dir_all(etcd.temp.path().join("data")).unwrap();
     etcd.start().await;
-    watched.until(&[]).await;
+    // Nobody had time to come back yet.
+    let told = watched.tables.len();
+    let returned = watched.register(&settings, &entry("b", "1"));
+    watched.until(&["b", "a"]).await;
     assert!(watched.complaints[0].contains("reading all rows again"), "{:?}", watched.complaints);
+    let is_known = |ids: &Vec<String>| ids.contains(&"a".to_owned());
+    assert!(watched.tables[told..].iter().all(is_known), "{:?}", watched.tables);
+    watched.until(&["b"]).await;
+    drop(returned);
+    watched.until(&[]).await;
+}
+
+#[tokio::test]
+async fn another_history_that_is_further_on_is_not_taken_for_the_same() {
+    let Some(mut etcd) = Etcd::started().await else { return };
+    let settings = etcd.settings();
+    let value = |id: &str| row::emit(&entry(id, "1")).unwrap();
+    let client = Client::connect(&settings).await.unwrap();
+    let lease = client.grant(DEADLINE).await.unwrap();
+    put_with(&client, "/ringcar/apps/default/a/1", value("a"), lease).await;
+    put_with(&client, "/ringcar/apps/default/b/1", value("b"), lease).await;
+    let mut door = Door { port: 0, shut: Arc::default(), task: None };
+    door.open(etcd.address()).await;
+    let through =
+        Settings { endpoints: vec![format!("http://127.0.0.1:{}", door.port)], ..settings };
+    let mut watched = Watched::start(&through);
+    watched.until(&["a", "b"]).await;
+    door.shut().await;
+    watched.until_away().await;
+    etcd.stop();
+    std::fs::remove_dir_all(etcd.temp.path().join("data")).unwrap();
+    etcd.start().await;
+    // The cluster has the same name, since that is made of its addresses.
+    let client = Client::connect(&etcd.settings()).await.unwrap();
+    let lease = client.grant(DEADLINE).await.unwrap();
+    for _ in 0..5 {
+        put_with(&client, "/ringcar/apps/default/b/1", value("b"), lease).await;
+    }
+    door.open(etcd.address()).await;
+    watched.until(&["b"]).await;
+    assert!(watched.complaints[0].contains("reading all rows again"), "{:?}", watched.complaints);
+    door.shut().await;
+}
+
+#[tokio::test]
+async fn many_apps_have_one_lease_and_each_its_row() {
+    // More than one change takes, twice.
+    const APPS: usize = 250;
+    let Some(mut etcd) = Etcd::started().await else { return };
+    let settings = etcd.settings();
+    let mut watched = Watched::start(&settings);
+    watched.until(&[]).await;
+    let registry = EtcdRegistry::new(settings.clone()).unwrap();
+    let ids: Vec<String> = (0..APPS).map(|n| format!("app-{n:03}")).collect();
+    let mut registrations: Vec<_> =
+        ids.iter().map(|id| registry.register(&entry(id, "1"), &watched.sink).unwrap()).collect();
+    let mut wanted: Vec<&str> = ids.iter().map(String::as_str).collect();
+    watched.until(&wanted).await;
+    assert_eq!(etcd.lease_count().await, 1);
+    let told = watched.tables.len();
+    registrations.remove(7).end().unwrap().await.unwrap();
+    wanted.remove(7);
+    watched.until(&wanted).await;
+    assert_eq!(watched.tables.len(), told + 1, "none of the others went");
+
+    // A lease that is lost brings all rows back under another one.
+    let leases = etcd.post("/v3/lease/leases", serde_json::json!({})).await;
+    etcd.post("/v3/lease/revoke", serde_json::json!({"ID": leases["leases"][0]["ID"]})).await;
+    watched.until(&[]).await;
+    watched.until(&wanted).await;
+    assert_eq!(etcd.lease_count().await, 1);
+    // So does a row that somebody deleted, with the next connection.
+    let key = row::key("/ringcar/apps/", &entry("app-000", "1"));
+    etcd.post("/v3/kv/deleterange", serde_json::json!({"key": prost_base64(&key)})).await;
+    watched.until(&wanted[1..]).await;
+    etcd.stop();
+    etcd.start().await;
+    watched.until(&wanted).await;
+    let added = registry.register(&entry("b", "1"), &watched.sink).unwrap();
+    wanted.push("b");
+    watched.until(&wanted).await;
+    assert_eq!(etcd.lease_count().await, 1);
+
+    drop(added);
+    let ends: Vec<_> = registrations.into_iter().filter_map(Registration::end).collect();
+    for end in ends {
+        end.await.unwrap();
+    }
+    assert_eq!(etcd.lease_count().await, 0, "it goes with the last row");
+    watched.until(&[]).await;
+    // And one that comes after that has a lease again.
+    let _again = registry.register(&entry("a", "1"), &watched.sink).unwrap();
+    watched.until(&["a"]).await;
+    assert_eq!(etcd.lease_count().await, 1);
 }
 
 /// Lets connections through to etcd, or cuts them and takes no new ones.
@@ -392,19 +493,14 @@ async fn ten_thousand_rows_of_rubbish_cost_one_line() {
     let Some(etcd) = Etcd::started().await else { return };
     let settings = etcd.settings();
     let client = Client::connect(&settings).await.unwrap();
-    let mut puts = JoinSet::new();
-    for n in 0..10_000_u32 {
-        let client = client.clone();
-        puts.spawn(async move {
-            let key = format!("/ringcar/apps/{n:05}").into_bytes();
-            let value = format!("{{\"rubbish\": {n}}}").into_bytes();
-            client.put(PutRequest { key, value, lease: 0 }).await.unwrap();
-        });
-        if puts.len() >= 200 {
-            puts.join_next().await.unwrap().unwrap();
-        }
+    let rubbish = (0..10_000_u32).map(|n| Change::Put {
+        key: format!("/ringcar/apps/{n:05}").into_bytes(),
+        value: format!("{{\"rubbish\": {n}}}").into_bytes(),
+        lease: 0,
+    });
+    for part in rubbish.collect::<Vec<_>>().chunks(client::CHANGES_MAX) {
+        client.change(part).await.unwrap();
     }
-    while puts.join_next().await.is_some() {}
     // Three of them do not fit one message together.
     for n in 0..4 {
         put(&settings, &format!("/ringcar/apps/large{n}"), vec![b'x'; 1_400_000]).await;

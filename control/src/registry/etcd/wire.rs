@@ -24,6 +24,8 @@ pub(super) struct KeyValue {
     pub(super) mod_revision: i64,
     #[prost(bytes = "vec", tag = "5")]
     pub(super) value: Vec<u8>,
+    #[prost(int64, tag = "6")]
+    pub(super) lease: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -71,7 +73,34 @@ pub(super) struct PutRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct PutResponse {
+pub(super) struct DeleteRangeRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) key: Vec<u8>,
+}
+
+/// Without a condition: all that is in `success` happens at one revision.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TxnRequest {
+    #[prost(message, repeated, tag = "2")]
+    pub(super) success: Vec<RequestOp>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RequestOp {
+    #[prost(oneof = "RequestOpUnion", tags = "2, 3")]
+    pub(super) request: Option<RequestOpUnion>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum RequestOpUnion {
+    #[prost(message, tag = "2")]
+    Put(PutRequest),
+    #[prost(message, tag = "3")]
+    DeleteRange(DeleteRangeRequest),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TxnResponse {
     #[prost(message, optional, tag = "1")]
     pub(super) header: Option<Header>,
 }

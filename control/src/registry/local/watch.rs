@@ -151,6 +151,10 @@ impl LocalWatch {
 }
 
 impl Watch for LocalWatch {
+    fn is_read(&self) -> bool {
+        true
+    }
+
     fn rows(&self) -> Vec<Row> {
         let row = |entry: &Arc<Entry>| Row {
             id: entry.id.clone(),

@@ -48,7 +48,13 @@ impl Connection {
 
     /// Status and body of a GET.
     pub(crate) fn get(&mut self, path: &str) -> io::Result<(u16, String)> {
-        write!(self.0.get_mut(), "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        self.call("GET", path)
+    }
+
+    /// Status and body of a request without a body.
+    pub(crate) fn call(&mut self, verb: &str, path: &str) -> io::Result<(u16, String)> {
+        let length = if verb == "GET" { "" } else { "Content-Length: 0\r\n" };
+        write!(self.0.get_mut(), "{verb} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n")?;
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             if self.0.read_line(&mut head)? == 0 {

@@ -5,7 +5,10 @@
 
 mod app;
 mod client;
+mod etcd;
 mod load;
+mod machines;
+mod mortal;
 mod place;
 mod process;
 #[path = "../../../src/test_program.rs"]
@@ -14,7 +17,10 @@ mod server;
 
 pub(crate) use app::App;
 pub(crate) use client::{Connection, call, call_unix, get, try_call};
+pub(crate) use etcd::Etcd;
 pub(crate) use load::Load;
+pub(crate) use machines::Machines;
+pub(crate) use mortal::MortalApp;
 pub(crate) use place::{Place, free_port, status_of};
 pub(crate) use process::{Finished, Process};
 pub(crate) use server::Server;
@@ -26,10 +32,17 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Asks again until the answer is yes.
 #[track_caller]
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
+pub(crate) fn eventually(what: &str, is_so: impl FnMut() -> bool) {
+    eventually_in(DEADLINE, what, is_so);
+}
+
+/// For what takes as long as something lasts: a lease, a connection that is silent, a thousand
+/// apps.
+#[track_caller]
+pub(crate) fn eventually_in(time: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + time;
     while !is_so() {
-        assert!(Instant::now() < deadline, "not in {DEADLINE:?}: {what}");
+        assert!(Instant::now() < deadline, "not in {time:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -51,7 +51,12 @@ impl Process {
     /// Waits for a line that contains `text`, and returns it.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + super::DEADLINE;
+        self.wait_longer_for(super::DEADLINE, text)
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_longer_for(&mut self, time: Duration, text: &str) -> String {
+        let deadline = Instant::now() + time;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
@@ -85,7 +90,8 @@ impl Process {
     #[track_caller]
     pub(crate) fn wait(mut self) -> Finished {
         let mut status = None;
-        super::eventually("the process ends", || {
+        // One that waits for what it needs gives up after as long as anything takes.
+        super::eventually_in(2 * super::DEADLINE, "the process ends", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });

@@ -9,13 +9,14 @@ use super::{
 use rustix::process::Signal;
 use std::{
     fs,
-    net::TcpStream,
+    net::{Ipv4Addr, TcpStream},
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
     time::Instant,
 };
 
 pub(crate) struct Server {
+    pub(super) host: Ipv4Addr,
     pub(crate) port: u16,
     directory: PathBuf,
     binary: PathBuf,
@@ -24,7 +25,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    fn prepare(name: &str, package: &str) -> Option<Self> {
+    fn prepare(name: &str, package: &str, host: Ipv4Addr) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let binary = program::find(name, package)?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -32,13 +33,18 @@ impl Server {
         let directory = std::env::temp_dir().join(directory);
         fs::create_dir(&directory).unwrap();
         let port = program::free_port();
-        Some(Self { port, directory, binary, arguments: Vec::new(), program: None })
+        Some(Self { host, port, directory, binary, arguments: Vec::new(), program: None })
     }
 
     /// Not started yet.
     pub(crate) fn etcd() -> Option<Self> {
-        let mut server = Self::prepare("etcd", "etcd-server")?;
-        let client = format!("http://127.0.0.1:{}", server.port);
+        Self::etcd_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// As [`Self::etcd`], for others than this machine.
+    pub(crate) fn etcd_at(host: Ipv4Addr) -> Option<Self> {
+        let mut server = Self::prepare("etcd", "etcd-server", host)?;
+        let client = server.url();
         let peer = format!("http://127.0.0.1:{}", program::free_port());
         let arguments = [
             ("--data-dir", server.directory.to_str().unwrap()),
@@ -53,9 +59,13 @@ impl Server {
         Some(server)
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}:{}", self.host, self.port)
+    }
+
     /// Serves these lines of an `/etc/hosts`.
     pub(crate) fn dnsmasq(hosts: &str) -> Option<Self> {
-        let mut server = Self::prepare("dnsmasq", "dnsmasq-base")?;
+        let mut server = Self::prepare("dnsmasq", "dnsmasq-base", Ipv4Addr::LOCALHOST)?;
         let path = server.directory.join("hosts");
         fs::write(&path, hosts).unwrap();
         server.arguments = [
@@ -80,10 +90,21 @@ impl Server {
     pub(crate) fn start(&mut self) {
         self.program = Some(TestProgram::start(&self.binary, &self.arguments));
         let deadline = Instant::now() + DEADLINE;
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        while TcpStream::connect((self.host, self.port)).is_err() {
             assert!(Instant::now() < deadline, "{} does not start", self.binary.display());
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
+    }
+
+    /// As a crash ends it; it can be started again with what it had written.
+    pub(crate) fn stop(&mut self) {
+        self.program.take().unwrap().kill();
+    }
+
+    /// What it had written is lost. Not while it runs.
+    pub(crate) fn forget(&self) {
+        fs::remove_dir_all(&self.directory).unwrap();
+        fs::create_dir(&self.directory).unwrap();
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
