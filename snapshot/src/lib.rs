@@ -13,6 +13,7 @@ mod change;
 #[cfg(test)]
 mod draw;
 mod id;
+pub mod policy;
 mod state;
 mod table;
 pub mod wire;
