@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Counts up whenever a message changes its shape. A peer that speaks another protocol is refused
 /// by name.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// Largest frame. Routes are cut into parts of ROUTES_PER_FRAME, so this is a mistake, not a state.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;

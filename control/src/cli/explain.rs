@@ -253,6 +253,7 @@ fn snapshot(caller: &Entry, table: &Table) -> Snapshot {
         channel: None,
         origin: Origin::default(),
         balance: Balance::default(),
+        resiliency: None,
         zone: None,
         body_bytes_max: None,
         head_bytes_max: 0,

@@ -10,7 +10,8 @@
 //! plan.rs      who is asked, under which path, with which lines
 //! call.rs      rewritten head → upstream connection
 //! attempt.rs   which endpoint it goes to, and how that went
-//! retry.rs     upstream connections that fail
+//! retry.rs     attempts that fail: what is tried again, and when
+//! policy.rs    what the caller's resiliency policy has to say to that
 //! response.rs  upstream bytes → head → downstream
 //! finish.rs    what becomes of both connections afterwards
 //! tunnel.rs    after 101: bytes only
@@ -26,6 +27,7 @@ mod check;
 mod finish;
 mod owner;
 mod plan;
+mod policy;
 mod request;
 mod response;
 mod retry;
@@ -40,9 +42,14 @@ use crate::{
     adoption::Adoption,
     clock::Instant,
     connection::{Buffers, Connection, ConnectionKey, State},
+    draw::Draw,
     engine::{Engine, Event, Operation, SocketKey},
     http::{RequestHead, ResponseHead, date::DateCache},
-    limits::{HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, STALL_TIMEOUT},
+    limits::{
+        HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, RETRY_BYTES_MAX,
+        STALL_TIMEOUT,
+    },
+    policy::resiliency::{Breakers, Budget},
     slab::Slab,
     telemetry::Counters,
     timer::Wheel,
@@ -78,6 +85,8 @@ pub(crate) struct Relay<E> {
     owners: Owners,
     endpoints: Endpoints,
     timers: Wheel<TimerKey>,
+    /// For deadlines that are near, and policies' that are meant to the millisecond.
+    fine_timers: Wheel<TimerKey>,
     view: Rc<View>,
     now: Instant,
     date: DateCache,
@@ -98,6 +107,9 @@ pub(crate) struct Relay<E> {
     /// Exchanges that wait to try their peer again; a new snapshot may save them the wait.
     retrying: Vec<ConnectionKey>,
     balancer: Balancer,
+    breakers: Arc<Breakers>,
+    retry_budget: Budget,
+    draw: Draw,
 }
 
 impl<E: Engine> Relay<E> {
@@ -105,6 +117,7 @@ impl<E: Engine> Relay<E> {
         engine: E,
         snapshot: Arc<Snapshot>,
         counters: Arc<Counters>,
+        breakers: Arc<Breakers>,
         now: Instant,
     ) -> Self {
         let mut endpoints = Endpoints::default();
@@ -118,6 +131,7 @@ impl<E: Engine> Relay<E> {
             view: Rc::new(View::new(snapshot, &mut endpoints)),
             endpoints,
             timers: Wheel::new(now),
+            fine_timers: Wheel::fine(now),
             now,
             date: DateCache::new(),
             unix_seconds: 0,
@@ -131,6 +145,9 @@ impl<E: Engine> Relay<E> {
             due: Vec::new(),
             retrying: Vec::new(),
             balancer: Balancer::new(now.as_nanos()),
+            breakers,
+            retry_budget: Budget::new(RETRY_BYTES_MAX),
+            draw: Draw::new(!now.as_nanos()),
         }
     }
 
@@ -375,22 +392,29 @@ impl<E: Engine> Relay<E> {
             State::Flushing { .. } => true,
             _ => return,
         };
-        connection.deadline = stalls.then(|| self.now + STALL_TIMEOUT);
+        let stalled = stalls.then(|| self.now + STALL_TIMEOUT);
+        connection.deadline = sooner(stalled, connection.exchange.policy_deadline());
         self.schedule_connection(key);
     }
 
     fn set_deadline(&mut self, key: ConnectionKey, after: Option<Duration>) {
         let now = self.now;
         let Some(connection) = self.connections.find_mut(key) else { return };
-        connection.deadline = after.map(|after| now + after);
+        let after = after.map(|after| now + after);
+        connection.deadline = sooner(after, connection.exchange.policy_deadline());
         self.schedule_connection(key);
     }
 
     fn schedule_connection(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let Some(deadline) = connection.deadline else { return };
-        if connection.timer_at.is_none_or(|at| at > deadline + EARLIER_ENTRY_SLACK) {
-            connection.timer_at = Some(self.timers.enter(TimerKey::Connection(key), deadline));
+        let is_near = deadline.since(self.now) < self.fine_timers.horizon();
+        let (wheel, slack) = match is_near {
+            true => (&mut self.fine_timers, Duration::ZERO),
+            false => (&mut self.timers, EARLIER_ENTRY_SLACK),
+        };
+        if connection.timer_at.is_none_or(|at| at > deadline + slack + FINE_ENTRY_SLACK) {
+            connection.timer_at = Some(wheel.enter(TimerKey::Connection(key), deadline));
         }
     }
 
@@ -404,12 +428,14 @@ impl<E: Engine> Relay<E> {
     }
 
     pub(crate) fn next_timer_in(&self) -> Option<Duration> {
-        self.timers.next_in(self.now)
+        let waits = [self.timers.next_in(self.now), self.fine_timers.next_in(self.now)];
+        waits.into_iter().flatten().min()
     }
 
     pub(crate) fn expire_timers(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         self.timers.expire(self.now, &mut due);
+        self.fine_timers.expire(self.now, &mut due);
         for key in due.drain(..) {
             match key {
                 TimerKey::Connection(key) => self.on_connection_timer(key),
@@ -455,6 +481,17 @@ impl<E: Engine> Relay<E> {
         }
     }
 }
+
+/// The earlier one, where there are two.
+fn sooner(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// A fine entry is rounded up by up to two ticks.
+const FINE_ENTRY_SLACK: Duration = Duration::from_millis(2);
 
 /// An entry that comes up at most this much after the deadline is not replaced by an earlier one;
 /// timer entries are rounded up by up to two ticks.

@@ -175,6 +175,10 @@ impl<E: Engine> Relay<E> {
         }
         let Some(body) = self.take_body(key, chunk) else { return };
         self.remember_more(key, &body);
+        if self.awaits_attempt(key) {
+            // The next one takes it along.
+            return;
+        }
         self.send_upstream(key, body);
         self.note_progress(key);
     }
@@ -207,6 +211,7 @@ impl<E: Engine> Relay<E> {
     }
 
     pub(super) fn on_downstream_closed(&mut self, key: ConnectionKey) {
+        let awaits_attempt = self.awaits_attempt(key);
         let Some(connection) = self.connections.find_mut(key) else { return };
         connection.read_closed = true;
         match connection.state {
@@ -226,6 +231,8 @@ impl<E: Engine> Relay<E> {
             State::Exchanging | State::Retrying if !connection.exchange.request.is_complete() => {
                 self.abandon(key);
             }
+            // Go's servers take it for the end of the call, too.
+            State::Retrying if awaits_attempt => self.abandon(key),
             State::Tunnel => self.tunnel_downstream_closed(key),
             State::Exchanging => self.note_progress(key),
             State::Retrying | State::AwaitingControl | State::Flushing { .. } => {}
@@ -285,7 +292,8 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find(key) else { return };
         match connection.state {
             State::AwaitingControl => self.fail(key, Cause::ControlAway),
-            State::Retrying => self.try_again(key),
+            State::Retrying => self.on_pause_over(key),
+            State::Exchanging if self.is_out_of_time(key) => self.time_out(key),
             State::Exchanging | State::Tunnel => self.abandon(key),
             State::Discarding { .. } => self.close_after_flush(key, true),
             State::Idle

@@ -162,7 +162,13 @@ impl World {
         let listener = engine.descriptor_of(place);
         let listener = engine.listen(listener);
         self.nodes.push(Node {
-            relay: Relay::new(engine, Arc::clone(&snapshot), Arc::default(), self.now),
+            relay: Relay::new(
+                engine,
+                Arc::clone(&snapshot),
+                Arc::default(),
+                Arc::default(),
+                self.now,
+            ),
             snapshot,
             addresses,
             epoch: 0,
@@ -547,6 +553,7 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         channel: Some(AppChannel { address: address_of(place), protocol: AppProtocol::Http }),
         origin: Origin { host_ip: Some("10.0.0.1".to_owned()), host_name: None },
         balance: Balance::default(),
+        resiliency: None,
         zone: None,
         body_bytes_max: Some(BODY_BYTES_MAX as u64),
         head_bytes_max: 8192,

@@ -21,6 +21,7 @@ mod pieces;
 mod pools;
 mod pressure;
 mod quiet;
+mod resiliency;
 mod retries;
 mod routing;
 mod smuggling;
