@@ -234,7 +234,8 @@ replaces what an earlier one says. The section `spec.ringcar` is Ringcar's own; 
 | a key nobody knows | ignored with a line in the log; a problem for `config check` |
 | a value of the wrong kind, a file that cannot be read | refused |
 
-A running sidecar reads its files anew when one of them is replaced or written, and at SIGHUP.
+A running sidecar reads its files anew when one of them is replaced or written, and at SIGHUP; so it
+does those in the directories of `--resources-path` (docs/resiliency.md).
 Keys marked as reloaded are then in force without a restart and without a lost call; a change of
 another key is named in the log and waits for the next start. Files that are refused leave all as
 it was, which the log says once.

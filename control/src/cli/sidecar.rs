@@ -11,6 +11,7 @@ use crate::{
     },
     host, http_client,
     log::{Format, Level, Log, Settings},
+    resources,
     sidecar::{self, Configure, StartError},
     signals::Signals,
     version,
@@ -115,6 +116,7 @@ pub(super) fn configure(values: &mut Values) -> Result<Config, SidecarError> {
     config.warnings.extend(configuration.notes);
     config.warnings.extend(configuration.names.warnings);
     config.registries = Arc::new(configuration.names.settings);
+    resources::configure(&mut config, values).map_err(ConfigError::Resources)?;
     Ok(config)
 }
 

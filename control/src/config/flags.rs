@@ -381,8 +381,8 @@ mod tests {
             ("empty", &["--placement-host-address", "", "--resources-path="], &[]),
             (
                 "changed",
-                &["--enable-mtls", "--resources-path", "d"],
-                &["resources-path", "enable-mtls"],
+                &["--enable-mtls", "--allowed-origins", "d", "--resources-path", "d"],
+                &["allowed-origins", "enable-mtls"],
             ),
             ("no effect in daprd either", &["--actors-service", "x"], &[]),
         ] {

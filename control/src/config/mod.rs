@@ -24,7 +24,7 @@ use crate::{
     registry::Settings,
 };
 use flags::Values;
-use snapshot::{AppId, IdError, Namespace};
+use snapshot::{AppId, IdError, Namespace, policy::resiliency::Resiliency};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// What a sidecar does.
@@ -58,6 +58,10 @@ pub(crate) struct Config {
     pub(crate) peer: HostPort,
     /// Beside the local one. Files alone name them.
     pub(crate) registries: Arc<Settings>,
+    /// Policies of its calls. Files alone name them.
+    pub(crate) resiliency: Option<Arc<Resiliency>>,
+    /// The directories that they come from.
+    pub(crate) resources: Vec<PathBuf>,
     /// For the log: what was asked for and is not done.
     pub(crate) warnings: Vec<String>,
 }
@@ -97,6 +101,8 @@ pub(crate) enum ConfigError {
     Variable { name: String, reason: String },
     #[error("error loading configuration: {}", list(.0))]
     Files(Vec<file::Problem>),
+    #[error("error loading resources: {}", list(.0))]
+    Resources(Vec<file::Problem>),
     #[error("the '{flag}' argument value {port} conflicts with 'app-port'")]
     PortConflict { flag: &'static str, port: u16 },
     /// Serving without the check would open what its owner meant to lock.
@@ -121,7 +127,11 @@ impl ConfigError {
             | Self::PortConflict { flag, .. } => Some(*flag),
             Self::AppId(_) => Some("app-id"),
             Self::AppPlace(_) => Some("app-channel-address"),
-            Self::ApiToken | Self::Files(_) | Self::Namespace(..) | Self::Variable { .. } => None,
+            Self::ApiToken
+            | Self::Files(_)
+            | Self::Namespace(..)
+            | Self::Resources(_)
+            | Self::Variable { .. } => None,
         }
     }
 }
@@ -172,6 +182,8 @@ impl Config {
                 port: port(values, "dapr-internal-grpc-port")?,
             },
             registries: Arc::default(),
+            resiliency: None,
+            resources: Vec::new(),
             host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
             warnings: warnings(values, &protocol, env)?,
             protocol,

@@ -25,7 +25,12 @@ use crate::{
 };
 use serde::Serialize;
 use snapshot::{AppId, Namespace, wire::AdminCallId};
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    sync::Arc,
+};
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinSet,
@@ -39,11 +44,14 @@ pub(super) struct Node {
     /// Of the file.
     apps: Vec<Arc<Config>>,
     changes: Changes,
+    /// What operators added, as it was last understood.
+    added: BTreeMap<Name, Arc<Config>>,
     orders: mpsc::Receiver<admin::Order>,
     admin_socket: PathBuf,
     changed: Arc<Notify>,
-    /// Ends with the node.
-    _watch: JoinSet<()>,
+    /// End with the node.
+    watches: JoinSet<()>,
+    watched: BTreeSet<PathBuf>,
     /// What was wrong with the file the last time.
     refusal: Option<String>,
 }
@@ -86,14 +94,37 @@ impl Node {
         if let Some(problem) = problem {
             log.error(format_args!("Changes of an earlier control are lost: {problem}"));
         }
-        let changed = Arc::new(Notify::new());
-        let mut watch = JoinSet::new();
-        if let Some(path) = &files.path {
-            match DirectoryWatch::start(&directory_of(path), inotify::Wake::OnClose) {
-                Ok(mut directory) => {
-                    let changed = Arc::clone(&changed);
-                    watch.spawn(async move {
-                        while directory.changed().await.is_ok() {
+        let directory = files.path.as_deref().map(directory_of);
+        let mut node = Self {
+            name: config.name.clone(),
+            files,
+            base: config.base.clone(),
+            defaults: config.defaults.clone(),
+            apps: config.apps.iter().cloned().map(Arc::new).collect(),
+            changes,
+            added: BTreeMap::new(),
+            orders,
+            admin_socket,
+            changed: Arc::new(Notify::new()),
+            watches: JoinSet::new(),
+            watched: BTreeSet::new(),
+            refusal: None,
+        };
+        node.watch(directory, log);
+        Ok(node)
+    }
+
+    /// From here on a change in one of these directories has the file read anew.
+    fn watch(&mut self, directories: impl IntoIterator<Item = PathBuf>, log: &Log) {
+        for directory in directories {
+            if !self.watched.insert(directory.clone()) {
+                continue;
+            }
+            match DirectoryWatch::start(&directory, inotify::Wake::OnClose) {
+                Ok(mut watch) => {
+                    let changed = Arc::clone(&self.changed);
+                    self.watches.spawn(async move {
+                        while watch.changed().await.is_ok() {
                             changed.notify_one();
                         }
                     });
@@ -101,33 +132,28 @@ impl Node {
                 Err(e) => log.warning(format_args!("{e}; SIGHUP reads the file anew")),
             }
         }
-        Ok(Self {
-            name: config.name.clone(),
-            files,
-            base: config.base.clone(),
-            defaults: config.defaults.clone(),
-            apps: config.apps.iter().cloned().map(Arc::new).collect(),
-            changes,
-            orders,
-            admin_socket,
-            changed,
-            _watch: watch,
-            refusal: None,
-        })
     }
 
     /// The apps of the file, and what was changed beside it.
-    pub(super) fn wanted(&self) -> Vec<Arc<Config>> {
+    pub(super) fn wanted(&mut self, log: &Log) -> Vec<Arc<Config>> {
         let of_file = self.apps.iter().map(|app| (apps::name_of(app), Arc::clone(app)));
         let mut wanted: BTreeMap<Name, Arc<Config>> = of_file.collect();
         wanted.retain(|name, _| !self.changes.is_removed(name));
         for (name, text) in self.changes.added() {
-            // What was understood once may not be any more, under another file's defaults.
+            // What was understood once may not be any more, under another file's defaults or with
+            // other resources; then it stays as it was.
             if let Ok(apps) = self.defaults.apps(text, &self.base, &environment) {
-                wanted.extend(apps.into_iter().map(|(app, _)| (name.clone(), Arc::new(app))));
+                let apps = apps.into_iter().map(|(app, _)| (name.clone(), Arc::new(app)));
+                self.added.extend(apps);
             }
+            wanted.extend(self.added.get_key_value(name).map(|(n, app)| (n.clone(), app.clone())));
         }
-        wanted.into_values().collect()
+        self.added.retain(|name, _| wanted.contains_key(name));
+        let wanted: Vec<Arc<Config>> = wanted.into_values().collect();
+        let directories = wanted.iter().flat_map(|app| app.resources.iter().cloned());
+        let directories: BTreeSet<PathBuf> = directories.collect();
+        self.watch(directories, log);
+        wanted
     }
 
     fn is_in_file(&self, name: &Name) -> bool {
@@ -193,7 +219,7 @@ impl Sidecar {
         node.defaults = config.defaults;
         let (old, new) = (&node.base, &config.base);
         let waits = old.metrics != new.metrics || old.registries != new.registries;
-        let wanted = node.wanted();
+        let wanted = node.wanted(&self.log);
         if waits {
             let text = "Changes of the metrics page and of registries wait for the next start";
             self.log.warning(text);
@@ -227,7 +253,7 @@ impl Sidecar {
         if let Err(e) = node.changes.add(&added) {
             return answer.send(500, format!("the change cannot be written down: {e}"));
         }
-        let wanted = node.wanted();
+        let wanted = node.wanted(&self.log);
         let outcome = self.serve(wanted);
         let is_about = |failure: &&Failure| added.iter().any(|(name, _)| *name == failure.name);
         let failures: Vec<String> =
@@ -247,7 +273,7 @@ impl Sidecar {
         if let Err(e) = node.changes.restore(before) {
             self.log.error(format_args!("a change that failed cannot be taken back: {e}"));
         }
-        let wanted = node.wanted();
+        let wanted = node.wanted(&self.log);
         self.serve(wanted);
     }
 
@@ -270,14 +296,14 @@ impl Sidecar {
     /// `None` when there is no such app.
     fn drop_app(&mut self, name: &Name) -> Option<std::io::Result<Outcome>> {
         let node = self.node.as_mut()?;
-        if !node.wanted().iter().any(|app| apps::name_of(app) == *name) {
+        if !node.wanted(&self.log).iter().any(|app| apps::name_of(app) == *name) {
             return None;
         }
         let is_in_file = node.is_in_file(name);
         if let Err(e) = node.changes.remove(name, is_in_file) {
             return Some(Err(e));
         }
-        let wanted = node.wanted();
+        let wanted = node.wanted(&self.log);
         Some(Ok(self.serve(wanted)))
     }
 

@@ -14,6 +14,7 @@ use crate::{
         inotify::{DirectoryWatch, Wake, directory_of},
     },
 };
+use snapshot::policy::resiliency::Resiliency;
 use std::{path::Path, sync::Arc};
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -24,6 +25,7 @@ pub(super) struct Reload {
     configure: Configure,
     values: Values,
     registries: Arc<Settings>,
+    resiliency: Option<Arc<Resiliency>>,
     changed: Arc<Notify>,
     /// End with the sidecar.
     _watches: JoinSet<()>,
@@ -35,13 +37,15 @@ impl Reload {
     /// `None` where there are no files. Must be called within the runtime.
     fn start(configure: Configure, values: Values, config: &Config, log: &Log) -> Option<Self> {
         let paths: Vec<String> = values.list("config").into_iter().map(str::to_owned).collect();
-        if paths.is_empty() || values.text("mode") == "kubernetes" {
+        let is_without_files = paths.is_empty() && config.resources.is_empty();
+        if is_without_files || values.text("mode") == "kubernetes" {
             return None;
         }
         let changed = Arc::new(Notify::new());
         let mut watches = JoinSet::new();
         let mut directories: Vec<_> =
             paths.iter().map(|path| directory_of(Path::new(path))).collect();
+        directories.extend(config.resources.iter().cloned());
         directories.sort();
         directories.dedup();
         for directory in directories {
@@ -58,8 +62,9 @@ impl Reload {
             }
         }
         let registries = Arc::clone(&config.registries);
-        let _watches = watches;
-        Some(Self { configure, values, registries, changed, _watches, refusal: None })
+        let (resiliency, _watches) = (config.resiliency.clone(), watches);
+        let refusal = None;
+        Some(Self { configure, values, registries, resiliency, changed, _watches, refusal })
     }
 
     /// The keys that changed and wait for a restart.
@@ -108,7 +113,9 @@ impl Sidecar {
             self.log.warning(format_args!("Changes of {names} wait for the next start"));
         }
         let is_same =
-            reload.values.iter().zip(values.iter()).all(|((_, a), (_, b))| a.text() == b.text());
+            reload.values.iter().zip(values.iter()).all(|((_, a), (_, b))| a.text() == b.text())
+                && reload.resiliency == config.resiliency;
+        reload.resiliency.clone_from(&config.resiliency);
         reload.values = values;
         reload.registries = Arc::clone(&config.registries);
         if !is_same {
@@ -125,7 +132,8 @@ impl Sidecar {
         self.block_duration = config.block_duration;
         for number in self.apps.keys() {
             let (body, head) = (config.body_bytes_max, config.head_bytes_max());
-            self.publisher.set_limits(self.supervisor.told(), *number, body, head);
+            let (told, policies) = (self.supervisor.told(), config.resiliency.as_ref());
+            self.publisher.set_limits(told, *number, body, head, policies);
         }
         self.publish();
     }

@@ -306,7 +306,7 @@ fn app(config: &Config, number: u32, address: Option<Address>) -> App {
         channel,
         origin: Origin { host_ip, host_name: host::name() },
         balance: Balance::default(),
-        resiliency: None,
+        resiliency: config.resiliency.clone(),
         zone: None,
         body_bytes_max: config.body_bytes_max,
         head_bytes_max: config.head_bytes_max(),

@@ -13,6 +13,7 @@ mod configuration;
 mod explain;
 mod node;
 mod registries;
+mod resources;
 mod run;
 mod run_file;
 mod shutdown;

@@ -39,6 +39,8 @@ pub enum Step {
     Divide,
     Equal,
     Float(f64),
+    Greater,
+    GreaterOrEqual,
     Int(i64),
     Less,
     LessOrEqual,
@@ -69,7 +71,7 @@ pub enum Value {
 pub const STEPS_MAX: usize = 128;
 
 /// Values waiting at one time.
-const STACK_MAX: usize = 32;
+pub const STACK_MAX: usize = 32;
 
 impl Trip {
     /// `None` when there are too many steps.
@@ -208,6 +210,8 @@ fn ints(step: Step, left: i64, right: i64) -> Option<Value> {
         Step::Remainder => left.checked_rem(right),
         Step::Subtract => left.checked_sub(right),
         Step::Equal => return Some(Value::Bool(left == right)),
+        Step::Greater => return Some(Value::Bool(left > right)),
+        Step::GreaterOrEqual => return Some(Value::Bool(left >= right)),
         Step::Less => return Some(Value::Bool(left < right)),
         Step::LessOrEqual => return Some(Value::Bool(left <= right)),
         _ => None,
@@ -223,6 +227,8 @@ fn floats(step: Step, left: f64, right: f64) -> Option<Value> {
         Step::Multiply => left * right,
         Step::Subtract => left - right,
         Step::Equal => return Some(Value::Bool(left == right)),
+        Step::Greater => return Some(Value::Bool(left > right)),
+        Step::GreaterOrEqual => return Some(Value::Bool(left >= right)),
         Step::Less => return Some(Value::Bool(left < right)),
         Step::LessOrEqual => return Some(Value::Bool(left <= right)),
         _ => return None,
