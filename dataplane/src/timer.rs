@@ -16,7 +16,8 @@ const TICK_MS: u64 = 32;
 /// One slot of a fine wheel, for the timeouts and pauses that policies give in milliseconds.
 const FINE_TICK_MS: u64 = 1;
 
-/// 512 × 32 ms = 16 s, or 0.5 s in a fine wheel. What lies further ahead comes up at the horizon and is entered again.
+/// 512 × 32 ms = 16 s, or 0.5 s in a fine wheel. What lies further ahead comes up at the horizon
+/// and is entered again.
 const SLOTS: usize = 512;
 
 const WORD_BITS: usize = 64;

@@ -91,8 +91,8 @@ impl Exchange {
         self.method.is_idempotent() && self.request.is_complete() && !self.upgrade
     }
 
-    /// Room for all of the request, of which `here` bytes are here, for the attempts that its policy
-    /// may want. False: there is none, or it is not for them.
+    /// Room for all of the request, of which `here` bytes are here, for the attempts that its
+    /// policy may want. False: there is none, or it is not for them.
     pub(crate) fn take_room(&mut self, here: usize) -> bool {
         let Some(attempts) = self.attempts.as_mut().filter(|a| a.retries()) else { return false };
         let left = self.request.bytes_left().and_then(|left| usize::try_from(left).ok());

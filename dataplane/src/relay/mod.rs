@@ -408,13 +408,16 @@ impl<E: Engine> Relay<E> {
     fn schedule_connection(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let Some(deadline) = connection.deadline else { return };
-        let is_near = deadline.since(self.now) < self.fine_timers.horizon();
-        let (wheel, slack) = match is_near {
-            true => (&mut self.fine_timers, Duration::ZERO),
-            false => (&mut self.timers, EARLIER_ENTRY_SLACK),
+        let near = self.fine_timers.horizon();
+        let is_policys = connection.exchange.policy_deadline().is_some();
+        let (wheel, at, slack) = match deadline.since(self.now) < near {
+            true => (&mut self.fine_timers, deadline, FINE_ENTRY_SLACK),
+            // Comes up early, and is entered once more, to the millisecond.
+            false if is_policys => (&mut self.timers, deadline.before(near), EARLIER_ENTRY_SLACK),
+            false => (&mut self.timers, deadline, EARLIER_ENTRY_SLACK),
         };
-        if connection.timer_at.is_none_or(|at| at > deadline + slack + FINE_ENTRY_SLACK) {
-            connection.timer_at = Some(wheel.enter(TimerKey::Connection(key), deadline));
+        if connection.timer_at.is_none_or(|entered| entered > at + slack) {
+            connection.timer_at = Some(wheel.enter(TimerKey::Connection(key), at));
         }
     }
 

@@ -268,7 +268,8 @@ impl<E: Engine> Relay<E> {
         self.attempt(key, endpoint);
     }
 
-    /// The built-in pause is over. The target is looked up anew, for it may have come back elsewhere.
+    /// The built-in pause is over. The target is looked up anew, for it may have come back
+    /// elsewhere.
     pub(super) fn try_again(&mut self, key: ConnectionKey) {
         let view = Rc::clone(&self.view);
         let Some(connection) = self.connections.find_mut(key) else { return };

@@ -298,10 +298,11 @@ on_both_engines! {
             frame[4] = 0xee;
             frame
         };
+        let protocol = wire::PROTOCOL.to_le_bytes();
         for (case, bytes, why) in [
             ("too short", vec![1, 0, 0, 0, 1], "too short"),
             ("another protocol", other_protocol, "protocol 238"),
-            ("rubbish", vec![6, 0, 0, 0, 2, 0, 0xff, 0xff, 0xff, 0xff], "does not decode"),
+            ("rubbish", [&[6, 0, 0, 0], &protocol[..], &[0xff; 4]].concat(), "does not decode"),
         ] {
             let app = App::listen();
             let mut plane = Plane::on(engine).app("checkout", Some(app.address())).start();

@@ -57,7 +57,7 @@ fn failing(statuses: &'static [&'static str]) -> (ServedApp, Arc<AtomicUsize>) {
         let call = count.fetch_add(1, SeqCst);
         let status = statuses.get(call).unwrap_or(&"200 OK");
         let lines = format!("X-Call: {call}\r\n");
-        answer(status, &lines, &request.text()).into_bytes()
+        answer(status, &lines, request.text()).into_bytes()
     });
     (app, calls)
 }
