@@ -240,7 +240,9 @@ impl<E: Engine> Relay<E> {
         let retries = |key: &ConnectionKey| {
             self.connections.find(*key).is_some_and(|c| c.state == State::Retrying)
         };
-        let is_known = |key: &ConnectionKey| self.retrying.contains(key);
+        // A new snapshot does not shorten the pauses of policies.
+        let is_known =
+            |key: &ConnectionKey| self.retrying.contains(key) || self.awaits_attempt(*key);
         if !self.connections.keys().filter(retries).all(|key| is_known(&key)) {
             broken.push("a connection that retries is forgotten".to_owned());
         }

@@ -231,8 +231,8 @@ impl<E: Engine> Relay<E> {
             State::Exchanging | State::Retrying if !connection.exchange.request.is_complete() => {
                 self.abandon(key);
             }
-            // Go's servers take it for the end of the call, too.
-            State::Retrying if awaits_attempt => self.abandon(key),
+            // It may be gone, so the next attempt is its last one, and comes at once.
+            State::Retrying if awaits_attempt => self.next_attempt(key),
             State::Tunnel => self.tunnel_downstream_closed(key),
             State::Exchanging => self.note_progress(key),
             State::Retrying | State::AwaitingControl | State::Flushing { .. } => {}

@@ -248,7 +248,7 @@ impl<E: Engine> Relay<E> {
     }
 
     /// All of the request, as far as it is here, goes out once more.
-    fn next_attempt(&mut self, key: ConnectionKey) {
+    pub(super) fn next_attempt(&mut self, key: ConnectionKey) {
         if let Err(cause) = self.begin_attempt(key) {
             return self.give_up(key, cause);
         }

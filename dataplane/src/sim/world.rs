@@ -13,6 +13,7 @@ use super::{
     engine::{LATE_BYTES_MAX, SimEngine, address_of},
     net::{Net, Place},
     plan::{AppFacts, Book, Callee, Planner},
+    policy,
     random::Random,
 };
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
 use snapshot::{
     App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Balance, Delta, Endpoint, InstanceId,
     ListenerKind, Namespace, OnControlLost, Origin, Route, Snapshot, State, Version,
+    policy::resiliency::Resiliency,
 };
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
@@ -42,6 +44,8 @@ const QUIET_ROUNDS: usize = 3;
 const LIFETIME: Duration = Duration::from_secs(3600);
 
 pub(super) struct World {
+    /// Of every app's calls.
+    policy: Option<Resiliency>,
     random: Random,
     net: Rc<RefCell<Net>>,
     pub(super) book: Book,
@@ -63,6 +67,13 @@ struct Weather {
     has_swaps: bool,
     drains_at_round: Option<usize>,
     control_answers: bool,
+}
+
+/// Whether calls are under a resiliency policy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Rules {
+    None,
+    Policies,
 }
 
 /// A sidecar: a relay, and what its worker does around it.
@@ -89,7 +100,7 @@ enum Mail {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, is_traced: bool) -> Self {
+    pub(super) fn new(seed: u64, is_traced: bool, rules: Rules) -> Self {
         let mut random = Random::new(seed);
         let has_large_bodies = random.chance(12);
         let capacities: &[usize] =
@@ -97,9 +108,13 @@ impl World {
         let net = Rc::new(RefCell::new(Net::new(random.fork(), capacities)));
         let calm_percent = random.pick(&[100, 60, 0]);
         let weather = Weather::draw(&mut random, calm_percent);
+        let is_rough = calm_percent == 0;
+        let policy = (rules == Rules::Policies).then(|| policy::draw(seed, is_rough));
+        let retries = policy.as_ref().and_then(policy::retries).unwrap_or(0);
         let mut world = Self {
+            policy,
             net,
-            book: Book::new(is_traced),
+            book: Book::new(is_traced, retries),
             nodes: Vec::new(),
             clients: Vec::new(),
             apps: Vec::new(),
@@ -152,7 +167,8 @@ impl World {
         facts
     }
 
-    fn add_node(&mut self, state: State, place: Place, kind: ListenerKind) {
+    fn add_node(&mut self, mut state: State, place: Place, kind: ListenerKind) {
+        self.give_policy(&mut state);
         let mut engine = SimEngine::new(Rc::clone(&self.net), self.random.fork());
         engine.eagerness = self.weather.eagerness;
         let own = state.apps[0].id.to_string();
@@ -325,7 +341,16 @@ impl World {
             state(&apps, &routes[..1 + usize::from(has_more)])
         };
         state.version = version;
+        self.give_policy(&mut state);
         self.nodes[node].mail.push_back(Mail::Adopt(Box::new(state)));
+    }
+
+    /// Each state brings the same policies, as another value.
+    fn give_policy(&self, state: &mut State) {
+        let policy = self.policy.clone();
+        for app in &mut state.apps {
+            app.resiliency = policy.clone().map(Arc::new);
+        }
     }
 
     fn drain(&mut self, node: usize) {

@@ -322,6 +322,20 @@ on_both_engines! {
         assert_eq!(caller.counter("ringcar_policy_retries_total"), 2.0);
     }
 
+    fn a_client_that_closes_its_side_gets_one_more_attempt(engine: Choice) {
+        let (app, calls) = failing(&["500 E"; 9]);
+        let pause = Pause::Constant(60_000 * MS);
+        let retry = Some(Retry { pause, count_max: None, statuses: None });
+        let policy = Policy { retry, ..Policy::default() };
+        let mut mesh = mesh(engine, Hop::Peer, app.address(), &policy);
+        let mut client = mesh.client();
+        client.send(get(X));
+        mesh.caller.await_counter("ringcar_policy_retries_total", 1.0);
+        client.shutdown_write();
+        assert_eq!(client.read_response().status(), 500);
+        assert_eq!(calls.load(SeqCst), 2);
+    }
+
     fn nobody_is_worked_for_who_has_gone(engine: Choice) {
         let (app, calls) = failing(&["500 E"; 9]);
         let pause = Pause::Constant(60_000 * MS);
@@ -331,7 +345,7 @@ on_both_engines! {
         let mut client = mesh.client();
         client.send(get(X));
         mesh.caller.await_counter("ringcar_policy_retries_total", 1.0);
-        drop(client);
+        client.reset();
         mesh.caller.await_counter_down_to("ringcar_connections_open", 1.0);
         assert_eq!(calls.load(SeqCst), 1);
     }
