@@ -7,15 +7,18 @@
 #![forbid(unsafe_code)]
 
 use super::{complain, fail, print, sidecar::environment};
-use crate::config::{
-    Config,
-    file::{Configuration, Weight},
-    flags::{self, Values},
-    keys::{Effect, Home, KEYS, Key},
+use crate::{
+    config::{
+        Config,
+        file::{Configuration, Problem, Weight},
+        flags::{self, Values},
+        keys::{Effect, Home, KEYS, Key},
+    },
+    resources::Resources,
 };
 use clap::{Arg, ArgMatches, Command, builder::EnumValueParser};
 use serde::Serialize;
-use std::{fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 pub(super) const NAME: &str = "config";
 
@@ -30,7 +33,7 @@ pub(super) fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(
             Command::new("check")
-                .about("Report all that is wrong with Configuration files")
+                .about("Report all that is wrong with Configuration files, or directories of resources")
                 .arg(files),
         )
         .subcommand(Command::new("docs").about("Print the table of keys as a document").hide(true))
@@ -61,23 +64,23 @@ pub(super) fn main(matches: &ArgMatches) -> ExitCode {
 
 /// All problems on standard error, the worst and the harmless ones alike.
 fn check(files: &[&str]) -> ExitCode {
-    let configuration = Configuration::load(files, &environment);
-    configuration.problems.iter().for_each(complain);
-    let warnings = &configuration.names.warnings;
-    configuration
-        .notes
-        .iter()
-        .chain(warnings)
-        .for_each(|note| complain(format_args!("{note} (no problem)")));
-    if configuration.problems.is_empty() {
-        complain(format_args!(
-            "✅  {} sound",
-            if files.len() == 1 { "file is" } else { "files are" }
-        ));
+    let count = files.len();
+    let is_directory = |path: &&&str| Path::new(path).is_dir();
+    let (directories, files): (Vec<&str>, Vec<&str>) =
+        files.iter().partition(|path| is_directory(path));
+    let directories: Vec<String> = directories.into_iter().map(str::to_owned).collect();
+    let configuration = Configuration::load(&files, &environment);
+    let (of_resources, resource_notes) = Resources::check(&directories);
+    let problems: Vec<Problem> = configuration.problems.into_iter().chain(of_resources).collect();
+    problems.iter().for_each(complain);
+    let notes = configuration.notes.iter().chain(&configuration.names.warnings);
+    notes.chain(&resource_notes).for_each(|note| complain(format_args!("{note} (no problem)")));
+    if problems.is_empty() {
+        complain(format_args!("✅  {} sound", if count == 1 { "file is" } else { "files are" }));
         return ExitCode::SUCCESS;
     }
-    let refused = configuration.problems.iter().filter(|p| p.weight == Weight::Refused).count();
-    let ignored = configuration.problems.len() - refused;
+    let refused = problems.iter().filter(|p| p.weight == Weight::Refused).count();
+    let ignored = problems.len() - refused;
     fail(format_args!(
         "{refused} problems keep a sidecar from starting, {ignored} would be ignored"
     ));
@@ -207,8 +210,9 @@ two together.
 
 A flag beats a variable, a variable beats a file, a file beats the default. `ringcar config show`
 takes the flags of `ringcar sidecar` and prints every value that would be in force with where it
-came from. `ringcar config check FILE…` reports all problems of Configuration files with line,
-column and suggestion; it ends with 0 when there is none, else with 78.
+came from. `ringcar config check FILE…` reports all problems of Configuration files, and of the
+resources in directories, with line, column and suggestion; it ends with 0 when there is none, else
+with 78.
 ";
 
 const FLAGS: &str = "\

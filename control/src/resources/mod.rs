@@ -70,6 +70,14 @@ impl Resources {
     /// # Errors
     /// All that is wrong.
     pub(crate) fn load(paths: &[String]) -> Result<Self, Vec<Problem>> {
+        let (mut found, problems) = Self::read(paths);
+        let (refused, ignored): (Vec<_>, Vec<_>) =
+            problems.into_iter().partition(|problem| problem.weight == Weight::Refused);
+        found.notes.extend(ignored.iter().map(ToString::to_string));
+        if refused.is_empty() { Ok(found) } else { Err(refused) }
+    }
+
+    fn read(paths: &[String]) -> (Self, Vec<Problem>) {
         let (mut found, mut problems) = (Self::default(), Vec::new());
         for path in paths {
             match files(Path::new(path)) {
@@ -77,10 +85,21 @@ impl Resources {
                 Err(reason) => problems.push(Problem::of_file(path, reason)),
             }
         }
-        let (refused, ignored): (Vec<_>, Vec<_>) =
-            problems.into_iter().partition(|problem| problem.weight == Weight::Refused);
-        found.notes.extend(ignored.iter().map(ToString::to_string));
-        if refused.is_empty() { Ok(found) } else { Err(refused) }
+        (found, problems)
+    }
+
+    /// All problems of these directories, for whichever app, and what else is to be said.
+    pub(crate) fn check(paths: &[String]) -> (Vec<Problem>, Vec<String>) {
+        let (found, mut problems) = Self::read(paths);
+        let scopes = found.resiliencies.iter().flat_map(|resource| &resource.scopes);
+        for app_id in scopes.map(String::as_str).chain([""]) {
+            for problem in found.resiliency_of(app_id).err().into_iter().flatten() {
+                if !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            }
+        }
+        (problems, found.notes)
     }
 
     /// What of them holds for this app.

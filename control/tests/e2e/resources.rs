@@ -94,6 +94,24 @@ fn a_sidecar_starts_with_what_it_can_skip_and_not_with_what_is_broken() {
 }
 
 #[test]
+fn check_reports_the_problems_of_a_directory() {
+    let place = Place::new();
+    let directory = directory(&place);
+    write(&directory, &retries(1));
+    let good = place.finish(&["config", "check", "resources"]);
+    assert_eq!(good.code, 0, "{}", good.output);
+    // What is missing is missing in the scope of one app only.
+    let text =
+        retries(1).replace("spec:", "scopes: [x]\nspec:").replace("retry: again", "retry: no");
+    write(&directory, &text);
+    let bad = place.finish(&["config", "check", "resources"]);
+    assert_eq!(bad.code, 78, "{}", bad.output);
+    let want =
+        "resources/r.yaml:13:16: spec.targets.apps.orders.retry: there is no retry policy \"no\"";
+    assert!(bad.output.contains(want), "{}", bad.output);
+}
+
+#[test]
 fn apps_of_a_node_have_their_own_or_those_of_the_node() {
     let place = Place::new();
     let common = directory(&place);
