@@ -131,7 +131,8 @@ pub const SEND_FAILED_TIMEOUT: Duration = Duration::from_secs(1);
 pub const REPLAY_BYTES_MAX: usize = 16 * 1024;
 
 /// Request bytes that a worker keeps for the retries of policies, all calls together. A call that
-/// finds no room, or whose body is larger than `--max-body-size` anyway, is not tried again.
+/// finds no room is not tried again. A further attempt copies what it sends, so for as long as the
+/// app has not taken it there is as much once more.
 pub const RETRY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The shortest pause before another attempt, so that a policy cannot make a worker do nothing
