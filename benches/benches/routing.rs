@@ -28,6 +28,7 @@ fn snapshot_of(routes: usize) -> Snapshot {
         number: 0,
         id: AppId::new("orderprocessingservice").unwrap(),
         namespace: Namespace::default(),
+        guards: Default::default(),
         channel: None,
         origin: Origin::default(),
         balance: Balance::default(),

@@ -7,7 +7,7 @@
 
 use crate::{http_client, log::Log};
 use hyper::{Method, body::Bytes, header};
-use snapshot::Address;
+use snapshot::{Address, policy::Token};
 use std::{
     sync::{
         Arc,
@@ -24,6 +24,7 @@ pub(crate) struct AppChannel {
     pub(crate) address: Address,
     pub(crate) protocol: String,
     pub(crate) app_id: String,
+    pub(crate) token: Option<Token>,
     /// Ask for `/dapr/config`.
     pub(crate) asks_config: bool,
     pub(crate) log: Log,
@@ -117,6 +118,9 @@ impl AppChannel {
         if let Ok(id) = header::HeaderValue::from_str(&self.app_id) {
             headers.insert("dapr-app-id", id);
         }
+        if let Some(token) = &self.token {
+            http_client::insert_token(headers, token.secret());
+        }
         match http_client::call(&self.address, request, CONFIG_TIMEOUT).await {
             Ok(response) => {
                 self.log
@@ -157,6 +161,7 @@ mod tests {
             address,
             protocol: "http".to_owned(),
             app_id: "orders".to_owned(),
+            token: Some(Token::new("secret").unwrap()),
             asks_config,
             log: Log::silent(),
             patience: Patience::default(),
@@ -189,7 +194,9 @@ mod tests {
         run(channel(Address::Tcp(address), true).discover());
         let head = app.join().unwrap();
         assert!(head.starts_with("GET /dapr/config HTTP/1.1\r\n"), "{head}");
-        for line in ["dapr-app-id: orders", "content-type: application/json"] {
+        for line in
+            ["dapr-app-id: orders", "dapr-api-token: secret", "content-type: application/json"]
+        {
             assert!(head.contains(line), "{head}");
         }
         assert!(head.contains(&format!("host: {address}")), "{head}");

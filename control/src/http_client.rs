@@ -3,8 +3,9 @@
 
 #![forbid(unsafe_code)]
 
+use crate::config::token::API_TOKEN;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Request, Response, body::Bytes, client::conn::http1, header};
+use hyper::{HeaderMap, Request, Response, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use snapshot::Address;
 use std::{error::Error, io, time::Duration};
@@ -31,6 +32,31 @@ pub(crate) fn request(
     body: Bytes,
 ) -> hyper::http::Result<Request<Full<Bytes>>> {
     Request::builder().method(method).uri(path).body(Full::new(body))
+}
+
+/// To an app's API, with the token that it may want: daprd's command line takes it from this
+/// variable as well.
+pub(crate) fn api_request(
+    method: hyper::Method,
+    path: &str,
+    body: Bytes,
+) -> hyper::http::Result<Request<Full<Bytes>>> {
+    let mut request = request(method, path, body)?;
+    if let Ok(token) = std::env::var(API_TOKEN) {
+        insert_token(request.headers_mut(), &token);
+    }
+    Ok(request)
+}
+
+/// Adds the line that brings a token. Without one, or with one that no line can carry, there is
+/// none.
+pub(crate) fn insert_token(headers: &mut HeaderMap, token: &str) {
+    if let Ok(mut value) = header::HeaderValue::from_str(token)
+        && !token.is_empty()
+    {
+        value.set_sensitive(true);
+        headers.insert("dapr-api-token", value);
+    }
 }
 
 /// Sends the request, with the `Host` of the address where it has none, and reads the whole

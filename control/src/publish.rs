@@ -10,7 +10,8 @@
 use crate::admin::metadata::Metadata;
 use snapshot::{
     App, AppHealth, AppId, Change, Delta, Listener, ListenerId, Namespace, OnControlLost, Route,
-    Snapshot, Version, policy::resiliency::Resiliency,
+    Snapshot, Version,
+    policy::{Guards, resiliency::Resiliency},
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -85,6 +86,10 @@ impl Publisher {
         });
     }
 
+    pub(crate) fn set_guards(&mut self, told: &Snapshot, number: u32, guards: &Arc<Guards>) {
+        self.edit(told, number, |app| app.guards = Arc::clone(guards));
+    }
+
     pub(crate) fn set_health(&mut self, told: &Snapshot, number: u32, health: AppHealth) {
         self.edit(told, number, |app| app.health = health);
     }
@@ -107,12 +112,23 @@ impl Publisher {
         Ok(())
     }
 
-    /// An app that is not served any more needs no change.
+    /// What has gathered for the app stays. One that is not served any more needs no change.
     fn edit(&mut self, told: &Snapshot, number: u32, edit: impl FnOnce(&mut App)) {
-        if let Some(app) = told.apps.get(number as usize) {
-            let mut app = app.clone();
-            edit(&mut app);
-            self.pending.push(Change::App(app));
+        let last = self.pending.iter_mut().rev().find_map(|change| match change {
+            Change::App(app) if app.number == number => Some(Some(app)),
+            Change::AppRemoved { number: gone } if *gone == number => Some(None),
+            _ => None,
+        });
+        match last {
+            Some(Some(app)) => edit(app),
+            Some(None) => {}
+            None => {
+                if let Some(app) = told.apps.get(number as usize) {
+                    let mut app = app.clone();
+                    edit(&mut app);
+                    self.pending.push(Change::App(app));
+                }
+            }
         }
     }
 
@@ -145,6 +161,7 @@ mod tests {
             number,
             id: AppId::new(id).unwrap(),
             namespace: Namespace::default(),
+            guards: Default::default(),
             channel: None,
             origin: Origin::default(),
             balance: Balance::default(),
@@ -260,6 +277,14 @@ mod tests {
         });
         let app = next.apps.get(0).unwrap();
         assert_eq!((app.body_bytes_max, app.head_bytes_max), (Some(5), 6));
+        let token = snapshot::policy::Token::new("secret").unwrap();
+        let guards = Arc::new(Guards { app_token: Some(token), ..Guards::default() });
+        let (both, count) = told(&one_app(), |publisher, told| {
+            publisher.set_limits(told, 0, Some(5), 6, None);
+            publisher.set_guards(told, 0, &guards);
+        });
+        let app = both.apps.get(0).unwrap();
+        assert_eq!((app.body_bytes_max, &app.guards, count), (Some(5), &guards, 1));
         assert_eq!(next.on_control_lost, OnControlLost::Serve);
     }
 }

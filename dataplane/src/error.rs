@@ -54,6 +54,8 @@ pub enum Cause {
     ControlAway,
     /// An attempt took longer than its policy allows.
     DeadlineExceeded,
+    /// The callee's access control does not let this caller call this method.
+    Denied,
     /// The method cannot become a URL.
     Escape(EscapeError),
     /// An `Expect` other than `100-continue`.
@@ -105,12 +107,12 @@ pub enum Hop {
 pub struct ErrorContext<'a> {
     /// As the caller wrote it, namespace included.
     pub target: &'a [u8],
-    /// As it was found; for [`Cause::Method`], which quotes it.
+    /// As it was found, for [`Cause::Method`], which quotes it; for [`Cause::Denied`] normalised.
     pub method: &'a [u8],
     /// The verb for the app; see [`crate::dapr::method::verb`].
     pub verb: &'a [u8],
     /// Path and query as sent to the app, escaped. For [`Cause::Escape`] a slash, the method and
-    /// the query as they are.
+    /// the query as they are; for [`Cause::Denied`] who called, as far as it is proven.
     pub url_path: &'a [u8],
     /// Whom we called, or wanted to.
     pub address: Option<&'a Address>,
@@ -132,6 +134,7 @@ impl ExchangeError {
     pub const fn status(&self) -> u16 {
         match self.cause {
             Cause::BadRequest(_) => 400,
+            Cause::Denied => 403,
             Cause::NoTarget => 404,
             Cause::HeadTimeout => 408,
             Cause::ExpectationFailed => 417,
@@ -220,6 +223,17 @@ impl ExchangeError {
                     "rpc error: code = InvalidArgument desc = invalid method: {error}: "
                 ));
                 message.quote(|quoted| quoted.bytes(context.method));
+            }
+            Cause::Denied => {
+                message.text(
+                    "rpc error: code = PermissionDenied desc = access control policy has denied \
+                     access to id: ",
+                );
+                message.bytes(context.url_path);
+                message.text(" operation: ");
+                message.bytes(context.method);
+                message.text(" verb: ");
+                message.bytes(context.verb);
             }
             Cause::Misdirected | Cause::NotFound => {
                 message.text("couldn't find service: ");
@@ -341,6 +355,7 @@ impl Cause {
             Self::ConnectTimeout => "connect_timeout",
             Self::ControlAway => "control_away",
             Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Denied => "denied",
             Self::Escape(_) => "escape",
             Self::ExpectationFailed => "expectation_failed",
             Self::External => "external",
@@ -617,6 +632,15 @@ mod tests {
                 "app id is empty",
             ),
             (
+                "denied; the identity takes the place of the path",
+                "b",
+                "a/<b>",
+                Cause::Denied,
+                Hop::InboundFromPeer,
+                "rpc error: code = PermissionDenied desc = access control policy has denied \
+                 access to id: /x?y=1 operation: a/\\u003cb\\u003e verb: POST",
+            ),
+            (
                 "bad id",
                 "a.b.c",
                 "x",
@@ -708,11 +732,12 @@ mod tests {
             };
             let error = ExchangeError::downstream(Phase::Routing, cause);
             assert_eq!(failure(error, &context), want, "{case}");
-            assert_eq!(
-                error.status(),
-                if cause == Cause::Misdirected { 421 } else { 500 },
-                "{case}"
-            );
+            let status = match cause {
+                Cause::Denied => 403,
+                Cause::Misdirected => 421,
+                _ => 500,
+            };
+            assert_eq!(error.status(), status, "{case}");
         }
     }
 

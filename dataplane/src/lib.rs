@@ -17,7 +17,7 @@ pub mod limits;
 mod link;
 mod listener;
 mod mailbox;
-mod policy;
+pub mod policy;
 mod process;
 mod relay;
 pub mod route;

@@ -191,6 +191,7 @@ mod tests {
             number,
             id: AppId::new(id).unwrap(),
             namespace: Namespace::default(),
+            guards: Default::default(),
             channel: None,
             origin: Origin::default(),
             balance: Balance::default(),

@@ -239,6 +239,7 @@ mod tests {
             number,
             id: AppId::new(id).unwrap(),
             namespace: Namespace::default(),
+            guards: Default::default(),
             channel: (port > 0).then(|| AppChannel {
                 address: Address::Tcp(([127, 0, 0, 1], port).into()),
                 protocol: AppProtocol::Http,

@@ -4,7 +4,8 @@
 //! together.
 
 use crate::{
-    Address, AppId, InstanceId, ListenerId, Namespace, Version, policy::resiliency::Resiliency,
+    Address, AppId, InstanceId, ListenerId, Namespace, Version,
+    policy::{Guards, resiliency::Resiliency},
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -43,6 +44,8 @@ pub struct App {
     pub number: u32,
     pub id: AppId,
     pub namespace: Namespace,
+    /// What requests must pass.
+    pub guards: Arc<Guards>,
     /// `None`: daprd's `--app-port 0`, the app makes calls and takes none.
     pub channel: Option<AppChannel>,
     pub origin: Origin,

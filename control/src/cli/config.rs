@@ -234,7 +234,7 @@ replaces what an earlier one says. The section `spec.ringcar` is Ringcar's own; 
 |---|---|
 | a key of the tables above | used |
 | a key of daprd without effect here | one line in the log |
-| `spec.accessControl`, `spec.api` | refused: calls would go unchecked |
+| `spec.accessControl`, `spec.api` | enforced, see docs/access-control.md; a rule without effect is named in the log |
 | a key nobody knows | ignored with a line in the log; a problem for `config check` |
 | a value of the wrong kind, a file that cannot be read | refused |
 

@@ -250,6 +250,7 @@ fn snapshot(caller: &Entry, table: &Table) -> Snapshot {
         number: 0,
         id: caller.id.clone(),
         namespace: caller.namespace.clone(),
+        guards: Default::default(),
         channel: None,
         origin: Origin::default(),
         balance: Balance::default(),
@@ -396,7 +397,7 @@ impl Health {
 /// Its health, and where its app is.
 async fn ask(row: &Entry) -> (Health, Option<String>) {
     let get = async |path| {
-        let request = http_client::request(Method::GET, path, Bytes::new()).ok()?;
+        let request = http_client::api_request(Method::GET, path, Bytes::new()).ok()?;
         Some(http_client::call(&row.api, request, ASK_TIMEOUT).await)
     };
     let health = match get("/v1.0/healthz").await {

@@ -93,7 +93,7 @@ async fn invoke(arguments: Arguments) -> Result<Response<Bytes>, InvokeError> {
         (None, None) => Bytes::new(),
     };
     let path = format!("/v1.0/invoke/{app_id}/method/{}", method.trim_start_matches('/'));
-    let mut step = Step { address, verb, path, body };
+    let mut step = Step { address, verb, path, body, is_redirected: false };
     let mut redirects = 0;
     let response = loop {
         let request = step.request().map_err(|e| InvokeError::Method(method.clone(), e))?;
@@ -125,12 +125,17 @@ struct Step {
     verb: Method,
     path: String,
     body: Bytes,
+    is_redirected: bool,
 }
 
 impl Step {
     fn request(&self) -> hyper::http::Result<Request<Full<Bytes>>> {
         let body = self.body.clone();
-        let mut request = http_client::request(self.verb.clone(), &self.path, body)?;
+        let mut request = match self.is_redirected {
+            // Wherever that leads, it is none of our APIs.
+            true => http_client::request(self.verb.clone(), &self.path, body)?,
+            false => http_client::api_request(self.verb.clone(), &self.path, body)?,
+        };
         let json = header::HeaderValue::from_static("application/json");
         request.headers_mut().insert(header::CONTENT_TYPE, json);
         Ok(request)
@@ -154,7 +159,7 @@ impl Step {
             true => (self.verb.clone(), self.body.clone()),
             false => (Method::GET, Bytes::new()),
         };
-        Ok(Some(Self { address, verb, path, body }))
+        Ok(Some(Self { address, verb, path, body, is_redirected: true }))
     }
 
     fn resolve(&self, location: &str) -> Option<(Address, String)> {
@@ -207,7 +212,13 @@ mod tests {
 
     fn next(verb: Method, status: u16, location: Option<&str>) -> Result<Option<String>, String> {
         let address = Address::Unix("/api".into());
-        let step = Step { address, verb, path: "/v1.0/a?x=1".into(), body: "b".into() };
+        let step = Step {
+            address,
+            verb,
+            path: "/v1.0/a?x=1".into(),
+            body: "b".into(),
+            is_redirected: false,
+        };
         let mut response = Response::builder().status(status);
         if let Some(location) = location {
             response = response.header(header::LOCATION, location);

@@ -23,7 +23,6 @@ use std::{
     env, io,
     net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -112,10 +111,7 @@ pub(super) fn configure(values: &mut Values) -> Result<Config, SidecarError> {
             None => error.into(),
         }
     })?;
-    config.warnings.extend(configuration.problems.iter().map(ToString::to_string));
-    config.warnings.extend(configuration.notes);
-    config.warnings.extend(configuration.names.warnings);
-    config.registries = Arc::new(configuration.names.settings);
+    config.take(configuration);
     resources::configure(&mut config, values).map_err(ConfigError::Resources)?;
     Ok(config)
 }

@@ -8,11 +8,15 @@
 
 use super::{
     Environment,
+    access::AccessSpec,
+    api,
     keys::{self, Key, Kind},
     name_resolution::{self, NameResolution},
     schema::{self, Use},
+    section::Section,
 };
 use crate::yaml::{self, Node};
+use snapshot::policy::{AccessPolicy, ApiRules};
 use std::{fmt, fs, io, path::Path, sync::Arc};
 
 /// What the files say, in their order.
@@ -21,6 +25,9 @@ pub(crate) struct Configuration {
     pub(crate) values: Vec<Found>,
     /// Of the last file that says anything about it.
     pub(crate) names: NameResolution,
+    /// `None`: everything is allowed.
+    pub(crate) access: Option<AccessPolicy>,
+    pub(crate) api: Option<ApiRules>,
     pub(crate) problems: Vec<Problem>,
     /// For the log: what is understood and not done.
     pub(crate) notes: Vec<String>,
@@ -110,14 +117,22 @@ impl Configuration {
                 Err(reason) => reader.refuse(None, "", reason),
             }
         }
-        reader.found
+        reader.finish()
     }
 
     #[cfg(test)]
     pub(crate) fn parse(path: &str, text: &str) -> Self {
-        let mut reader = Reader { path: path.into(), ..Reader::default() };
-        reader.file(text);
-        reader.found
+        Self::parse_all([(path, text)].into_iter())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn parse_all<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut reader = Reader::default();
+        for (path, text) in files {
+            reader.path = path.into();
+            reader.file(text);
+        }
+        reader.finish()
     }
 
     pub(crate) fn is_refused(&self) -> bool {
@@ -186,6 +201,7 @@ fn variable_name(text: &str) -> (Option<&str>, usize) {
 struct Reader {
     path: Arc<str>,
     found: Configuration,
+    access: AccessSpec,
 }
 
 impl Default for FilePlace {
@@ -195,6 +211,14 @@ impl Default for FilePlace {
 }
 
 impl Reader {
+    fn finish(mut self) -> Configuration {
+        match self.access.finish() {
+            Ok(access) => self.found.access = access,
+            Err(problem) => self.found.problems.push(problem),
+        }
+        self.found
+    }
+
     fn place(&self, place: Option<yaml::Place>) -> FilePlace {
         FilePlace { path: Arc::clone(&self.path), place }
     }
@@ -264,11 +288,14 @@ impl Reader {
             match schema::find(&path) {
                 Use::Branch => self.mapping(child, &path),
                 Use::Free => {}
-                Use::Guard if is_empty(child) => {}
-                Use::Guard => {
-                    let message = "this version does not enforce it, and calls would go unchecked; \
-                        remove it to serve without";
-                    self.refuse(Some(key.place), &path, message);
+                Use::Access => {
+                    let mut section = Section::new(&self.path, &mut self.found.problems);
+                    self.access.read(child, &mut section);
+                }
+                Use::Api => {
+                    let mut section = Section::new(&self.path, &mut self.found.problems);
+                    let rules = self.found.api.get_or_insert_default();
+                    api::read(rules, child, &mut section);
                 }
                 Use::Later => self.note(&path, key.place, "has no effect in this version"),
                 Use::Mtls => {
@@ -346,16 +373,6 @@ pub(crate) fn texts(key: &Key, node: &Node) -> Result<Vec<String>, String> {
     }
 }
 
-/// Says nothing, so nobody relies on it.
-fn is_empty(node: &Node) -> bool {
-    match &node.value {
-        yaml::Value::Map(entries) => entries.iter().all(|(_, child)| is_empty(child)),
-        yaml::Value::Null => true,
-        yaml::Value::Sequence(nodes) => nodes.is_empty(),
-        yaml::Value::Text(text) => text.is_empty(),
-    }
-}
-
 /// YAML 1.1's other spellings, which daprd's parser takes where a bool is wanted.
 fn bool_of(text: &str) -> String {
     match text {
@@ -383,7 +400,7 @@ spec:
     enabled: perhaps
   Tracing: {}
   accessControl:
-    defaultAction: deny
+    defaultAction: [deny]
   nameResolution:
     component: etcd
   mtls: yes
@@ -404,8 +421,7 @@ spec:
                 format!("c.yaml:5:5: spec.metric.enabeld: {unknown}; is it \"enabled\"?"),
                 "c.yaml:6:14: spec.metric.enabled: write true or false".to_owned(),
                 format!("c.yaml:7:3: spec.Tracing: {unknown}; is it \"tracing\"?"),
-                "c.yaml:8:3: spec.accessControl: this version does not enforce it, and calls would \
-                 go unchecked; remove it to serve without"
+                "c.yaml:9:20: spec.accessControl.defaultAction: must be a single value, not a list"
                     .to_owned(),
                 "c.yaml:11:16: etcd: endpoints is missing".to_owned(),
                 "c.yaml:12:9: spec.mtls: must be a mapping, not a single value".to_owned(),

@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
+mod api;
 mod app_place;
 pub(crate) mod duration;
 pub(crate) mod file;
@@ -14,6 +16,8 @@ pub(crate) mod keys;
 pub(crate) mod name_resolution;
 pub(crate) mod quantity;
 mod schema;
+mod section;
+pub(crate) mod token;
 
 pub(crate) use schema::closest;
 
@@ -24,7 +28,13 @@ use crate::{
     registry::Settings,
 };
 use flags::Values;
-use snapshot::{AppId, IdError, Namespace, policy::resiliency::Resiliency};
+use snapshot::{
+    AppId, IdError, Namespace,
+    policy::{
+        AccessPolicy, AllowedOrigins, ApiRules, Guards, Network, NetworkError,
+        resiliency::Resiliency,
+    },
+};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// What a sidecar does.
@@ -51,6 +61,10 @@ pub(crate) struct Config {
     pub(crate) keep_data_plane: Duration,
     /// Whether to ask the app for its `/dapr/config` once it listens.
     pub(crate) asks_app_config: bool,
+    /// What requests must pass; see [`Config::take`] for what files add.
+    pub(crate) guards: Arc<Guards>,
+    /// Whose word counts when they call over TCP.
+    pub(crate) trusted_networks: Vec<Network>,
     pub(crate) log: LogChoice,
     pub(crate) host_ip: Option<String>,
     /// Where sidecars of other machines call, when a registry tells them; port 0 is one of our own
@@ -105,11 +119,8 @@ pub(crate) enum ConfigError {
     Resources(Vec<file::Problem>),
     #[error("the '{flag}' argument value {port} conflicts with 'app-port'")]
     PortConflict { flag: &'static str, port: u16 },
-    /// Serving without the check would open what its owner meant to lock.
-    #[error(
-        "DAPR_API_TOKEN is set, and this version does not check API tokens; unset it to serve the API without one"
-    )]
-    ApiToken,
+    #[error("invalid value for 'trusted-peer-networks': {0}")]
+    Network(#[from] NetworkError),
 }
 
 fn list(problems: &[file::Problem]) -> String {
@@ -127,11 +138,10 @@ impl ConfigError {
             | Self::PortConflict { flag, .. } => Some(*flag),
             Self::AppId(_) => Some("app-id"),
             Self::AppPlace(_) => Some("app-channel-address"),
-            Self::ApiToken
-            | Self::Files(_)
-            | Self::Namespace(..)
-            | Self::Resources(_)
-            | Self::Variable { .. } => None,
+            Self::Network(_) => Some("trusted-peer-networks"),
+            Self::Files(_) | Self::Namespace(..) | Self::Resources(_) | Self::Variable { .. } => {
+                None
+            }
         }
     }
 }
@@ -151,9 +161,6 @@ impl Config {
             if port == app_port {
                 return Err(ConfigError::PortConflict { flag, port });
             }
-        }
-        if env("DAPR_API_TOKEN").is_some_and(|token| !token.is_empty()) {
-            return Err(ConfigError::ApiToken);
         }
         Ok(Self {
             app_id,
@@ -176,6 +183,8 @@ impl Config {
             block_duration: block_duration(values)?,
             keep_data_plane: keep_data_plane(values)?,
             asks_app_config: asks_app_config(values)?,
+            guards: Arc::new(guards(values, env)?),
+            trusted_networks: trusted_networks(values)?,
             log,
             peer: HostPort {
                 host: values.text("dapr-internal-grpc-listen-address").to_owned(),
@@ -185,9 +194,30 @@ impl Config {
             resiliency: None,
             resources: Vec::new(),
             host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
-            warnings: warnings(values, &protocol, env)?,
+            warnings: warnings(values, &protocol)?,
             protocol,
         })
+    }
+
+    /// What Configuration files say beside the values of keys.
+    pub(crate) fn take(&mut self, files: file::Configuration) {
+        self.warnings.extend(files.problems.iter().map(ToString::to_string));
+        self.warnings.extend(files.notes);
+        self.warnings.extend(files.names.warnings);
+        self.registries = Arc::new(files.names.settings);
+        self.guard(files.access.map(Arc::new), files.api.map(Arc::new));
+    }
+
+    /// With policies that may be those of other apps, too.
+    pub(crate) fn guard(&mut self, access: Option<Arc<AccessPolicy>>, api: Option<Arc<ApiRules>>) {
+        let guards = Arc::make_mut(&mut self.guards);
+        guards.access = access.map(|mut policy| {
+            if policy.trusted_networks != self.trusted_networks {
+                Arc::make_mut(&mut policy).trusted_networks.clone_from(&self.trusted_networks);
+            }
+            policy
+        });
+        guards.api = api;
     }
 
     /// Of a request, with what Go's server adds to `MaxHeaderBytes`.
@@ -314,11 +344,24 @@ fn asks_app_config(values: &Values) -> Result<bool, ConfigError> {
     Ok(asks)
 }
 
-fn warnings(
-    values: &Values,
-    protocol: &str,
-    env: Environment<'_>,
-) -> Result<Vec<String>, ConfigError> {
+fn guards(values: &Values, env: Environment<'_>) -> Result<Guards, ConfigError> {
+    let origins: Vec<String> =
+        values.text("allowed-origins").split(',').map(|origin| origin.trim().to_owned()).collect();
+    let origins: Vec<String> = origins.into_iter().filter(|origin| !origin.is_empty()).collect();
+    Ok(Guards {
+        cors: (!origins.is_empty()).then(|| Arc::new(AllowedOrigins(origins))),
+        api_token: token::of_variable(token::API_TOKEN, env)?,
+        app_token: token::of_variable(token::APP_TOKEN, env)?,
+        ..Guards::default()
+    })
+}
+
+fn trusted_networks(values: &Values) -> Result<Vec<Network>, ConfigError> {
+    let networks = values.list("trusted-peer-networks").into_iter();
+    Ok(networks.map(|text| text.trim().parse()).collect::<Result<_, NetworkError>>()?)
+}
+
+fn warnings(values: &Values, protocol: &str) -> Result<Vec<String>, ConfigError> {
     let without_effect = values.without_effect().into_iter();
     let mut warnings: Vec<String> = without_effect
         .map(|flag| format!("--{flag} is accepted, but has no effect in this version"))
@@ -340,9 +383,6 @@ fn warnings(
         warnings.push(format!(
             "this version calls apps over http only; --app-protocol {protocol} leaves the app without a channel"
         ));
-    }
-    if env("APP_API_TOKEN").is_some_and(|token| !token.is_empty()) {
-        warnings.push("APP_API_TOKEN is set, but this version does not send it to the app".into());
     }
     Ok(warnings)
 }
@@ -403,6 +443,11 @@ mod tests {
                 "invalid value for 'app-channel-address': \"app.sock\" is not an absolute path; write \
                  unix:///path/to/socket",
             ),
+            (
+                &["--app-id=a", "--trusted-peer-networks=10.0.0.0/8,10.0.0.1/8"],
+                "invalid value for 'trusted-peer-networks': \"10.0.0.1/8\" is no range of addresses; \
+                 write 10.0.0.0/8, 2001:db8::/32 or 10.0.0.7",
+            ),
             (&["--app-id=a", "--log-level=loud"], "invalid value for 'log-level': loud"),
             (&["--app-id=a", "--mode=node"], "invalid value for 'mode': node"),
             (
@@ -425,9 +470,10 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_could_only_leave_open() {
-        let env = |name: &str| (name == "DAPR_API_TOKEN").then(|| "secret".to_owned());
-        assert_eq!(config_with(&env, &["--app-id=a"]).unwrap_err(), ConfigError::ApiToken);
+    fn refuses_variables_that_mean_nothing() {
+        let env = |name: &str| (name == "DAPR_API_TOKEN").then(|| "se\ncret".to_owned());
+        let refusal = config_with(&env, &["--app-id=a"]).unwrap_err().to_string();
+        assert!(refusal.starts_with("DAPR_API_TOKEN: it has"), "{refusal}");
         let env = |name: &str| (name == "NAMESPACE").then(|| "a.b".to_owned());
         assert!(matches!(
             config_with(&env, &["--app-id=a"]).unwrap_err(),
@@ -450,6 +496,32 @@ mod tests {
         assert!(config.asks_app_config);
         assert!(config.listen_hosts.is_empty());
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn takes_tokens_origins_and_policies_together() {
+        let env = |name: &str| match name {
+            "DAPR_API_TOKEN" => Some("of-api".to_owned()),
+            "APP_API_TOKEN" => Some("of-app".to_owned()),
+            _ => None,
+        };
+        let arguments = [
+            "--app-id=a",
+            "--allowed-origins=https://a, https://b,",
+            "--trusted-peer-networks=10.0.0.0/8",
+        ];
+        let mut config = config_with(&env, &arguments).unwrap();
+        let file = "spec: {accessControl: {defaultAction: deny}, api: {allowed: []}}";
+        config.take(file::Configuration::parse("c.yaml", file));
+        let guards = &config.guards;
+        assert_eq!(guards.api_token.as_ref().map(snapshot::policy::Token::secret), Some("of-api"));
+        assert_eq!(guards.app_token.as_ref().map(snapshot::policy::Token::secret), Some("of-app"));
+        let origins = ["https://a".to_owned(), "https://b".to_owned()];
+        assert_eq!(guards.cors.as_ref().unwrap().0, origins);
+        let networks = &guards.access.as_ref().unwrap().trusted_networks;
+        assert_eq!(networks[..], ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(guards.api.as_deref(), Some(&ApiRules::default()));
+        assert!(!format!("{config:?}").contains("of-a"), "{config:?}");
     }
 
     #[test]

@@ -10,12 +10,14 @@ use super::keys::{self, KEYS, Key};
 /// What becomes of a key.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Use {
+    /// `spec.accessControl`, which has a reader of its own.
+    Access,
+    /// `spec.api`; as well.
+    Api,
     /// It has keys below it.
     Branch,
     /// Whatever is below is read elsewhere, or means nothing to a sidecar.
     Free,
-    /// Ignoring it would open what its owner meant to lock.
-    Guard,
     Later,
     /// `spec.mtls.enabled`, which daprd's command line reads and daprd does not.
     Mtls,
@@ -31,8 +33,8 @@ const SCHEMA: &[(&str, Use)] = &[
     ("apiVersion", Use::Free),
     ("kind", Use::Free),
     ("metadata", Use::Free),
-    ("spec.accessControl", Use::Guard),
-    ("spec.api", Use::Guard),
+    ("spec.accessControl", Use::Access),
+    ("spec.api", Use::Api),
     ("spec.appHttpPipeline", Use::Later),
     ("spec.components", Use::Later),
     ("spec.features", Use::Later),

@@ -10,15 +10,15 @@ use super::keys::{self, Use};
 use crate::{
     config::{
         Config, Environment,
-        file::{self, FilePlace, Problem, Weight},
+        file::{self, Configuration, FilePlace, Problem, Weight},
         flags::{self, Values},
-        keys as table,
+        keys as table, token,
     },
     host,
     resources::{self, Resources},
     yaml::{self, Key, Node, Place, Value},
 };
-use snapshot::OnControlLost;
+use snapshot::{OnControlLost, policy::Token};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -40,7 +40,11 @@ pub(crate) struct NodeConfig {
 pub(crate) struct Defaults {
     values: Values,
     namespace: Option<String>,
+    /// By the variable whose place they take.
+    tokens: Tokens,
 }
+
+type Tokens = BTreeMap<&'static str, Token>;
 
 impl NodeConfig {
     /// # Errors
@@ -178,7 +182,7 @@ impl<'a> Reader<'a> {
                 Use::Name => own_name = self.text(key, node),
                 Use::Defaults => defaults = Some(node),
                 Use::Apps => apps = Some(node),
-                Use::Address | Use::Namespace | Use::Token => {}
+                Use::Address | Use::Namespace | Use::Token(_) => {}
             }
         }
         let mut base = self.base(&mut values)?;
@@ -249,10 +253,7 @@ impl<'a> Reader<'a> {
         };
         match Config::from_flags(values, self.env) {
             Ok(mut config) => {
-                config.warnings.extend(configuration.problems.iter().map(ToString::to_string));
-                config.warnings.extend(configuration.notes);
-                config.warnings.extend(configuration.names.warnings);
-                config.registries = Arc::new(configuration.names.settings);
+                config.take(configuration);
                 Some(config)
             }
             Err(e) => {
@@ -263,7 +264,8 @@ impl<'a> Reader<'a> {
     }
 
     fn defaults(&mut self, node: Option<&Node>) -> Defaults {
-        let mut defaults = Defaults { values: Values::defaults(), namespace: None };
+        let mut defaults =
+            Defaults { values: Values::defaults(), namespace: None, tokens: BTreeMap::new() };
         let entries = node.map(|node| self.entries(node, keys::APP)).unwrap_or_default();
         for (what, key, node) in entries {
             match what {
@@ -271,11 +273,52 @@ impl<'a> Reader<'a> {
                 Use::Flag(flag) => self.value(flag, key, node, &mut defaults.values),
                 Use::Namespace => defaults.namespace = self.text(key, node),
                 Use::Address => self.refuse(key.place, "address", "each app has its own"),
-                Use::Token => self.refuse(key.place, "token", NO_TOKENS),
+                Use::Token(name) => self.token(name, key, node, &mut defaults.tokens),
                 Use::Apps | Use::Defaults | Use::Name => {}
             }
         }
         defaults
+    }
+
+    /// The Configuration of an app that has one of its own: its policies are that app's alone.
+    fn files_of_app(&mut self, values: &mut Values, place: Place) -> Option<Configuration> {
+        if !values.is_given("config") {
+            return None;
+        }
+        match flags::read_files(values, self.env) {
+            Ok(files) => Some(files),
+            Err(e) => {
+                self.refuse(place, "configuration", e.to_string());
+                None
+            }
+        }
+    }
+
+    /// A node's file is read by many, so tokens stand elsewhere.
+    fn token(&mut self, variable: &'static str, key: &Key, node: &Node, tokens: &mut Tokens) {
+        let found = match &node.value {
+            Value::Map(entries) => match &entries[..] {
+                [(kind, place)] => place.text().map(|text| (kind.text.as_str(), text)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let token = match found {
+            Some(("env", name)) => match (self.env)(name).filter(|text| !text.is_empty()) {
+                Some(text) => Token::new(&text).map_err(|e| format!("the variable {name} {e}")),
+                None => Err(format!("the variable {name} is not set")),
+            },
+            Some(("file", path)) => token::of_file(path.as_ref()),
+            _ => {
+                Err("write {env: NAME} or {file: PATH}, so that it does not stand here".to_owned())
+            }
+        };
+        match token {
+            Ok(token) => {
+                tokens.insert(variable, token);
+            }
+            Err(reason) => self.refuse(node.place, &key.text, reason),
+        }
     }
 
     fn apps(&mut self, node: &Node, defaults: &Defaults, base: &Config) -> Vec<Config> {
@@ -302,6 +345,7 @@ impl<'a> Reader<'a> {
         let entries = self.entries(node, keys::APP);
         let mut values = defaults.values.clone();
         let mut namespace = defaults.namespace.clone();
+        let mut tokens = defaults.tokens.clone();
         let mut places: BTreeMap<&str, Place> = BTreeMap::new();
         for (what, key, child) in &entries {
             places.insert(&key.text, child.place);
@@ -313,20 +357,31 @@ impl<'a> Reader<'a> {
                         self.address(&text, child.place, &mut values);
                     }
                 }
-                Use::Token => self.refuse(key.place, "token", NO_TOKENS),
+                Use::Token(name) => self.token(name, key, child, &mut tokens),
                 Use::Apps | Use::Defaults | Use::Name => {}
             }
         }
+        let place = places.get("configuration").copied().unwrap_or(node.place);
+        let files = self.files_of_app(&mut values, place);
         if self.problems.len() > problem_count {
             return None;
         }
         let env = |name: &str| match name {
             "NAMESPACE" => namespace.clone(),
-            name => (self.env)(name),
+            name => match tokens.get(name) {
+                Some(token) => Some(token.secret().to_owned()),
+                None => (self.env)(name),
+            },
         };
         match Config::from_flags(&values, &env) {
-            Ok(config) => self.with_resources(
-                Config {
+            Ok(mut config) => {
+                match files {
+                    Some(files) => {
+                        config.guard(files.access.map(Arc::new), files.api.map(Arc::new))
+                    }
+                    None => config.guard(base.guards.access.clone(), base.guards.api.clone()),
+                }
+                let config = Config {
                     metrics: None,
                     graceful_timeout: base.graceful_timeout,
                     block_duration: base.block_duration,
@@ -334,10 +389,9 @@ impl<'a> Reader<'a> {
                     log: base.log.clone(),
                     registries: Arc::clone(&base.registries),
                     ..config
-                },
-                &values,
-                node.place,
-            ),
+                };
+                self.with_resources(config, &values, node.place)
+            }
             Err(e) => {
                 let key = e.flag().and_then(keys::name_of);
                 let place = key.and_then(|key| places.get(key)).copied().unwrap_or(node.place);
@@ -436,9 +490,6 @@ const KEEP: &str = "keep-data-plane";
 
 const RESOURCES: &str = "resources-path";
 
-const NO_TOKENS: &str =
-    "this version does not check API tokens; leave it out to serve the API without one";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -455,7 +506,7 @@ mod tests {
 name: [x]
 log-levle: debug
 metrics-port: many
-defaults: {id: x, token: y}
+defaults: {id: x, token: {env: ABSENT}, app-token: {file: /absent/token}}
 apps:
 - {id: a.b, http-port: 1}
 - {id: a, http-port: 3500, address: here}
@@ -475,10 +526,11 @@ apps:
             "n.yaml:2:7: name: must be a single value, not a list",
             "n.yaml:4:15: metrics-port: \"many\" is not a port",
             "n.yaml:5:12: id: each app has its own",
-            "n.yaml:5:19: token: this version does not check API tokens",
+            "n.yaml:5:26: token: the variable ABSENT is not set",
+            "n.yaml:5:52: app-token: /absent/token: No such file",
             "n.yaml:7:8: id: parameter app-id cannot contain dots",
             "n.yaml:8:37: address: \"here\" is no port, no host:port and no unix:///path",
-            "n.yaml:9:28: token: this version does not check API tokens",
+            "n.yaml:9:35: token: write {env: NAME} or {file: PATH}, so that it does not stand here",
             "n.yaml:12:3: d: port 3500 is that of app default/c already",
             "n.yaml:13:3: c: app default/c stands here a second time, after line 10 column 3",
             "n.yaml:14:3: NAMESPACE \"x.y\" is not a namespace",

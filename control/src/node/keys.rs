@@ -15,8 +15,8 @@ pub(super) enum Use {
     Flag(&'static str),
     Name,
     Namespace,
-    /// Ignoring it would open what its owner meant to lock.
-    Token,
+    /// Where the token of this variable is to be found.
+    Token(&'static str),
 }
 
 use Use::{Address, Apps, Defaults, Flag, Name, Namespace, Token};
@@ -40,6 +40,9 @@ pub(super) const NODE: &[(&str, Use)] = &[
 
 pub(super) const APP: &[(&str, Use)] = &[
     ("address", Address),
+    ("allowed-origins", Flag("allowed-origins")),
+    ("app-token", Token("APP_API_TOKEN")),
+    ("configuration", Flag("config")),
     ("disable-init-endpoints", Flag("disable-init-endpoints")),
     ("grpc-port", Flag("dapr-grpc-port")),
     ("http-port", Flag("dapr-http-port")),
@@ -54,7 +57,8 @@ pub(super) const APP: &[(&str, Use)] = &[
     ("public-port", Flag("dapr-public-port")),
     ("read-buffer-size", Flag("read-buffer-size")),
     ("resources-paths", Flag("resources-path")),
-    ("token", Token),
+    ("token", Token("DAPR_API_TOKEN")),
+    ("trusted-peer-networks", Flag("trusted-peer-networks")),
     ("unix-domain-socket", Flag("unix-domain-socket")),
 ];
 

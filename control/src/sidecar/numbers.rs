@@ -92,6 +92,7 @@ mod tests {
             number: 0,
             id: snapshot::AppId::new("a").unwrap(),
             namespace: snapshot::Namespace::default(),
+            guards: Default::default(),
             channel: None,
             origin: snapshot::Origin::default(),
             balance: snapshot::Balance::default(),

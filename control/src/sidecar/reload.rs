@@ -14,7 +14,7 @@ use crate::{
         inotify::{DirectoryWatch, Wake, directory_of},
     },
 };
-use snapshot::policy::resiliency::Resiliency;
+use snapshot::policy::{Guards, resiliency::Resiliency};
 use std::{path::Path, sync::Arc};
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -26,6 +26,7 @@ pub(super) struct Reload {
     values: Values,
     registries: Arc<Settings>,
     resiliency: Option<Arc<Resiliency>>,
+    guards: Arc<Guards>,
     changed: Arc<Notify>,
     /// End with the sidecar.
     _watches: JoinSet<()>,
@@ -61,10 +62,18 @@ impl Reload {
                 Err(e) => log.warning(format_args!("{e}; SIGHUP reads the configuration anew")),
             }
         }
-        let registries = Arc::clone(&config.registries);
+        let (registries, guards) = (Arc::clone(&config.registries), Arc::clone(&config.guards));
         let (resiliency, _watches) = (config.resiliency.clone(), watches);
-        let refusal = None;
-        Some(Self { configure, values, registries, resiliency, changed, _watches, refusal })
+        Some(Self {
+            configure,
+            values,
+            registries,
+            resiliency,
+            guards,
+            changed,
+            _watches,
+            refusal: None,
+        })
     }
 
     /// The keys that changed and wait for a restart.
@@ -114,9 +123,11 @@ impl Sidecar {
         }
         let is_same =
             reload.values.iter().zip(values.iter()).all(|((_, a), (_, b))| a.text() == b.text())
-                && reload.resiliency == config.resiliency;
+                && reload.resiliency == config.resiliency
+                && reload.guards == config.guards;
         reload.resiliency.clone_from(&config.resiliency);
         reload.values = values;
+        reload.guards = Arc::clone(&config.guards);
         reload.registries = Arc::clone(&config.registries);
         if !is_same {
             self.apply(&config);
@@ -134,6 +145,7 @@ impl Sidecar {
             let (body, head) = (config.body_bytes_max, config.head_bytes_max());
             let (told, policies) = (self.supervisor.told(), config.resiliency.as_ref());
             self.publisher.set_limits(told, *number, body, head, policies);
+            self.publisher.set_guards(self.supervisor.told(), *number, &config.guards);
         }
         self.publish();
     }

@@ -21,7 +21,7 @@ use crate::{
 };
 use snapshot::{
     APPS_MAX, Address, App, AppHealth, AppProtocol, Balance, InstanceId, Listener, ListenerKind,
-    Origin, Version,
+    Origin, Version, policy::Guards,
 };
 use std::{
     fs, io,
@@ -234,6 +234,7 @@ fn bind_api(
     sockets: &mut Sockets<'_>,
 ) -> Result<Address, AppError> {
     let http_log = place.log.scoped("dapr.runtime.http");
+    say_guards(&config.guards, &http_log);
     if let Some(directory) = &config.unix_socket_directory {
         fs::create_dir_all(directory)
             .map_err(|reason| AppError::SocketDirectory { path: directory.clone(), reason })?;
@@ -261,6 +262,16 @@ fn bind_api(
     let address = first.ok_or(AppError::NoListener)?;
     http_log.info(format_args!("HTTP server is running on port {}", address.port()));
     Ok(Address::Tcp(reachable(address)))
+}
+
+/// In daprd's words.
+fn say_guards(guards: &Guards, log: &Log) {
+    if guards.cors.is_some() {
+        log.info("Enabled CORS HTTP middleware");
+    }
+    if guards.api_token.is_some() {
+        log.info("Enabled token authentication on HTTP server");
+    }
 }
 
 /// An address that stands for every interface is reached through the loopback one.
@@ -303,6 +314,7 @@ fn app(config: &Config, number: u32, address: Option<Address>) -> App {
         number,
         id: config.app_id.clone(),
         namespace: config.namespace.clone(),
+        guards: Arc::clone(&config.guards),
         channel,
         origin: Origin { host_ip, host_name: host::name() },
         balance: Balance::default(),
@@ -329,6 +341,7 @@ fn app_channel(config: &Config, address: Address, place: &Place<'_>) -> AppChann
         address,
         protocol: config.protocol.clone(),
         app_id: config.app_id.as_str().to_owned(),
+        token: config.guards.app_token.clone(),
         asks_config: config.asks_app_config && config.carries_protocol(),
         log: place.log.clone(),
         patience: place.search.clone(),

@@ -46,12 +46,13 @@ fn refuses_in_the_words_of_daprd_with_code_1() {
 }
 
 #[test]
-fn does_not_serve_an_api_that_was_meant_to_be_locked() {
+fn does_not_serve_an_api_with_a_token_that_nobody_could_send() {
     let place = Place::new();
     let mut command = place.ringcar(&["sidecar", "--app-id", "a"]);
-    let finished = Process::start(command.env("DAPR_API_TOKEN", "secret")).wait();
+    let finished = Process::start(command.env("DAPR_API_TOKEN", "secret\n")).wait();
     assert_eq!(finished.code, 1);
-    assert!(finished.output.contains("DAPR_API_TOKEN is set"), "{}", finished.output);
+    assert!(finished.output.contains("DAPR_API_TOKEN: it has"), "{}", finished.output);
+    assert!(!finished.output.contains("secret"), "{}", finished.output);
 }
 
 #[test]

@@ -69,10 +69,15 @@ fn show_tells_where_each_value_comes_from() {
 #[test]
 fn a_sidecar_does_not_start_with_a_file_it_must_refuse() {
     let place = Place::new();
-    fs::write(place.path().join("c.yaml"), "spec: {accessControl: {defaultAction: deny}}").unwrap();
+    fs::write(place.path().join("c.yaml"), "spec: {accessControl: {policies: [{appId: a}]}}")
+        .unwrap();
     for (file, want) in [
         ("none.yaml", "error loading configuration: none.yaml: stat none.yaml: no such file"),
-        ("c.yaml", "c.yaml:1:8: spec.accessControl: this version does not enforce it"),
+        (
+            "c.yaml",
+            "c.yaml:1:34: spec.accessControl.policies: invalid access control spec. missing \
+             trustdomain for apps: [a], missing namespace for apps: [a]",
+        ),
     ] {
         let finished = place.finish(&["sidecar", "--app-id=a", "--config", file]);
         assert_eq!(finished.code, 1, "{file}: {}", finished.output);

@@ -71,6 +71,8 @@ pub(crate) struct Exchange {
     pub response_started: bool,
     pub response: BodyReader,
     pub encoding: Encoding,
+    /// Lines for a browser that go with the answer, whoever gives it.
+    pub cors: Vec<u8>,
     /// The upstream connection may be used again after this response.
     pub upstream_keep_alive: bool,
 }
@@ -82,8 +84,8 @@ impl Exchange {
             self.upstream.is_none(),
             "the last exchange gave its upstream connection back"
         );
-        let Buffers { notes, url_path, replay } = buffers;
-        *self = Self { notes, url_path, replay, ..Self::default() };
+        let Buffers { notes, url_path, replay, cors } = buffers;
+        *self = Self { notes, url_path, replay, cors, ..Self::default() };
     }
 
     /// Whether the request, as far as it is here, may reach the app twice (RFC 9110 §9.2.2).
@@ -136,7 +138,9 @@ impl Exchange {
             notes: mem::take(&mut self.notes),
             url_path: mem::take(&mut self.url_path),
             replay: mem::take(&mut self.replay),
+            cors: mem::take(&mut self.cors),
         };
+        buffers.cors.clear();
         buffers.url_path.clear();
         buffers.replay.clear();
         // A policy may have had more kept than is worth having for the next request.
@@ -152,6 +156,7 @@ pub(crate) struct Buffers {
     notes: CallNotes,
     url_path: Vec<u8>,
     replay: Vec<u8>,
+    cors: Vec<u8>,
 }
 
 impl Buffers {

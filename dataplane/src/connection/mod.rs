@@ -24,7 +24,7 @@ mod input;
 pub(crate) use exchange::{Buffers, Encoding, Exchange};
 pub(crate) use input::Input;
 
-use crate::{clock::Instant, engine::SocketKey, slab::Key};
+use crate::{clock::Instant, engine::SocketKey, policy::access::Proof, slab::Key};
 use snapshot::ListenerKind;
 
 pub(crate) type ConnectionKey = Key<Connection>;
@@ -34,6 +34,8 @@ pub(crate) struct Connection {
     pub listener: ListenerKind,
     /// Whose sidecar the client called: index into the snapshot's apps.
     pub app: usize,
+    /// Of a peer's connection.
+    pub proof: Proof,
     pub state: State,
     /// Bytes received and not yet understood: the next head, or what was pipelined behind the
     /// current request.
@@ -84,6 +86,7 @@ impl Connection {
             socket,
             listener,
             app,
+            proof: Proof::None,
             state: State::Idle,
             input: Input::default(),
             exchange: Exchange::default(),
@@ -101,4 +104,4 @@ impl Connection {
 }
 
 /// DESIGN holds a connection that waits to 1 KB of user memory.
-const _: () = assert!(size_of::<Connection>() <= 640, "an idle connection must stay small");
+const _: () = assert!(size_of::<Connection>() <= 656, "an idle connection must stay small");

@@ -6,12 +6,15 @@
 
 #![forbid(unsafe_code)]
 
-use snapshot::App;
+use snapshot::{App, policy::TRUST_DOMAIN_DEFAULT};
 use std::net::IpAddr;
 
 /// Tells the callee how the caller named it, namespace included. Between sidecars only; an app
 /// never sees it.
 pub const DESTINATION: &str = "Destination-App-Id";
+
+/// See [`trust_domain_line`].
+const TRUST_DOMAIN: &str = "Ringcar-Trust-Domain";
 
 /// Whom a call comes from: `X-Forwarded-For`, `X-Forwarded-Host`, `Forwarded`,
 /// `Dapr-Caller-Namespace`, `Dapr-Caller-App-Id`. They come after lines of these names that the
@@ -42,6 +45,17 @@ impl CallerLines {
     pub fn as_bytes(&self) -> &[u8] {
         &self.lines
     }
+}
+
+/// What a caller's sidecar says to another one alone: the trust domain of its app, where that is
+/// not the usual one. A certificate would say so, if there were any.
+pub fn trust_domain_line(app: &App) -> Box<[u8]> {
+    let mut lines = Vec::new();
+    let domain = app.guards.access.as_ref().map(|access| access.trust_domain.as_str());
+    if let Some(domain) = domain.filter(|text| *text != TRUST_DOMAIN_DEFAULT && is_value(text)) {
+        push_line(TRUST_DOMAIN, &[domain], &mut lines);
+    }
+    lines.into()
 }
 
 /// Appends the line that names the callee for its app.
@@ -107,6 +121,7 @@ mod tests {
             number: 0,
             id: AppId::new("a").unwrap(),
             namespace: Namespace::new("prod").unwrap(),
+            guards: Default::default(),
             channel: None,
             origin,
             balance: Balance::default(),

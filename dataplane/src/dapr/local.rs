@@ -18,14 +18,23 @@ pub struct Answer<'a> {
     pub status: u16,
     pub content_type: Option<&'a str>,
     /// Further header lines, each with its CRLF.
-    pub lines: &'static str,
+    pub lines: &'a str,
     pub body: &'a [u8],
     /// The connection is not to be used again: what came on it cannot be trusted.
     pub close: bool,
 }
 
 impl<'a> Answer<'a> {
-    const fn empty(status: u16) -> Self {
+    /// To a request without the API's token, as Go's `http.Error` writes it.
+    pub const UNAUTHORIZED: Self = Self {
+        status: 401,
+        content_type: Some(CONTENT_TYPE_TEXT),
+        lines: NOSNIFF,
+        body: b"invalid api token\n",
+        close: false,
+    };
+
+    pub const fn empty(status: u16) -> Self {
         Self { status, content_type: None, lines: "", body: b"", close: false }
     }
 
@@ -34,6 +43,9 @@ impl<'a> Answer<'a> {
         Self { status, content_type, lines: "", body, close: false }
     }
 }
+
+/// What Go's `http.Error` adds.
+const NOSNIFF: &str = "X-Content-Type-Options: nosniff\r\n";
 
 /// The answer to `call`, its body in `scratch` or in `app`. Setting metadata and shutting down are
 /// control's work; what they are answered with once it is done is here.
@@ -62,18 +74,14 @@ pub fn answer<'a>(
         LocalCall::NotFound => Answer {
             status: 404,
             content_type: Some(CONTENT_TYPE_TEXT),
-            lines: "X-Content-Type-Options: nosniff\r\n",
+            lines: NOSNIFF,
             body: b"404 page not found\n",
             close: false,
         },
-        LocalCall::MethodNotAllowed { allow } => Answer {
-            lines: match allow {
-                Some("GET") => "Allow: GET\r\n",
-                Some("PUT") => "Allow: PUT\r\n",
-                _ => "",
-            },
-            ..Answer::empty(405)
-        },
+        LocalCall::MethodNotAllowed { allow } => {
+            allow.write_lines(scratch);
+            Answer { lines: str::from_utf8(scratch).unwrap_or_default(), ..Answer::empty(405) }
+        }
     }
 }
 
@@ -137,7 +145,7 @@ fn find_in_query(query: &[u8], wanted: &[u8], value: &mut Vec<u8>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dapr::{BadTarget, BuildingBlock};
+    use crate::dapr::{BadTarget, BuildingBlock, Methods};
     use snapshot::{AppHealth, AppId, Balance, Namespace, Origin};
 
     fn app(unready: &[&str], outbound_ready: bool) -> App {
@@ -145,6 +153,7 @@ mod tests {
             number: 0,
             id: AppId::new("orders").unwrap(),
             namespace: Namespace::new("prod").unwrap(),
+            guards: Default::default(),
             channel: None,
             origin: Origin::default(),
             balance: Balance::default(),
@@ -234,14 +243,10 @@ mod tests {
                     "404 {text} \"X-Content-Type-Options: nosniff\\r\\n\" 404 page not found\n"
                 ),
             ),
-            (LocalCall::MethodNotAllowed { allow: None }, "405 - \"\" ".to_string()),
+            (LocalCall::MethodNotAllowed { allow: Methods::default() }, "405 - \"\" ".to_string()),
             (
-                LocalCall::MethodNotAllowed { allow: Some("GET") },
-                "405 - \"Allow: GET\\r\\n\" ".to_string(),
-            ),
-            (
-                LocalCall::MethodNotAllowed { allow: Some("PUT") },
-                "405 - \"Allow: PUT\\r\\n\" ".to_string(),
+                LocalCall::MethodNotAllowed { allow: Methods::of(&["PUT", "GET"]) },
+                "405 - \"Allow: GET\\r\\nAllow: PUT\\r\\n\" ".to_string(),
             ),
             (LocalCall::MetadataGet, "200 application/json \"\" {\"id\":\"orders\"}\n".to_string()),
             (LocalCall::MetadataSet, "204 - \"\" ".to_string()),

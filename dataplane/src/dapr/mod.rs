@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod allowed;
 pub mod building_blocks;
 pub mod escape;
 pub mod headers;
@@ -15,14 +16,18 @@ pub mod json;
 pub mod local;
 pub mod message;
 pub mod method;
+mod methods;
 pub mod path;
 mod registered;
 pub mod target;
 
+pub use allowed::Allowed;
 pub use building_blocks::BuildingBlock;
+pub use methods::Methods;
 pub use path::BadTarget;
 
 use path::Target;
+use registered::Routes;
 
 /// What of a request head matters here.
 #[derive(Clone, Copy, Debug)]
@@ -81,10 +86,12 @@ pub enum LocalCall {
     MetadataGet,
     /// Control keeps the value; the key is in [`CallNotes::target`].
     MetadataSet,
+    /// As [`Self::NotFound`].
     MethodNotAllowed {
-        allow: Option<&'static str>,
+        allow: Methods,
     },
-    /// On the public port alone; elsewhere everything unknown is an invocation.
+    /// Where nothing is invoked: on the public port, and where invocation is not allowed. Elsewhere
+    /// everything unknown is an invocation.
     NotFound,
     /// Control's work, too.
     Shutdown,
@@ -93,14 +100,25 @@ pub enum LocalCall {
 
 /// Reads what a request on the Dapr API port asks for.
 pub fn interpret(request: &Request<'_>, notes: &mut CallNotes) -> Asked {
+    interpret_allowed(request, &Allowed::ALL, notes)
+}
+
+/// The same where not all of it need be allowed.
+pub fn interpret_allowed(request: &Request<'_>, allowed: &Allowed, notes: &mut CallNotes) -> Asked {
     notes.clear();
     let target = match read_target(request, notes) {
         Ok(target) => target,
         Err(reason) => return Asked::Local(LocalCall::BadTarget(reason)),
     };
+    let routes = Routes::of_api(allowed);
+    if !allowed.has_invoke {
+        find_routed_path(target.path, notes);
+        let call = routes.find_only(request.method, &notes.scratch, &mut notes.target);
+        return Asked::Local(call);
+    }
     if may_be_registered(target.path) {
         find_routed_path(target.path, notes);
-        if let Some(call) = registered::find(request.method, &notes.scratch, &mut notes.target) {
+        if let Some(call) = routes.find(request.method, &notes.scratch, &mut notes.target) {
             return Asked::Local(call);
         }
     }
@@ -113,7 +131,7 @@ pub fn interpret_public(request: &Request<'_>, notes: &mut CallNotes) -> LocalCa
     match read_target(request, notes) {
         Ok(target) => {
             find_routed_path(target.path, notes);
-            registered::find_public(request.method, &notes.scratch, &mut notes.target)
+            Routes::public().find_only(request.method, &notes.scratch, &mut notes.target)
         }
         Err(reason) => LocalCall::BadTarget(reason),
     }
@@ -430,10 +448,20 @@ mod tests {
             ("asterisk", "OPTIONS", "*", "NotFound"),
             ("shutdown", "POST", "/v1.0/shutdown", "NotFound"),
             ("state", "GET", "/v1.0/state/s/k", "NotFound"),
-            ("wrong method", "POST", "/v1.0/healthz", r#"MethodNotAllowed { allow: Some("GET") }"#),
-            ("HEAD", "HEAD", "/v1.0/healthz", r#"MethodNotAllowed { allow: Some("GET") }"#),
-            ("key", "GET", "/v1.0/metadata/k", r#"MethodNotAllowed { allow: Some("PUT") }"#),
-            ("unknown method", "PROPFIND", "/nothing", "MethodNotAllowed { allow: None }"),
+            (
+                "wrong method",
+                "POST",
+                "/v1.0/healthz",
+                r#"MethodNotAllowed { allow: Methods("GET") }"#,
+            ),
+            ("HEAD", "HEAD", "/v1.0/healthz", r#"MethodNotAllowed { allow: Methods("GET") }"#),
+            ("key", "GET", "/v1.0/metadata/k", r#"MethodNotAllowed { allow: Methods("PUT") }"#),
+            (
+                "unknown method",
+                "PROPFIND",
+                "/nothing",
+                r#"MethodNotAllowed { allow: Methods("") }"#,
+            ),
             ("health", "GET", "/v1.0/healthz/", "Healthz"),
             ("outbound", "GET", "//v1.0/healthz/outbound", "HealthzOutbound"),
             ("metadata", "GET", "/v1.0/metadata", "MetadataGet"),

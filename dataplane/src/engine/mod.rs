@@ -33,6 +33,7 @@
 
 mod choose;
 mod chunk;
+mod credentials;
 mod epoll;
 mod pool;
 mod queue;
@@ -46,6 +47,7 @@ mod waker;
 
 pub use choose::{Choice, Selected, Unusable, epoll, probe, uring};
 pub use chunk::{Chunk, ChunkWriter};
+pub(crate) use credentials::peer_user;
 pub use epoll::EpollEngine;
 pub use pool::BufferPool;
 pub use uring::UringEngine;

@@ -35,6 +35,7 @@ pub enum Field {
     Host,
     Other,
     RingcarError,
+    RingcarTrustDomain,
     TransferEncoding,
     Upgrade,
 }
@@ -71,6 +72,7 @@ impl Field {
             (18, b'p') if is(name, b"proxy-authenticate") => Self::HopByHop,
             (19, b'd') if is(name, b"dapr-force-shutdown") => Self::DaprForceShutdown,
             (19, b'p') if is(name, b"proxy-authorization") => Self::HopByHop,
+            (20, b'r') if is(name, b"ringcar-trust-domain") => Self::RingcarTrustDomain,
             (21, b'd') if is(name, b"dapr-caller-namespace") => Self::DaprCallerNamespace,
             _ => Self::from_affix(name),
         }
@@ -188,6 +190,7 @@ mod tests {
             ("proxy-authorization", Field::HopByHop),
             ("dapr-force-shutdown", Field::DaprForceShutdown),
             ("Dapr-Caller-Namespace", Field::DaprCallerNamespace),
+            ("Ringcar-Trust-Domain", Field::RingcarTrustDomain),
             ("destination-bin-bi", Field::Other),
             ("dapr-metadata--bin", Field::BinarySuffixed),
             ("dapr-sampled-bin", Field::BinarySuffixed),

@@ -98,6 +98,9 @@ impl<E: Engine> Relay<E> {
             self.counters.responses_truncated.add(1);
             return self.reset_downstream(key);
         }
+        if cause == Cause::Denied {
+            self.counters.denied_by_access.add(1);
+        }
         let error = error_of(exchange, cause);
         let address = exchange.endpoint.map(|endpoint| Rc::clone(self.endpoints.address(endpoint)));
         let context = ErrorContext {
@@ -138,7 +141,7 @@ impl<E: Engine> Relay<E> {
         self.body = body;
     }
 
-    fn answer(&mut self, key: ConnectionKey, answer: &Answer<'_>) {
+    pub(super) fn answer(&mut self, key: ConnectionKey, answer: &Answer<'_>) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let is_last = connection.is_last_request();
         let exchange = &mut connection.exchange;
@@ -159,7 +162,7 @@ impl<E: Engine> Relay<E> {
             version: exchange.version,
             head_only: exchange.method == Method::Head,
             date: self.date.at(self.unix_seconds),
-            lines: &[answer.lines.as_bytes()],
+            lines: &[answer.lines.as_bytes(), &exchange.cors],
         };
         let mut writer = self.engine.buffers().writer();
         reply.emit(&mut |bytes| writer.put(bytes));

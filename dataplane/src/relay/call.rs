@@ -44,6 +44,7 @@ impl<E: Engine> Relay<E> {
             bytes,
             view,
             app: connection.app,
+            proof: connection.proof,
             lines: &mut self.lines,
         };
         let plan = match listener {

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! request.rs   downstream bytes → head → who is asked
+//! guards.rs    what it must pass
 //! answer.rs    answers of our own, errors among them
 //! plan.rs      who is asked, under which path, with which lines
 //! call.rs      rewritten head → upstream connection
@@ -25,6 +26,7 @@ mod call;
 #[cfg(test)]
 mod check;
 mod finish;
+mod guards;
 mod owner;
 mod plan;
 mod policy;
@@ -49,7 +51,10 @@ use crate::{
         HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, RETRY_BYTES_MAX,
         STALL_TIMEOUT,
     },
-    policy::resiliency::{Breakers, Budget},
+    policy::{
+        access::Proof,
+        resiliency::{Breakers, Budget},
+    },
     slab::Slab,
     telemetry::Counters,
     timer::Wheel,
@@ -106,6 +111,8 @@ pub(crate) struct Relay<E> {
     due: Vec<TimerKey>,
     /// Exchanges that wait to try their peer again; a new snapshot may save them the wait.
     retrying: Vec<ConnectionKey>,
+    /// Whose processes may speak for other apps.
+    user: u32,
     balancer: Balancer,
     breakers: Arc<Breakers>,
     retry_budget: Budget,
@@ -144,6 +151,7 @@ impl<E: Engine> Relay<E> {
             spare: Vec::new(),
             due: Vec::new(),
             retrying: Vec::new(),
+            user: rustix::process::geteuid().as_raw(),
             balancer: Balancer::new(now.as_nanos()),
             breakers,
             retry_budget: Budget::new(RETRY_BYTES_MAX),
@@ -222,8 +230,13 @@ impl<E: Engine> Relay<E> {
     }
 
     pub(crate) fn accept(&mut self, socket: OwnedFd, listener: ListenerKind, app: usize) {
+        let proof = match listener {
+            ListenerKind::Peer => guards::proof_of(&socket, self.user),
+            ListenerKind::Api | ListenerKind::Public => Proof::None,
+        };
         let socket = self.engine.adopt(socket);
         let mut connection = Connection::new(socket, listener, app);
+        connection.proof = proof;
         connection.deadline = Some(self.now + HEAD_TIMEOUT);
         let key = self.connections.insert(connection);
         self.owners.set(socket, Owner::Downstream(key));

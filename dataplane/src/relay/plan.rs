@@ -16,10 +16,11 @@ use crate::{
     },
     error::{Cause, Hop},
     http::{Field, FieldSet, Framing, Method, RequestHead, respell},
+    policy::access::{Access, Caller, Proof, write_identity},
     route::{self, Destination, RouteError},
     upstream::EndpointKey,
 };
-use snapshot::Route;
+use snapshot::{App, Route, policy::TRUST_DOMAIN_DEFAULT};
 
 pub(super) struct Plan<'v> {
     pub(super) to: To<'v>,
@@ -32,6 +33,15 @@ pub(super) enum To<'v> {
     Peer(&'v Route),
 }
 
+/// Who calls an app of ours.
+#[derive(Clone, Copy)]
+enum From {
+    Itself,
+    /// Another app of this data plane.
+    Neighbour,
+    Peer,
+}
+
 /// All that a plan is made from. `lines` receives what is added to the head.
 pub(super) struct Planner<'a, 'v> {
     pub(super) exchange: &'a mut Exchange,
@@ -41,6 +51,8 @@ pub(super) struct Planner<'a, 'v> {
     pub(super) view: &'v View,
     /// Whose sidecar was called.
     pub(super) app: usize,
+    /// What the connection proves of whoever calls over it.
+    pub(super) proof: Proof,
     pub(super) lines: &'a mut Vec<u8>,
 }
 
@@ -54,20 +66,25 @@ impl<'v> Planner<'_, 'v> {
         let named = split_id(&self.exchange.notes.target, own.namespace.as_str())
             .map_err(Cause::InvalidId)?;
         let Named::App { id, namespace } = named else { return Err(Cause::External) };
+        let drop = match &self.view.app(self.app).guards.api_token {
+            // It was for us, and we have looked at it.
+            Some(_) => FieldSet::of(&[Field::DaprApiToken]),
+            None => FieldSet::default(),
+        };
         let found = route::find(&self.view.snapshot, self.app, id, namespace);
         match found.map_err(|RouteError::NotFound| Cause::NotFound)? {
             Destination::Local { index, .. } if index == self.app => {
                 self.exchange.hop = Hop::SelfCall;
-                self.plan_app(index, OWN_APP)
+                self.plan_app(index, From::Itself, drop.union(OWN_APP))
             }
             // One hop instead of two, but the same to both apps: the callee sees who calls.
             Destination::Local { index, app } => {
                 self.exchange.hop = Hop::InboundFromPeer;
                 self.introduce();
                 write_callee(app.id.as_str(), self.lines);
-                self.plan_app(index, NEIGHBOUR)
+                self.plan_app(index, From::Neighbour, drop.union(NEIGHBOUR))
             }
-            Destination::Remote { route } => self.plan_peer(route),
+            Destination::Remote { route } => self.plan_peer(route, drop),
         }
     }
 
@@ -93,19 +110,48 @@ impl<'v> Planner<'_, 'v> {
         decode_from_peer(path, &mut notes.method).map_err(|_| NOT_A_PEERS_PATH)?;
         notes.query.clear();
         notes.query.extend_from_slice(query);
-        self.plan_app(index, FROM_PEER)
+        self.plan_app(index, From::Peer, FROM_PEER)
     }
 
-    fn plan_app(mut self, index: usize, drop: FieldSet) -> Result<Plan<'v>, Cause> {
-        let AppView { channel, .. } = self.view.app(index);
+    fn plan_app(mut self, index: usize, from: From, mut drop: FieldSet) -> Result<Plan<'v>, Cause> {
+        let AppView { channel, guards, .. } = self.view.app(index);
         let (endpoint, host) = channel.as_ref().ok_or(Cause::NoAppChannel)?;
+        if let Some(access) = &guards.access {
+            self.admit(access, from)?;
+        }
+        if let Some(line) = &guards.app_token_line {
+            drop = drop.with(&[Field::DaprApiToken]);
+            self.lines.extend_from_slice(line);
+        }
         self.exchange.endpoint = Some(*endpoint);
         self.write_app_path()?;
         self.lines.extend_from_slice(host);
         self.finish(To::App(*endpoint), drop)
     }
 
-    fn plan_peer(mut self, route: &'v Route) -> Result<Plan<'v>, Cause> {
+    /// Asks the callee's access control, in the name that is proven. daprd asks it of calls from
+    /// other sidecars alone, so an app may always call itself.
+    fn admit(&mut self, access: &Access, from: From) -> Result<(), Cause> {
+        let (view, head, bytes) = (self.view, self.head, self.bytes);
+        let caller = match from {
+            From::Itself => return Ok(()),
+            From::Neighbour => Some(own_name(&view.snapshot.apps[self.app])),
+            From::Peer if access.believes(self.proof) => claimed_name(head, bytes),
+            From::Peer => None,
+        };
+        let exchange = &mut *self.exchange;
+        exchange.method = verb_of(head.method, head.method_name.of(bytes))?;
+        let (verb, method) = (exchange.method.name(), &exchange.notes.method);
+        let verdict = access.decide(caller, method, Some(verb), &mut exchange.url_path);
+        exchange.url_path.clear();
+        if verdict.is_allowed {
+            return Ok(());
+        }
+        write_identity(caller, &mut exchange.url_path);
+        Err(Cause::Denied)
+    }
+
+    fn plan_peer(mut self, route: &'v Route, drop: FieldSet) -> Result<Plan<'v>, Cause> {
         self.exchange.hop = Hop::ToPeer;
         encode_for_peer(&self.exchange.notes.method, &mut self.exchange.url_path);
         push_query(self.exchange);
@@ -113,9 +159,10 @@ impl<'v> Planner<'_, 'v> {
             self.lines.extend_from_slice(part.as_bytes());
         }
         self.introduce();
+        self.lines.extend_from_slice(&self.view.app(self.app).guards.trust_domain_line);
         write_callee(route.id.as_str(), self.lines);
         write_destination(&self.exchange.notes.target, self.lines);
-        self.finish(To::Peer(route), TO_PEER)
+        self.finish(To::Peer(route), drop.union(TO_PEER))
     }
 
     /// What all calls have in common once they know where to go.
@@ -161,6 +208,30 @@ impl<'v> Planner<'_, 'v> {
     }
 }
 
+/// What we call our own app towards its neighbours.
+fn own_name(app: &App) -> Caller<'_> {
+    let domain = app.guards.access.as_ref().map(|access| access.trust_domain.as_str());
+    Caller {
+        app_id: app.id.as_str(),
+        namespace: app.namespace.as_str(),
+        trust_domain: domain.unwrap_or(TRUST_DOMAIN_DEFAULT),
+    }
+}
+
+/// What another sidecar calls its app. `None` unless it says so in one way only.
+fn claimed_name<'a>(head: &RequestHead, bytes: &'a [u8]) -> Option<Caller<'a>> {
+    let only = |field: Field| {
+        let mut lines = head.lines.iter().filter(|line| line.field == field);
+        let value = lines.next().map(|line| str::from_utf8(line.value.of(bytes)));
+        if lines.next().is_some() { Some(None) } else { value.map(Result::ok) }
+    };
+    Some(Caller {
+        app_id: only(Field::DaprCallerAppId)??,
+        namespace: only(Field::DaprCallerNamespace)??,
+        trust_domain: only(Field::RingcarTrustDomain).unwrap_or(Some(TRUST_DOMAIN_DEFAULT))?,
+    })
+}
+
 /// The query travels as it came; daprd drops a `?` with nothing behind it.
 fn push_query(exchange: &mut Exchange) {
     if !exchange.notes.query.is_empty() {
@@ -196,6 +267,7 @@ const HOP: FieldSet = FieldSet::of(&[
     Field::HopByHop,
     Field::Host,
     Field::RingcarError,
+    Field::RingcarTrustDomain,
     Field::Upgrade,
 ]);
 

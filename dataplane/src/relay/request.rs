@@ -111,25 +111,39 @@ impl<E: Engine> Relay<E> {
         if connection.listener == ListenerKind::Peer {
             return self.call(key, chunk);
         }
-        let line = |field| head.lines.find(field).map(|line| line.value.of(&chunk));
-        let request = dapr::Request {
-            method: head.method_name.of(&chunk),
-            target: head.target.of(&chunk),
-            app_id_header: line(Field::DaprAppId),
-            authorization: line(Field::Authorization),
-        };
-        let asked = match connection.listener {
-            ListenerKind::Public => {
-                Asked::Local(dapr::interpret_public(&request, &mut exchange.notes))
-            }
-            ListenerKind::Api | ListenerKind::Peer => {
-                dapr::interpret(&request, &mut exchange.notes)
-            }
-        };
+        let is_api = connection.listener == ListenerKind::Api;
+        if is_api && self.ask_cors(key, &chunk) {
+            return self.answer_preflight(key, chunk);
+        }
+        let asked = self.interpret(key, &chunk);
+        if is_api && !self.has_token(key, &chunk, asked) {
+            return self.refuse_token(key, chunk);
+        }
         match asked {
             Asked::Invoke { .. } => self.call(key, chunk),
             Asked::Local(call) => self.answer_local(key, chunk, call),
             Asked::NoTarget => self.fail_with_body(key, chunk, Cause::NoTarget),
+        }
+    }
+
+    /// What a client asks for, with names in the exchange's notes.
+    fn interpret(&mut self, key: ConnectionKey, bytes: &[u8]) -> Asked {
+        let connection = self.connections.find_mut(key).expect("its head has just been read");
+        let head = &self.request_head;
+        let line = |field| head.lines.find(field).map(|line| line.value.of(bytes));
+        let request = dapr::Request {
+            method: head.method_name.of(bytes),
+            target: head.target.of(bytes),
+            app_id_header: line(Field::DaprAppId),
+            authorization: line(Field::Authorization),
+        };
+        let notes = &mut connection.exchange.notes;
+        match connection.listener {
+            ListenerKind::Public => Asked::Local(dapr::interpret_public(&request, notes)),
+            ListenerKind::Api | ListenerKind::Peer => {
+                let allowed = self.view.app(connection.app).guards.allowed();
+                dapr::interpret_allowed(&request, allowed, notes)
+            }
         }
     }
 

@@ -318,6 +318,7 @@ fn prepare(
             lines.extend_from_slice(part);
         }
     }
+    lines.extend_from_slice(&exchange.cors);
     match (exchange.keep_alive, exchange.version) {
         (false, _) => lines.extend_from_slice(b"Connection: close\r\n"),
         (true, Version::Http10) => lines.extend_from_slice(b"Connection: keep-alive\r\n"),

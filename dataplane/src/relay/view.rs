@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::guards::Guards;
 use crate::{
     adoption::Difference,
     dapr::headers::CallerLines,
@@ -23,6 +24,7 @@ pub(crate) struct View {
 pub(crate) struct AppView {
     /// What this app's sidecar adds to calls to other sidecars.
     pub caller_lines: CallerLines,
+    pub(super) guards: Guards,
     /// Where the app listens, and the `Host` line of calls to it.
     pub channel: Option<(EndpointKey, Box<[u8]>)>,
 }
@@ -79,6 +81,6 @@ impl AppView {
             };
             (endpoints.intern(&channel.address), host.into_bytes().into())
         });
-        Self { caller_lines: CallerLines::new(app), channel }
+        Self { caller_lines: CallerLines::new(app), guards: Guards::new(app), channel }
     }
 }

@@ -72,6 +72,7 @@ mod tests {
             number: 0,
             id: AppId::new(id).unwrap(),
             namespace: Namespace::new(namespace).unwrap(),
+            guards: Default::default(),
             channel: None,
             origin: Origin::default(),
             balance: Balance::default(),

@@ -575,6 +575,7 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         number,
         id: AppId::new(id).expect("a sound id"),
         namespace: Namespace::default(),
+        guards: Default::default(),
         channel: Some(AppChannel { address: address_of(place), protocol: AppProtocol::Http }),
         origin: Origin { host_ip: Some("10.0.0.1".to_owned()), host_name: None },
         balance: Balance::default(),

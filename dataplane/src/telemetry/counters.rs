@@ -77,6 +77,9 @@ counters! {
     requests_own: Counter "ringcar_requests_total" { "to": "ringcar" },
     /// Heads that were refused before anybody was asked.
     requests_refused: Counter "ringcar_requests_refused_total",
+    /// Requests that were not let through, by what stopped them.
+    denied_by_token: Counter "ringcar_requests_denied_total" { "by": "api_token" },
+    denied_by_access: Counter "ringcar_requests_denied_total" { "by": "access_control" },
     /// Exchanges that ended without an answer from the app.
     exchange_errors: Counter "ringcar_exchange_errors_total",
     /// Responses that were cut off after their head had been forwarded.

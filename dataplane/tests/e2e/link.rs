@@ -299,10 +299,11 @@ on_both_engines! {
             frame
         };
         let protocol = wire::PROTOCOL.to_le_bytes();
+        let rubbish = [&[6, 0, 0, 0], &protocol[..], &[0xff; 4]].concat();
         for (case, bytes, why) in [
             ("too short", vec![1, 0, 0, 0, 1], "too short"),
             ("another protocol", other_protocol, "protocol 238"),
-            ("rubbish", [&[6, 0, 0, 0], &protocol[..], &[0xff; 4]].concat(), "does not decode"),
+            ("rubbish", rubbish, "does not decode"),
         ] {
             let app = App::listen();
             let mut plane = Plane::on(engine).app("checkout", Some(app.address())).start();

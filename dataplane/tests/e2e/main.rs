@@ -7,6 +7,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use snapshot::{State, policy::Guards};
+use std::sync::Arc;
+
+mod access;
 mod admin;
 mod balance;
 mod connection;
@@ -14,6 +18,7 @@ mod documented;
 mod errors;
 mod faults;
 mod framing;
+mod guards;
 mod headers;
 mod lifecycle;
 mod link;
@@ -46,6 +51,11 @@ fn post(target: &str, body: &str) -> String {
 fn answer(status: &str, lines: &str, body: &str) -> String {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\n{lines}Content-Length: {length}\r\n\r\n{body}")
+}
+
+/// The guards of an app, to be changed.
+fn guards_of(state: &mut State, app: usize) -> &mut Guards {
+    Arc::make_mut(&mut state.apps[app].guards)
 }
 
 /// The usual call: path `/x` of the app.

@@ -69,11 +69,16 @@ pub(crate) fn has_uring(test: &str) -> bool {
     match RING.get_or_init(probe) {
         Ok(()) => true,
         Err(reason) => {
-            let line = format!("SKIPPED {test}: no io_uring here: {reason}\n");
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            skipped(test, &format!("no io_uring here: {reason}"));
             false
         }
     }
+}
+
+/// Says so of a test that cannot run here.
+pub(crate) fn skipped(test: &str, reason: &str) {
+    let line = format!("SKIPPED {test}: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 /// A directory of its own for the sockets of one test; gone with it.

@@ -257,6 +257,7 @@ impl Builder {
             number: app,
             id: AppId::new(id).unwrap(),
             namespace: Namespace::default(),
+            guards: Default::default(),
             channel: channel.map(|address| AppChannel { address, protocol: AppProtocol::Http }),
             origin: Origin {
                 host_ip: Some("10.0.0.1".to_owned()),

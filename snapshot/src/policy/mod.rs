@@ -5,5 +5,35 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
+mod api;
+mod cors;
+mod network;
 pub mod resiliency;
+mod token;
 pub mod trip;
+
+pub use access::{AccessPolicy, Action, CallerPolicy, Operation, TRUST_DOMAIN_DEFAULT};
+pub use api::{ApiRule, ApiRules};
+pub use cors::AllowedOrigins;
+pub use network::{Network, NetworkError};
+pub use token::{TOKEN_BYTES_MAX, Token, TokenError};
+
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// What requests must pass on their way into a sidecar's API and into its app. `None` lets
+/// everything pass.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Guards {
+    /// Which apps may call which methods of this one.
+    pub access: Option<Arc<AccessPolicy>>,
+    /// Which of Dapr's APIs the app may use.
+    pub api: Option<Arc<ApiRules>>,
+    /// From where browsers may use them.
+    pub cors: Option<Arc<AllowedOrigins>>,
+    /// What a request to the API must bring with it.
+    pub api_token: Option<Token>,
+    /// What the app is brought with each call.
+    pub app_token: Option<Token>,
+}

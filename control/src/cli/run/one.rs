@@ -318,7 +318,7 @@ async fn announce(address: &Address, entries: &[(&str, String)]) {
     for (key, value) in entries {
         let path = format!("/v1.0/metadata/{key}");
         let body = Bytes::from(value.clone());
-        let Ok(request) = http_client::request(Method::PUT, &path, body) else { continue };
+        let Ok(request) = http_client::api_request(Method::PUT, &path, body) else { continue };
         match http_client::call(address, request, ANNOUNCE_TIMEOUT).await {
             Ok(response) if response.status().is_success() => {}
             Ok(response) => {
