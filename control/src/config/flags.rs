@@ -381,8 +381,8 @@ mod tests {
             ("empty", &["--placement-host-address", "", "--resources-path="], &[]),
             (
                 "changed",
-                &["--enable-mtls", "--allowed-origins", "d", "--resources-path", "d"],
-                &["allowed-origins", "enable-mtls"],
+                &["--enable-mtls", "--enable-api-logging", "--resources-path", "d"],
+                &["enable-api-logging", "enable-mtls"],
             ),
             ("no effect in daprd either", &["--actors-service", "x"], &[]),
         ] {
