@@ -32,6 +32,7 @@ fn snapshot_of(routes: usize) -> Snapshot {
         channel: None,
         origin: Origin::default(),
         balance: Balance::default(),
+        resiliency: None,
         zone: None,
         body_bytes_max: None,
         head_bytes_max: 8192,

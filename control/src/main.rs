@@ -25,6 +25,7 @@ mod preflight;
 mod publish;
 mod registry;
 mod resident;
+mod resources;
 mod runtime_dir;
 mod sidecar;
 mod signals;

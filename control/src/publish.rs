@@ -10,7 +10,8 @@
 use crate::admin::metadata::Metadata;
 use snapshot::{
     App, AppHealth, AppId, Change, Delta, Listener, Namespace, OnControlLost, Route, Snapshot,
-    Version, policy::Guards,
+    Version,
+    policy::{Guards, resiliency::Resiliency},
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -73,10 +74,12 @@ impl Publisher {
         number: u32,
         body_bytes_max: Option<u64>,
         head_bytes_max: u32,
+        resiliency: Option<&Arc<Resiliency>>,
     ) {
         self.edit(told, number, |app| {
             app.body_bytes_max = body_bytes_max;
             app.head_bytes_max = head_bytes_max;
+            app.resiliency = resiliency.cloned();
         });
     }
 
@@ -159,6 +162,7 @@ mod tests {
             channel: None,
             origin: Origin::default(),
             balance: Balance::default(),
+            resiliency: None,
             zone: None,
             body_bytes_max: None,
             head_bytes_max: 8192,
@@ -278,20 +282,20 @@ mod tests {
     fn what_becomes_of_apps_is_told_only_when_it_changes() {
         let (_, count) = told(&one_app(), |publisher, told| {
             publisher.set_on_control_lost(told, OnControlLost::Exit);
-            publisher.set_limits(told, 7, None, 1);
+            publisher.set_limits(told, 7, None, 1, None);
             publisher.set_health(told, 7, AppHealth::default());
         });
         assert_eq!(count, 0);
         let (next, _) = told(&one_app(), |publisher, told| {
             publisher.set_on_control_lost(told, OnControlLost::Serve);
-            publisher.set_limits(told, 0, Some(5), 6);
+            publisher.set_limits(told, 0, Some(5), 6, None);
         });
         let app = next.apps.get(0).unwrap();
         assert_eq!((app.body_bytes_max, app.head_bytes_max), (Some(5), 6));
         let token = snapshot::policy::Token::new("secret").unwrap();
         let guards = Arc::new(Guards { app_token: Some(token), ..Guards::default() });
         let (both, count) = told(&one_app(), |publisher, told| {
-            publisher.set_limits(told, 0, Some(5), 6);
+            publisher.set_limits(told, 0, Some(5), 6, None);
             publisher.set_guards(told, 0, &guards);
         });
         let app = both.apps.get(0).unwrap();

@@ -23,6 +23,11 @@ impl Instant {
         self.0 / 1_000_000
     }
 
+    /// So much earlier.
+    pub fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// Zero if `earlier` is later: clocks of two threads may be read out of order.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -43,12 +43,17 @@ pub enum Cause {
     /// What came from upstream is not HTTP as we accept it.
     BadResponse,
     BodyTooLarge,
+    /// Its half-open circuit breaker has as many calls under way as it may.
+    BreakerBusy,
+    BreakerOpen,
     /// Upstream closed before a whole response head: Go's `EOF`.
     ClosedEarly,
     Connect(Errno),
     ConnectTimeout,
     /// Control did not answer, or is not there.
     ControlAway,
+    /// An attempt took longer than its policy allows.
+    DeadlineExceeded,
     /// The callee's access control does not let this caller call this method.
     Denied,
     /// The method cannot become a URL.
@@ -234,6 +239,9 @@ impl ExchangeError {
                 message.text("couldn't find service: ");
                 message.bytes(target::id_of(context.target));
             }
+            Cause::BreakerBusy => message.text("too many requests"),
+            Cause::BreakerOpen => message.text("circuit breaker is open"),
+            Cause::DeadlineExceeded => message.text("context deadline exceeded"),
             Cause::External => {
                 message.text("cannot invoke http endpoint ");
                 message.bytes(context.target);
@@ -317,15 +325,36 @@ impl ExchangeError {
 }
 
 impl Cause {
+    /// Whether the attempt failed for want of an answer, so that a policy may want another one.
+    /// What the request itself is to blame for is the same each time, and what a breaker refuses is
+    /// over, as with daprd.
+    pub const fn is_no_answer(self) -> bool {
+        matches!(
+            self,
+            Self::BadResponse
+                | Self::ClosedEarly
+                | Self::Connect(_)
+                | Self::ConnectTimeout
+                | Self::DeadlineExceeded
+                | Self::NotFound
+                | Self::Reset(_)
+                | Self::ResponseHeadTooLarge(_)
+                | Self::Stalled
+        )
+    }
+
     pub const fn label(self) -> &'static str {
         match self {
             Self::BadRequest(_) => "bad_request",
             Self::BadResponse => "bad_response",
             Self::BodyTooLarge => "body_too_large",
+            Self::BreakerBusy => "breaker_busy",
+            Self::BreakerOpen => "breaker_open",
             Self::ClosedEarly => "closed_early",
             Self::Connect(_) => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::ControlAway => "control_away",
+            Self::DeadlineExceeded => "deadline_exceeded",
             Self::Denied => "denied",
             Self::Escape(_) => "escape",
             Self::ExpectationFailed => "expectation_failed",

@@ -9,6 +9,7 @@ mod adoption;
 pub mod clock;
 mod connection;
 pub mod dapr;
+mod draw;
 pub mod engine;
 pub mod error;
 pub mod http;

@@ -141,6 +141,23 @@ pub const REPLAY_BYTES_MAX: usize = 16 * 1024;
 /// too. A request that kills whoever takes it must not go round.
 pub const REPLAYS_MAX: u8 = 3;
 
+/// Request bytes that a worker keeps for the retries of policies, all calls together. A call that
+/// finds no room is not tried again. A further attempt copies what it sends, so for as long as the
+/// app has not taken it there is as much once more.
+pub const RETRY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The shortest pause before another attempt, so that a policy cannot make a worker do nothing
+/// else.
+pub const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// A call is tried again for this long at most: what daprd allows its exponential retry. A client
+/// that is gone without a word must not be worked for for ever.
+pub const RETRY_TIME_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// Targets whose circuit breakers are kept, all apps together; with more, those that were called
+/// longest ago begin anew. Each has as many breakers as its policy says.
+pub const BREAKER_TARGETS_MAX: usize = 4096;
+
 /// daprd's built-in retry against another sidecar that cannot be reached: this often, this far
 /// apart.
 pub const PEER_RETRY_MAX: u32 = 3;

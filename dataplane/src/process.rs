@@ -6,6 +6,7 @@ use crate::{
     engine::{self, Backend, Choice, Engine, EngineError, Waker},
     link::{End, Introduction, Link},
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
+    policy::resiliency::Breakers,
     telemetry::Counters,
     worker::{Surroundings, Worker},
 };
@@ -57,12 +58,17 @@ pub fn run(options: Options) -> Result<(), RunError> {
     let bell = Waker::new().map_err(RunError::Link)?;
     inbox.attach(bell.clone());
 
+    let breakers = Arc::new(Breakers::default());
     let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
     let mut threads = Vec::with_capacity(count);
     for (index, counters) in counters.iter().enumerate() {
         let id = WorkerId(u32::try_from(index).expect("workers are few"));
-        let surroundings =
-            Surroundings { id, mailboxes: Arc::clone(&mailboxes), link: Arc::clone(&inbox) };
+        let surroundings = Surroundings {
+            id,
+            mailboxes: Arc::clone(&mailboxes),
+            link: Arc::clone(&inbox),
+            breakers: Arc::clone(&breakers),
+        };
         let counters = Arc::clone(counters);
         match start_worker(selected.backend, surroundings, counters) {
             Ok(thread) => threads.push(thread),

@@ -9,10 +9,15 @@
 use crate::clock::Instant;
 use std::time::Duration;
 
-/// One slot. Timeouts are whole seconds, so firing up to this much late does not matter.
+/// One slot of a coarse wheel. Most timeouts are whole seconds, so firing up to this much late does
+/// not matter.
 const TICK_MS: u64 = 32;
 
-/// 512 × 32 ms = 16 s. What lies further ahead comes up at the horizon and is entered again.
+/// One slot of a fine wheel, for the timeouts and pauses that policies give in milliseconds.
+const FINE_TICK_MS: u64 = 1;
+
+/// 512 × 32 ms = 16 s, or 0.5 s in a fine wheel. What lies further ahead comes up at the horizon
+/// and is entered again.
 const SLOTS: usize = 512;
 
 const WORD_BITS: usize = 64;
@@ -24,12 +29,28 @@ pub(crate) struct Wheel<K> {
     taken: [u64; SLOTS / WORD_BITS],
     /// All ticks before this one have been handled.
     tick: u64,
+    tick_ms: u64,
+    count: usize,
 }
 
 impl<K> Wheel<K> {
     pub(crate) fn new(now: Instant) -> Self {
+        Self::with_tick(now, TICK_MS)
+    }
+
+    pub(crate) fn fine(now: Instant) -> Self {
+        Self::with_tick(now, FINE_TICK_MS)
+    }
+
+    fn with_tick(now: Instant, tick_ms: u64) -> Self {
         let slots = std::iter::repeat_with(Vec::new).take(SLOTS).collect();
-        Self { slots, taken: [0; SLOTS / WORD_BITS], tick: now.as_millis() / TICK_MS }
+        let (taken, tick) = ([0; SLOTS / WORD_BITS], now.as_millis() / tick_ms);
+        Self { slots, taken, tick, tick_ms, count: 0 }
+    }
+
+    /// How far ahead an entry can be without coming up early.
+    pub(crate) fn horizon(&self) -> Duration {
+        Duration::from_millis((SLOTS as u64 - 2) * self.tick_ms)
     }
 
     /// Enters `key`, to come up at `at` or soon after; or before it, at the horizon, when `at` is
@@ -37,17 +58,23 @@ impl<K> Wheel<K> {
     pub(crate) fn enter(&mut self, key: K, at: Instant) -> Instant {
         // Rounded up: an entry must never come up before its deadline, or its owner would enter it
         // in the same tick.
-        let wanted = at.as_millis() / TICK_MS + 1;
+        let wanted = at.as_millis() / self.tick_ms + 1;
         let tick = wanted.clamp(self.tick + 1, self.tick + SLOTS as u64 - 1);
         let slot = slot_of(tick);
         self.slots[slot].push(key);
         self.taken[slot / WORD_BITS] |= 1 << (slot % WORD_BITS);
-        Instant::from_nanos(tick * TICK_MS * 1_000_000)
+        self.count += 1;
+        Instant::from_nanos(tick * self.tick_ms * 1_000_000)
     }
 
     /// Moves all keys whose time has come to `due`.
     pub(crate) fn expire(&mut self, now: Instant, due: &mut Vec<K>) {
-        let target = now.as_millis() / TICK_MS;
+        let target = now.as_millis() / self.tick_ms;
+        if self.count == 0 {
+            self.tick = self.tick.max(target);
+            return;
+        }
+        let due_before = due.len();
         // After a long sleep each slot is due once; looking at it twice finds it empty.
         let first = self.tick.max(target.saturating_sub(SLOTS as u64));
         for tick in first..=target {
@@ -56,14 +83,18 @@ impl<K> Wheel<K> {
             self.taken[slot / WORD_BITS] &= !(1 << (slot % WORD_BITS));
         }
         self.tick = self.tick.max(target);
+        self.count -= due.len() - due_before;
     }
 
     /// How long until the next entry comes up; `None` when there is none.
     pub(crate) fn next_in(&self, now: Instant) -> Option<Duration> {
+        if self.count == 0 {
+            return None;
+        }
         let start = slot_of(self.tick);
         let distance =
             (0..=SLOTS / WORD_BITS).find_map(|step| self.distance_in_word(start, step))?;
-        let at_ms = (self.tick + distance) * TICK_MS;
+        let at_ms = (self.tick + distance) * self.tick_ms;
         Some(Instant::from_nanos(at_ms * 1_000_000).since(now))
     }
 

@@ -246,6 +246,7 @@ mod tests {
             }),
             origin: Origin::default(),
             balance: Balance::default(),
+            resiliency: None,
             zone: None,
             body_bytes_max: None,
             head_bytes_max: 8192,

@@ -3,7 +3,10 @@
 //! Plain values without rules of their own; [`crate::Snapshot::build`] checks what they must hold
 //! together.
 
-use crate::{Address, AppId, InstanceId, ListenerId, Namespace, Version, policy::Guards};
+use crate::{
+    Address, AppId, InstanceId, ListenerId, Namespace, Version,
+    policy::{Guards, resiliency::Resiliency},
+};
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 
@@ -48,6 +51,8 @@ pub struct App {
     pub origin: Origin,
     /// How its calls are spread over the endpoints of the app they go to.
     pub balance: Balance,
+    /// How its calls are carried when they fail; `None`: as they are without any policy.
+    pub resiliency: Option<Arc<Resiliency>>,
     /// Where it runs; calls stay there while enough endpoints of the other app are there, too.
     pub zone: Option<Box<str>>,
     /// Largest request body in bytes; `None` is unlimited (`--max-body-size 0`).

@@ -17,6 +17,7 @@ use crate::{
     },
     node::Files,
     registry,
+    resources::Resources,
 };
 use clap::{Arg, ArgMatches, Command, builder::EnumValueParser};
 use serde::Serialize;
@@ -35,7 +36,7 @@ pub(super) fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(
             Command::new("check")
-                .about("Report all that is wrong with Configuration files, node files and registry files")
+                .about("Report all that is wrong with Configuration files, node files, registry files, and directories of resources")
                 .arg(files),
         )
         .subcommand(Command::new("docs").about("Print the table of keys as a document").hide(true))
@@ -67,6 +68,9 @@ pub(super) fn main(matches: &ArgMatches) -> ExitCode {
 /// All problems on standard error, the worst and the harmless ones alike.
 fn check(files: &[&str]) -> ExitCode {
     let mut told = Told::default();
+    let (directories, files): (Vec<&str>, Vec<&str>) =
+        files.iter().partition(|path| Path::new(path).is_dir());
+    told.resources(&directories);
     // A later Configuration replaces what an earlier one says, so all of them are read as one.
     let mut configurations = Vec::new();
     for path in files {
@@ -75,7 +79,7 @@ fn check(files: &[&str]) -> ExitCode {
                 Ok(count) => told.sound(path, format_args!("a registry of {count} apps")),
                 Err(problems) => problems.iter().for_each(|problem| told.refused(problem)),
             },
-            Ok(FileKind::Configuration) => configurations.push(*path),
+            Ok(FileKind::Configuration) => configurations.push(path),
             Ok(FileKind::Node) => told.node(path),
             Err(problem) => told.refused(&problem),
         }
@@ -122,6 +126,13 @@ impl Told {
         configuration.problems.iter().for_each(|problem| self.problem(problem));
         let warnings = &configuration.names.warnings;
         configuration.notes.iter().chain(warnings).for_each(|note| self.note(note));
+    }
+
+    fn resources(&mut self, directories: &[&str]) {
+        let directories: Vec<String> = directories.iter().map(|path| (*path).to_owned()).collect();
+        let (problems, notes) = Resources::check(&directories);
+        problems.iter().for_each(|problem| self.problem(problem));
+        notes.iter().for_each(|note| self.note(note));
     }
 
     fn problem(&mut self, problem: &Problem) {
@@ -271,8 +282,9 @@ two together.
 A flag beats a variable, a variable beats a file, a file beats the default. `ringcar config show`
 takes the flags of `ringcar sidecar` and prints every value that would be in force with where it
 came from. `ringcar config check FILE…` tells Configuration files, node files ([node.md](node.md)) and
-files of the registry `file` by what stands in them, and reports all their problems with line, column
-and suggestion; any other file is a problem, too. It ends with 0 when there is none, else with 78.
+files of the registry `file` by what stands in them, takes a directory as one of resources
+([resiliency.md](resiliency.md)), and reports all their problems with line, column and suggestion; any
+other file is a problem, too. It ends with 0 when there is none, else with 78.
 ";
 
 const FLAGS: &str = "\
@@ -298,7 +310,8 @@ replaces what an earlier one says. The section `spec.ringcar` is Ringcar's own; 
 | a key nobody knows | ignored with a line in the log; a problem for `config check` |
 | a value of the wrong kind, a file that cannot be read | refused |
 
-A running sidecar reads its files anew when one of them is replaced or written, and at SIGHUP.
+A running sidecar reads its files anew when one of them is replaced or written, and at SIGHUP; so it
+does those in the directories of `--resources-path` ([resiliency.md](resiliency.md)).
 Keys marked as reloaded and `spec.nameResolution` ([registries.md](registries.md)) are then in force
 without a restart and without a lost call; a change of another key is named in the log and waits for
 the next start. Files that are refused leave all as

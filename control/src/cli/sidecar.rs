@@ -11,6 +11,7 @@ use crate::{
     },
     host, http_client,
     log::{Format, Level, Log, Settings},
+    resources,
     sidecar::{self, Configure, StartError},
     signals::Signals,
     version,
@@ -111,6 +112,7 @@ pub(super) fn configure(values: &mut Values) -> Result<Config, SidecarError> {
         }
     })?;
     config.take(configuration);
+    resources::configure(&mut config, values).map_err(ConfigError::Resources)?;
     Ok(config)
 }
 

@@ -405,8 +405,8 @@ mod tests {
             ("empty", &["--placement-host-address", "", "--resources-path="], &[]),
             (
                 "changed",
-                &["--enable-mtls", "--resources-path", "d"],
-                &["resources-path", "enable-mtls"],
+                &["--enable-mtls", "--enable-api-logging", "--resources-path", "d"],
+                &["enable-api-logging", "enable-mtls"],
             ),
             ("no effect in daprd either", &["--actors-service", "x"], &[]),
         ] {

@@ -32,7 +32,10 @@ use crate::{
 use flags::Values;
 use snapshot::{
     AppId, Balance, IdError, Namespace,
-    policy::{AccessPolicy, AllowedOrigins, ApiRules, Guards, Network, NetworkError},
+    policy::{
+        AccessPolicy, AllowedOrigins, ApiRules, Guards, Network, NetworkError,
+        resiliency::Resiliency,
+    },
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -75,6 +78,10 @@ pub(crate) struct Config {
     pub(crate) balance: Balance,
     /// Beside the local one. Files alone name them.
     pub(crate) registries: Arc<Settings>,
+    /// Policies of its calls. Files alone name them.
+    pub(crate) resiliency: Option<Arc<Resiliency>>,
+    /// The directories that they come from.
+    pub(crate) resources: Vec<PathBuf>,
     /// For the log: what was asked for and is not done.
     pub(crate) warnings: Vec<String>,
 }
@@ -118,6 +125,8 @@ pub(crate) enum ConfigError {
     Variable { name: String, reason: String },
     #[error("error loading configuration: {}", list(.0))]
     Files(Vec<file::Problem>),
+    #[error("error loading resources: {}", list(.0))]
+    Resources(Vec<file::Problem>),
     #[error("the '{flag}' argument value {port} conflicts with 'app-port'")]
     PortConflict { flag: &'static str, port: u16 },
     #[error("invalid value for 'trusted-peer-networks': {0}")]
@@ -142,7 +151,9 @@ impl ConfigError {
             Self::Zone(_) => Some("zone"),
             Self::AppPlace(_) => Some("app-channel-address"),
             Self::Network(_) => Some("trusted-peer-networks"),
-            Self::Files(_) | Self::Namespace(..) | Self::Variable { .. } => None,
+            Self::Files(_) | Self::Namespace(..) | Self::Resources(_) | Self::Variable { .. } => {
+                None
+            }
         }
     }
 }
@@ -194,6 +205,8 @@ impl Config {
             zone: zone(values)?,
             balance: balance(values)?,
             registries: Arc::default(),
+            resiliency: None,
+            resources: Vec::new(),
             host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
             warnings: warnings(values, &protocol)?,
             protocol,

@@ -15,6 +15,7 @@ use crate::{
         keys as table, token,
     },
     host,
+    resources::{self, Resources},
     yaml::{self, Key, Node, Place, Value},
 };
 use snapshot::{OnControlLost, policy::Token};
@@ -99,6 +100,10 @@ struct Reader<'a> {
     path: Arc<str>,
     env: Environment<'a>,
     problems: Vec<Problem>,
+    /// For the log.
+    notes: Vec<String>,
+    /// By the directories they come from, which apps have in common.
+    resources: HashMap<Vec<String>, Resources>,
 }
 
 /// A mapping whose keys are known, each once.
@@ -106,7 +111,8 @@ type Entries<'n> = Vec<(Use, &'n Key, &'n Node)>;
 
 impl<'a> Reader<'a> {
     fn new(path: &str, env: Environment<'a>) -> Self {
-        Self { path: path.into(), env, problems: Vec::new() }
+        let (problems, notes, resources) = (Vec::new(), Vec::new(), HashMap::new());
+        Self { path: path.into(), env, problems, notes, resources }
     }
 
     fn place(&self, place: Place) -> FilePlace {
@@ -182,9 +188,15 @@ impl<'a> Reader<'a> {
                 Use::Address | Use::Namespace | Use::Token(_) => {}
             }
         }
-        let base = self.base(&mut values)?;
-        let defaults = self.defaults(defaults);
+        let mut base = self.base(&mut values)?;
+        let mut defaults = self.defaults(defaults);
+        if !defaults.values.is_given(RESOURCES) && values.is_given(RESOURCES) {
+            let paths = values.list(RESOURCES).into_iter().map(str::to_owned).collect();
+            let place = FilePlace::new(Arc::clone(&self.path), None);
+            defaults.values.set(RESOURCES, paths, place);
+        }
         let apps = apps.map(|node| self.apps(node, &defaults, &base)).unwrap_or_default();
+        base.warnings.append(&mut self.notes);
         let name = name.map(str::to_owned).or(own_name).or_else(host::name);
         let on_control_lost = match base.keep_data_plane {
             _ if !values.is_given(KEEP) => OnControlLost::Serve,
@@ -377,7 +389,7 @@ impl<'a> Reader<'a> {
                     }
                     None => config.guard(base.guards.access.clone(), base.guards.api.clone()),
                 }
-                Some(Config {
+                let config = Config {
                     metrics: None,
                     graceful_timeout: base.graceful_timeout,
                     block_duration: base.block_duration,
@@ -386,7 +398,8 @@ impl<'a> Reader<'a> {
                     registries: Arc::clone(&base.registries),
                     zone: base.zone.clone(),
                     ..config
-                })
+                };
+                self.with_resources(config, &values, node.place)
             }
             Err(e) => {
                 let key = e.flag().and_then(keys::name_of);
@@ -395,6 +408,31 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+
+    /// Each set of directories is read once.
+    fn with_resources(
+        &mut self,
+        mut config: Config,
+        values: &Values,
+        place: Place,
+    ) -> Option<Config> {
+        let paths = resources::paths(values);
+        if !self.resources.contains_key(&paths) {
+            let found = Resources::load(&paths).unwrap_or_else(|problems| {
+                self.problems.extend(problems);
+                Resources::default()
+            });
+            self.notes.extend(found.notes.iter().cloned());
+            self.resources.insert(paths.clone(), found);
+        }
+        if let Err(problems) = self.resources[&paths].apply(&mut config, paths) {
+            let app = config.app_id.as_str();
+            self.refuse(place, app, "its resources do not fit together");
+            self.problems.extend(problems);
+            return None;
+        }
+        Some(config)
     }
 
     /// A port, host and port, or `unix:///path`.
@@ -458,6 +496,8 @@ fn listens_on(app: &Config) -> Vec<(String, u16)> {
 }
 
 const KEEP: &str = "keep-data-plane";
+
+const RESOURCES: &str = "resources-path";
 
 #[cfg(test)]
 mod tests {

@@ -35,6 +35,7 @@ pub(super) const NODE: &[(&str, Use)] = &[
     ("metrics-listen-address", Flag("metrics-listen-address")),
     ("metrics-port", Flag("metrics-port")),
     ("name", Name),
+    ("resources-paths", Flag("resources-path")),
     ("zone", Flag("zone")),
 ];
 
@@ -57,6 +58,7 @@ pub(super) const APP: &[(&str, Use)] = &[
     ("public-listen-address", Flag("dapr-public-listen-address")),
     ("public-port", Flag("dapr-public-port")),
     ("read-buffer-size", Flag("read-buffer-size")),
+    ("resources-paths", Flag("resources-path")),
     ("token", Token("DAPR_API_TOKEN")),
     ("trusted-peer-networks", Flag("trusted-peer-networks")),
     ("unix-domain-socket", Flag("unix-domain-socket")),

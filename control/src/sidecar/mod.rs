@@ -22,6 +22,7 @@ mod scrapes;
 mod served;
 mod setup;
 mod sockets;
+mod watches;
 
 pub(crate) use reload::Configure;
 pub(crate) use setup::{StartError, prepare, prepare_node};

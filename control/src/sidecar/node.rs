@@ -7,7 +7,7 @@ use super::{
     Sidecar,
     admin::{Reply, Waiting},
     apps::{self, Failure, Outcome},
-    reload::watch_directories,
+    watches::Watches,
 };
 use crate::{
     claim::PlaneName,
@@ -20,12 +20,16 @@ use crate::{
         config::{Defaults, NodeConfig},
         environment,
     },
+    registry::inotify::directory_of,
     runtime_dir::RuntimeDir,
 };
 use serde::Serialize;
 use snapshot::{AppId, Namespace, wire::AdminCallId};
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
-use tokio::{sync::Notify, task::JoinSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 pub(super) struct Node {
     pub(super) name: String,
@@ -35,11 +39,9 @@ pub(super) struct Node {
     /// Of the file.
     apps: Vec<Arc<Config>>,
     changes: Changes,
-    changed: Arc<Notify>,
-    /// Files beside the node's own.
-    configuration: Vec<PathBuf>,
-    /// Ends with the node.
-    watch: JoinSet<()>,
+    /// What operators added, as it was last understood.
+    added: BTreeMap<Name, Arc<Config>>,
+    watches: Watches,
     /// What was wrong with the file the last time.
     refusal: Option<String>,
 }
@@ -69,34 +71,47 @@ impl Node {
         if let Some(problem) = problem {
             log.error(format_args!("Changes of an earlier control are lost: {problem}"));
         }
-        let changed = Arc::new(Notify::new());
-        let watch = watch(&files, &config.configuration, &changed, log);
-        Self {
+        let mut node = Self {
             name: config.name.clone(),
             files,
             base: config.base.clone(),
             defaults: config.defaults.clone(),
             apps: config.apps.iter().cloned().map(Arc::new).collect(),
             changes,
-            changed,
-            configuration: config.configuration.clone(),
-            watch,
+            added: BTreeMap::new(),
+            watches: Watches::default(),
             refusal: None,
-        }
+        };
+        node.watch_files(&config.configuration, log);
+        node
+    }
+
+    /// From here on a change of one of these, or of the node's own file, has them read anew.
+    fn watch_files(&mut self, configuration: &[PathBuf], log: &Log) {
+        let files = self.files.path.iter().chain(configuration);
+        self.watches.add(files.map(|path| directory_of(path)).collect::<Vec<_>>(), log);
     }
 
     /// The apps of the file, and what was changed beside it.
-    pub(super) fn wanted(&self) -> Vec<Arc<Config>> {
+    pub(super) fn wanted(&mut self, log: &Log) -> Vec<Arc<Config>> {
         let of_file = self.apps.iter().map(|app| (apps::name_of(app), Arc::clone(app)));
         let mut wanted: BTreeMap<Name, Arc<Config>> = of_file.collect();
         wanted.retain(|name, _| !self.changes.is_removed(name));
         for (name, text) in self.changes.added() {
-            // What was understood once may not be any more, under another file's defaults.
+            // What was understood once may not be any more, under another file's defaults or with
+            // other resources; then it stays as it was.
             if let Ok(apps) = self.defaults.apps(text, &self.base, &environment) {
-                wanted.extend(apps.into_iter().map(|(app, _)| (name.clone(), Arc::new(app))));
+                let apps = apps.into_iter().map(|(app, _)| (name.clone(), Arc::new(app)));
+                self.added.extend(apps);
             }
+            wanted.extend(self.added.get_key_value(name).map(|(n, app)| (n.clone(), app.clone())));
         }
-        wanted.into_values().collect()
+        self.added.retain(|name, _| wanted.contains_key(name));
+        let wanted: Vec<Arc<Config>> = wanted.into_values().collect();
+        let directories = wanted.iter().flat_map(|app| app.resources.iter().cloned());
+        let directories: BTreeSet<PathBuf> = directories.collect();
+        self.watches.add(directories, log);
+        wanted
     }
 
     fn is_in_file(&self, name: &Name) -> bool {
@@ -108,20 +123,10 @@ impl Node {
     }
 }
 
-fn watch(
-    files: &Files,
-    configuration: &[PathBuf],
-    changed: &Arc<Notify>,
-    log: &Log,
-) -> JoinSet<()> {
-    let paths = files.path.iter().chain(configuration).map(PathBuf::as_path);
-    watch_directories(paths, changed, log)
-}
-
 /// Ready when one of its files may have changed.
 pub(super) async fn changed(node: &Option<Node>) {
     match node {
-        Some(node) => node.changed.notified().await,
+        Some(node) => node.watches.changed().await,
         None => std::future::pending().await,
     }
 }
@@ -166,14 +171,11 @@ impl Sidecar {
         let was_refused = node.refusal.take().is_some();
         node.apps = config.apps.into_iter().map(Arc::new).collect();
         node.defaults = config.defaults;
-        if node.configuration != config.configuration {
-            node.watch = watch(&node.files, &config.configuration, &node.changed, &self.log);
-            node.configuration = config.configuration;
-        }
+        node.watch_files(&config.configuration, &self.log);
         if node.base.metrics != config.base.metrics {
             self.log.warning("Changes of the metrics page wait for the next start");
         }
-        let wanted = node.wanted();
+        let wanted = node.wanted(&self.log);
         self.log.set_threshold(config.base.log.threshold);
         self.graceful_timeout = config.base.graceful_timeout;
         self.block_duration = config.base.block_duration;
@@ -200,7 +202,7 @@ impl Sidecar {
         if let Err(e) = node.changes.add(&added) {
             return answer.send(500, format!("the change cannot be written down: {e}"));
         }
-        let wanted = node.wanted();
+        let wanted = node.wanted(&self.log);
         let outcome = self.serve(wanted);
         let is_about = |failure: &&Failure| added.iter().any(|(name, _)| *name == failure.name);
         let failures: Vec<String> =
@@ -220,7 +222,7 @@ impl Sidecar {
         if let Err(e) = node.changes.restore(before) {
             self.log.error(format_args!("a change that failed cannot be taken back: {e}"));
         }
-        let wanted = node.wanted();
+        let wanted = node.wanted(&self.log);
         self.serve(wanted);
     }
 
@@ -243,14 +245,14 @@ impl Sidecar {
     /// `None` when there is no such app.
     fn drop_app(&mut self, name: &Name) -> Option<std::io::Result<Outcome>> {
         let node = self.node.as_mut()?;
-        if !node.wanted().iter().any(|app| apps::name_of(app) == *name) {
+        if !node.wanted(&self.log).iter().any(|app| apps::name_of(app) == *name) {
             return None;
         }
         let is_in_file = node.is_in_file(name);
         if let Err(e) = node.changes.remove(name, is_in_file) {
             return Some(Err(e));
         }
-        let wanted = node.wanted();
+        let wanted = node.wanted(&self.log);
         Some(Ok(self.serve(wanted)))
     }
 

@@ -96,6 +96,7 @@ mod tests {
             channel: None,
             origin: snapshot::Origin::default(),
             balance: snapshot::Balance::default(),
+            resiliency: None,
             zone: None,
             body_bytes_max: None,
             head_bytes_max: 0,

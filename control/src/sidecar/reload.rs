@@ -5,19 +5,14 @@
 
 #![forbid(unsafe_code)]
 
-use super::Sidecar;
+use super::{Sidecar, watches::Watches};
 use crate::{
     config::{Config, flags::Values},
     log::Log,
-    registry::inotify::{DirectoryWatch, Wake, directory_of},
+    registry::inotify::directory_of,
 };
-use snapshot::policy::Guards;
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
-use tokio::{sync::Notify, task::JoinSet};
+use snapshot::policy::{Guards, resiliency::Resiliency};
+use std::{path::Path, sync::Arc};
 
 /// Reads flags, variables and files as at start.
 pub(crate) type Configure = Box<dyn Fn() -> Result<(Values, Config), String>>;
@@ -25,10 +20,9 @@ pub(crate) type Configure = Box<dyn Fn() -> Result<(Values, Config), String>>;
 pub(super) struct Reload {
     configure: Configure,
     values: Values,
+    resiliency: Option<Arc<Resiliency>>,
     guards: Arc<Guards>,
-    changed: Arc<Notify>,
-    /// End with the sidecar.
-    _watches: JoinSet<()>,
+    watches: Watches,
     /// What was wrong the last time.
     refusal: Option<String>,
 }
@@ -37,14 +31,15 @@ impl Reload {
     /// `None` where there are no files. Must be called within the runtime.
     fn start(configure: Configure, values: Values, config: &Config, log: &Log) -> Option<Self> {
         let paths: Vec<String> = values.list("config").into_iter().map(str::to_owned).collect();
-        if paths.is_empty() || values.text("mode") == "kubernetes" {
+        let is_without_files = paths.is_empty() && config.resources.is_empty();
+        if is_without_files || values.text("mode") == "kubernetes" {
             return None;
         }
-        let changed = Arc::new(Notify::new());
-        let paths = paths.iter().map(Path::new);
-        let _watches = watch_directories(paths, &changed, log);
-        let guards = Arc::clone(&config.guards);
-        Some(Self { configure, values, guards, changed, _watches, refusal: None })
+        let mut watches = Watches::default();
+        let files = paths.iter().map(|path| directory_of(Path::new(path)));
+        watches.add(files.chain(config.resources.iter().cloned()).collect::<Vec<_>>(), log);
+        let (guards, resiliency) = (Arc::clone(&config.guards), config.resiliency.clone());
+        Some(Self { configure, values, resiliency, guards, watches, refusal: None })
     }
 
     /// The keys that changed and wait for a restart.
@@ -56,35 +51,10 @@ impl Reload {
     }
 }
 
-/// Notifies whenever something happens beside one of the files, for as long as what is returned is
-/// kept.
-pub(super) fn watch_directories<'p>(
-    paths: impl Iterator<Item = &'p Path>,
-    changed: &Arc<Notify>,
-    log: &Log,
-) -> JoinSet<()> {
-    let mut watches = JoinSet::new();
-    let directories: BTreeSet<PathBuf> = paths.map(directory_of).collect();
-    for directory in directories {
-        match DirectoryWatch::start(&directory, Wake::OnClose) {
-            Ok(mut watch) => {
-                let changed = Arc::clone(changed);
-                watches.spawn(async move {
-                    while watch.changed().await.is_ok() {
-                        changed.notify_one();
-                    }
-                });
-            }
-            Err(e) => log.warning(format_args!("{e}; SIGHUP reads the configuration anew")),
-        }
-    }
-    watches
-}
-
 /// Ready when a file may have changed.
 pub(super) async fn changed(reload: &Option<Reload>) {
     match reload {
-        Some(reload) => reload.changed.notified().await,
+        Some(reload) => reload.watches.changed().await,
         None => std::future::pending().await,
     }
 }
@@ -117,7 +87,9 @@ impl Sidecar {
         }
         let is_same =
             reload.values.iter().zip(values.iter()).all(|((_, a), (_, b))| a.text() == b.text())
+                && reload.resiliency == config.resiliency
                 && reload.guards == config.guards;
+        reload.resiliency.clone_from(&config.resiliency);
         reload.values = values;
         reload.guards = Arc::clone(&config.guards);
         if !is_same {
@@ -136,7 +108,8 @@ impl Sidecar {
         self.block_duration = config.block_duration;
         for (number, served) in &mut self.apps {
             let (body, head) = (config.body_bytes_max, config.head_bytes_max());
-            self.publisher.set_limits(self.supervisor.told(), *number, body, head);
+            let (told, policies) = (self.supervisor.told(), config.resiliency.as_ref());
+            self.publisher.set_limits(told, *number, body, head, policies);
             self.publisher.set_guards(self.supervisor.told(), *number, &config.guards);
             served.config = Arc::new(Config {
                 body_bytes_max: config.body_bytes_max,

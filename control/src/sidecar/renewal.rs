@@ -65,8 +65,8 @@ impl Sidecar {
     pub(super) fn on_settled(&mut self) {
         self.log.info("Registries that were left are forgotten");
         self.reached_by = Arc::new(self.registries.settings().clone());
-        let apps = match &self.node {
-            Some(node) => node.wanted(),
+        let apps = match &mut self.node {
+            Some(node) => node.wanted(&self.log),
             None => self.apps.values().map(|served| Arc::clone(&served.config)).collect(),
         };
         let failures = self.serve(apps).failures;

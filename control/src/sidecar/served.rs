@@ -337,6 +337,7 @@ fn app(config: &Config, number: u32, address: Option<Address>) -> App {
         channel,
         origin: Origin { host_ip, host_name: host::name() },
         balance: config.balance,
+        resiliency: config.resiliency.clone(),
         zone: config.zone.clone(),
         body_bytes_max: config.body_bytes_max,
         head_bytes_max: config.head_bytes_max(),

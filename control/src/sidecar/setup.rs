@@ -107,9 +107,9 @@ pub(crate) async fn prepare_node(
     let dir = runtime_dir()?;
     let name = PlaneName::of_node(&config.name);
     let claim = claim(&name, &dir, log).await?;
-    let node = Node::start(&config, files, &dir, &name, log);
+    let mut node = Node::start(&config, files, &dir, &name, log);
     let on_control_lost = config.on_control_lost;
-    let apps = node.wanted();
+    let apps = node.wanted(log);
     let plan = Plan { name, base: &config.base, apps, on_control_lost, node: Some(node) };
     let control = start(plan, claim, dir, log).await?;
     log.info(format_args!("Node {} serves {} apps", config.name, control.apps.len()));

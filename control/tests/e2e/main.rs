@@ -20,6 +20,7 @@ mod machines;
 mod node;
 mod registries;
 mod renewal;
+mod resources;
 mod run;
 mod run_file;
 mod shutdown;

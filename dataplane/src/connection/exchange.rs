@@ -10,9 +10,11 @@ use crate::{
     engine::Chunk,
     error::Hop,
     http::{BodyReader, Method, Version},
+    limits::{PEER_RETRY_INTERVAL, PEER_RETRY_MAX, REPLAY_BYTES_MAX},
+    policy::resiliency::Attempts,
     upstream::{EndpointKey, Seat, UpstreamKey},
 };
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, mem, time::Duration};
 
 /// How response bytes reach the client.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -64,6 +66,8 @@ pub(crate) struct Exchange {
     pub retry_count: u32,
     /// Control was asked where the app is after all its addresses had turned out to be others'.
     pub is_resolved_anew: bool,
+    /// What its policy has made of it so far; `None`: there is none.
+    pub attempts: Option<Box<Attempts>>,
     pub interim_count: u32,
     /// The request asked for another protocol and may get it.
     pub upgrade: bool,
@@ -93,9 +97,46 @@ impl Exchange {
         self.method.is_idempotent() && self.request.is_complete() && !self.upgrade
     }
 
+    /// Room for all of the request, of which `here` bytes are here, for the attempts that its
+    /// policy may want. False: there is none, or it is not for them.
+    pub(crate) fn take_room(&mut self, here: usize) -> bool {
+        let Some(attempts) = self.attempts.as_mut().filter(|a| a.retries()) else { return false };
+        let left = self.request.bytes_left().and_then(|left| usize::try_from(left).ok());
+        let all = left.and_then(|left| left.checked_add(here));
+        !self.upgrade && all.is_some_and(|all| attempts.kept.try_grow(all))
+    }
+
+    /// What [`Self::take_room`] was told.
+    pub(crate) fn has_room(&self) -> bool {
+        self.attempts.as_ref().is_some_and(|attempts| attempts.kept.is_any())
+    }
+
+    /// There will be no further attempt.
+    pub(crate) fn forget_request(&mut self) {
+        if let Some(attempts) = &mut self.attempts {
+            attempts.kept.give_back();
+            self.replay.clear();
+            self.replay.shrink_to(REPLAY_BYTES_MAX);
+        }
+    }
+
+    /// How often and how far apart a peer that cannot be reached is tried again.
+    pub(crate) fn built_in_retry(&self) -> (u32, Duration) {
+        let Some(attempts) = &self.attempts else { return (PEER_RETRY_MAX, PEER_RETRY_INTERVAL) };
+        attempts.built_in().map_or((0, Duration::ZERO), |retry| {
+            (retry.count_max.unwrap_or(u32::MAX), retry.pause.first())
+        })
+    }
+
+    /// When its policy wants to be asked.
+    pub(crate) fn policy_deadline(&self) -> Option<Instant> {
+        self.attempts.as_ref().and_then(|attempts| attempts.deadline())
+    }
+
     /// Takes what an idle connection should not keep.
     pub(crate) fn end(&mut self) -> Buffers {
         self.pending = VecDeque::new();
+        self.attempts = None;
         self.tried = Vec::new();
         let mut buffers = Buffers {
             notes: mem::take(&mut self.notes),
@@ -106,6 +147,8 @@ impl Exchange {
         buffers.cors.clear();
         buffers.url_path.clear();
         buffers.replay.clear();
+        // A policy may have had more kept than is worth having for the next request.
+        buffers.replay.shrink_to(REPLAY_BYTES_MAX);
         buffers
     }
 }

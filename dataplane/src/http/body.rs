@@ -115,6 +115,15 @@ impl BodyReader {
         Ok(piece)
     }
 
+    /// Bytes that are still to come; `None`: nobody has said.
+    pub fn bytes_left(&self) -> Option<u64> {
+        match self.state {
+            State::Complete => Some(0),
+            State::Length { left } => Some(left),
+            State::Chunked(_) | State::Failed(_) | State::UntilClose => None,
+        }
+    }
+
     pub fn is_complete(&self) -> bool {
         matches!(self.state, State::Complete)
     }

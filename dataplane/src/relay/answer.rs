@@ -13,8 +13,9 @@ use crate::{
     error::{Cause, ErrorContext, ExchangeError, Phase},
     http::{Method, reply::Reply},
     limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT},
+    policy::resiliency::Failure,
 };
-use snapshot::wire::AdminRequest;
+use snapshot::{ListenerKind, wire::AdminRequest};
 use std::rc::Rc;
 
 impl<E: Engine> Relay<E> {
@@ -74,13 +75,22 @@ impl<E: Engine> Relay<E> {
         }
     }
 
+    /// The exchange, or what is tried of it now, ends with `cause`.
+    pub(super) fn fail(&mut self, key: ConnectionKey, cause: Cause) {
+        if !cause.is_no_answer() || !self.tries_again(key, Failure::NoAnswer) {
+            self.give_up(key, cause);
+        }
+    }
+
     /// The exchange ends with `cause`: the client gets an answer, or, when it has part of the app's
     /// already, a cut connection, so that it cannot take what it has for the whole.
-    pub(super) fn fail(&mut self, key: ConnectionKey, cause: Cause) {
+    pub(super) fn give_up(&mut self, key: ConnectionKey, cause: Cause) {
         self.release_upstream(key);
         let Some(connection) = self.connections.find_mut(key) else { return };
         let exchange = &mut connection.exchange;
         exchange.pending.clear();
+        exchange.forget_request();
+        exchange.attempts = None;
         // What is dropped is bounded otherwise; nobody is told twice.
         exchange.request_bytes_max = None;
         self.counters.exchange_errors.add(1);
@@ -105,7 +115,11 @@ impl<E: Engine> Relay<E> {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         let content_type = error.write_reply_body(&context, &mut body);
-        let lines = if cause == Cause::Misdirected { MISDIRECTED } else { "" };
+        let lines = match (cause, connection.listener) {
+            (Cause::Misdirected, _) => MISDIRECTED,
+            (_, ListenerKind::Peer) if error.status() == NO_ANSWER_STATUS => NO_ANSWER,
+            _ => "",
+        };
         let answer = Answer {
             status: error.status(),
             content_type: Some(content_type),
@@ -165,8 +179,12 @@ impl<E: Engine> Relay<E> {
     }
 }
 
-/// Tells the calling sidecar that it was not the app who answered.
+/// Tell the calling sidecar that it was not the app who answered.
 const MISDIRECTED: &str = "Ringcar-Error: misdirected\r\n";
+const NO_ANSWER: &str = "Ringcar-Error: no-answer\r\n";
+
+/// Refusals have other ones, and are not tried again.
+const NO_ANSWER_STATUS: u16 = 500;
 
 /// Whose fault it is and how far the exchange had come, from what the exchange remembers.
 fn error_of(exchange: &Exchange, cause: Cause) -> ExchangeError {

@@ -10,7 +10,7 @@ use crate::{
     connection::{Connection, ConnectionKey},
     engine::{Chunk, Engine},
     error::Cause,
-    http::{FieldSet, RequestHead, Rewrite, rewrite_anew, rewrite_in_place},
+    http::{FieldSet, Framing, RequestHead, Rewrite, rewrite_anew, rewrite_in_place},
     limits::{CONNECT_TIMEOUT, FAIL_OVER_CONNECT_TIMEOUT, RELAY_HIGH_BYTES, REPLAY_BYTES_MAX},
     route::Name,
     upstream::{EndpointKey, Upstream, UpstreamKey, UpstreamState},
@@ -30,7 +30,10 @@ impl<E: Engine> Relay<E> {
     pub(super) fn call(&mut self, key: ConnectionKey, chunk: Chunk) {
         let view = Rc::clone(&self.view);
         match self.plan(key, &view, &chunk) {
-            Ok((way, drop)) => self.dispatch(key, chunk, way, drop),
+            Ok((way, drop)) => match self.begin_policy(key, &view) {
+                Ok(()) => self.dispatch(key, chunk, way, drop),
+                Err(cause) => self.fail_with_body(key, chunk, cause),
+            },
             Err(cause) => self.fail_with_body(key, chunk, cause),
         }
     }
@@ -93,12 +96,11 @@ impl<E: Engine> Relay<E> {
         self.resume_downstream(key);
         match way {
             Way::Known(endpoint) => {
-                self.remember_for_replay(key, &head, &rest);
+                self.remember(key, &head, &rest, false);
                 self.start_upstream(key, endpoint, head, rest);
             }
             Way::Unknown(name) => {
-                // There may turn out to be several endpoints.
-                self.remember(key, &head, &rest);
+                self.remember(key, &head, &rest, true);
                 self.set_pending(key, head, rest);
                 self.park(key, name, false);
             }
@@ -107,18 +109,17 @@ impl<E: Engine> Relay<E> {
 
     /// A request that may have to be sent again is remembered while it is small: one that is safe
     /// to repeat, should its pooled connection turn out to be dead; any, while another endpoint
-    /// could take it, should the first one turn out to be another app's.
-    fn remember_for_replay(&mut self, key: ConnectionKey, head: &Chunk, rest: &Chunk) {
-        let Some(connection) = self.connections.find(key) else { return };
-        if connection.exchange.seat.is_some() || connection.exchange.may_be_repeated() {
-            self.remember(key, head, rest);
-        }
-    }
-
-    fn remember(&mut self, key: ConnectionKey, head: &Chunk, rest: &Chunk) {
+    /// could take it, should the first one turn out to be another app's. Where a policy retries,
+    /// any that there is room for, as far as its length is known.
+    fn remember(&mut self, key: ConnectionKey, head: &Chunk, rest: &Chunk, is_unknown: bool) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let exchange = &mut connection.exchange;
-        if head.len() + rest.len() <= REPLAY_BYTES_MAX {
+        // Of an app that is not known there may turn out to be several endpoints.
+        let is_wanted = is_unknown || exchange.seat.is_some() || exchange.may_be_repeated();
+        let is_small = head.len() + rest.len() <= REPLAY_BYTES_MAX;
+        let is_chunked = self.request_head.framing == Framing::Chunked;
+        let has_room = !is_chunked && exchange.take_room(head.len() + rest.len());
+        if has_room || (is_small && is_wanted) {
             exchange.replay.extend_from_slice(head);
             exchange.replay.extend_from_slice(rest);
         }
@@ -127,11 +128,12 @@ impl<E: Engine> Relay<E> {
     /// What comes of the body later belongs to it, too; what is too large is forgotten.
     pub(super) fn remember_more(&mut self, key: ConnectionKey, body: &Chunk) {
         let Some(connection) = self.connections.find_mut(key) else { return };
+        let has_room = connection.exchange.has_room();
         let replay = &mut connection.exchange.replay;
         if replay.is_empty() {
             return;
         }
-        if replay.len() + body.len() <= REPLAY_BYTES_MAX {
+        if has_room || replay.len() + body.len() <= REPLAY_BYTES_MAX {
             replay.extend_from_slice(body);
         } else {
             replay.clear();

@@ -155,14 +155,20 @@ impl<E: Engine> Relay<E> {
             complain(&format!("{queue} bytes wait for the client"));
         }
         let pending: usize = connection.exchange.pending.iter().map(|chunk| chunk.len()).sum();
-        if pending > queue_max {
+        // A further attempt under a policy begins with all that was kept for it.
+        let body_bytes = connection.exchange.request.data_bytes();
+        let again = match connection.exchange.attempts {
+            Some(_) => usize::try_from(body_bytes).unwrap_or(usize::MAX),
+            None => 0,
+        };
+        if pending > queue_max + again {
             complain(&format!("{pending} bytes wait for a connection"));
         }
         if let Some(upstream) =
             connection.exchange.upstream.and_then(|key| self.upstreams.find(key))
         {
             let queue = self.engine.send_queued_bytes(upstream.socket);
-            if queue > queue_max {
+            if queue > queue_max + again {
                 complain(&format!("{queue} bytes wait for the app"));
             }
             if upstream.input.len() > HEAD_BYTES_MAX + facts.turn_bytes_max {
@@ -241,7 +247,9 @@ impl<E: Engine> Relay<E> {
         let retries = |key: &ConnectionKey| {
             self.connections.find(*key).is_some_and(|c| c.state == State::Retrying)
         };
-        let is_known = |key: &ConnectionKey| self.retrying.contains(key);
+        // A new snapshot does not shorten the pauses of policies.
+        let is_known =
+            |key: &ConnectionKey| self.retrying.contains(key) || self.awaits_attempt(*key);
         if !self.connections.keys().filter(retries).all(|key| is_known(&key)) {
             broken.push("a connection that retries is forgotten".to_owned());
         }

@@ -19,6 +19,7 @@ const SPARE_MAX: usize = 64;
 impl<E: Engine> Relay<E> {
     /// The response has been forwarded whole.
     pub(super) fn finish(&mut self, key: ConnectionKey) {
+        self.end_policy(key);
         let Some(connection) = self.connections.find_mut(key) else { return };
         let request_complete = connection.exchange.request.is_complete();
         let upstream_keep_alive = connection.exchange.upstream_keep_alive && request_complete;

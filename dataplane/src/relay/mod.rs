@@ -12,7 +12,8 @@
 //! call.rs      rewritten head → upstream connection
 //! parked.rs    apps that control must find first
 //! attempt.rs   which endpoint it goes to, and how that went
-//! retry.rs     upstream connections that fail
+//! retry.rs     attempts that fail: what is tried again, and when
+//! policy.rs    what the caller's resiliency policy has to say to that
 //! response.rs  upstream bytes → head → downstream
 //! finish.rs    what becomes of both connections afterwards
 //! tunnel.rs    after 101: bytes only
@@ -30,6 +31,7 @@ mod guards;
 mod owner;
 mod parked;
 mod plan;
+mod policy;
 mod request;
 mod response;
 mod retry;
@@ -44,10 +46,17 @@ use crate::{
     adoption::Adoption,
     clock::Instant,
     connection::{Buffers, Connection, ConnectionKey, State},
+    draw::Draw,
     engine::{Engine, Event, Operation, SocketKey},
     http::{RequestHead, ResponseHead, date::DateCache},
-    limits::{HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, STALL_TIMEOUT},
-    policy::access::Proof,
+    limits::{
+        HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, RETRY_BYTES_MAX,
+        STALL_TIMEOUT,
+    },
+    policy::{
+        access::Proof,
+        resiliency::{Breakers, Budget},
+    },
     route::Question,
     slab::Slab,
     telemetry::Counters,
@@ -90,6 +99,8 @@ pub(crate) struct Relay<E> {
     owners: Owners,
     endpoints: Endpoints,
     timers: Wheel<TimerKey>,
+    /// For deadlines that are near, and policies' that are meant to the millisecond.
+    fine_timers: Wheel<TimerKey>,
     view: Rc<View>,
     now: Instant,
     date: DateCache,
@@ -114,6 +125,9 @@ pub(crate) struct Relay<E> {
     parked: Parked,
     has_resolver: bool,
     balancer: Balancer,
+    breakers: Arc<Breakers>,
+    retry_budget: Budget,
+    draw: Draw,
 }
 
 impl<E: Engine> Relay<E> {
@@ -127,6 +141,7 @@ impl<E: Engine> Relay<E> {
         engine: E,
         snapshot: Arc<Snapshot>,
         counters: Arc<Counters>,
+        breakers: Arc<Breakers>,
         now: Instant,
     ) -> Self {
         let mut endpoints = Endpoints::default();
@@ -141,6 +156,7 @@ impl<E: Engine> Relay<E> {
             view: Rc::new(View::new(snapshot, &mut endpoints)),
             endpoints,
             timers: Wheel::new(now),
+            fine_timers: Wheel::fine(now),
             now,
             date: DateCache::new(),
             unix_seconds: 0,
@@ -157,6 +173,9 @@ impl<E: Engine> Relay<E> {
             parked: Parked::default(),
             has_resolver: false,
             balancer: Balancer::new(now.as_nanos()),
+            breakers,
+            retry_budget: Budget::new(RETRY_BYTES_MAX),
+            draw: Draw::new(!now.as_nanos()),
         }
     }
 
@@ -407,22 +426,32 @@ impl<E: Engine> Relay<E> {
             State::Flushing { .. } => true,
             _ => return,
         };
-        connection.deadline = stalls.then(|| self.now + STALL_TIMEOUT);
+        let stalled = stalls.then(|| self.now + STALL_TIMEOUT);
+        connection.deadline = sooner(stalled, connection.exchange.policy_deadline());
         self.schedule_connection(key);
     }
 
     fn set_deadline(&mut self, key: ConnectionKey, after: Option<Duration>) {
         let now = self.now;
         let Some(connection) = self.connections.find_mut(key) else { return };
-        connection.deadline = after.map(|after| now + after);
+        let after = after.map(|after| now + after);
+        connection.deadline = sooner(after, connection.exchange.policy_deadline());
         self.schedule_connection(key);
     }
 
     fn schedule_connection(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let Some(deadline) = connection.deadline else { return };
-        if connection.timer_at.is_none_or(|at| at > deadline + EARLIER_ENTRY_SLACK) {
-            connection.timer_at = Some(self.timers.enter(TimerKey::Connection(key), deadline));
+        let near = self.fine_timers.horizon();
+        let is_policys = connection.exchange.policy_deadline().is_some();
+        let (wheel, at, slack) = match deadline.since(self.now) < near {
+            true => (&mut self.fine_timers, deadline, FINE_ENTRY_SLACK),
+            // Comes up early, and is entered once more, to the millisecond.
+            false if is_policys => (&mut self.timers, deadline.before(near), EARLIER_ENTRY_SLACK),
+            false => (&mut self.timers, deadline, EARLIER_ENTRY_SLACK),
+        };
+        if connection.timer_at.is_none_or(|entered| entered > at + slack) {
+            connection.timer_at = Some(wheel.enter(TimerKey::Connection(key), at));
         }
     }
 
@@ -436,12 +465,14 @@ impl<E: Engine> Relay<E> {
     }
 
     pub(crate) fn next_timer_in(&self) -> Option<Duration> {
-        self.timers.next_in(self.now)
+        let waits = [self.timers.next_in(self.now), self.fine_timers.next_in(self.now)];
+        waits.into_iter().flatten().min()
     }
 
     pub(crate) fn expire_timers(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         self.timers.expire(self.now, &mut due);
+        self.fine_timers.expire(self.now, &mut due);
         for key in due.drain(..) {
             match key {
                 TimerKey::Connection(key) => self.on_connection_timer(key),
@@ -487,6 +518,17 @@ impl<E: Engine> Relay<E> {
         }
     }
 }
+
+/// The earlier one, where there are two.
+fn sooner(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// A fine entry is rounded up by up to two ticks.
+const FINE_ENTRY_SLACK: Duration = Duration::from_millis(2);
 
 /// An entry that comes up at most this much after the deadline is not replaced by an earlier one;
 /// timer entries are rounded up by up to two ticks.

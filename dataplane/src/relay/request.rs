@@ -191,6 +191,10 @@ impl<E: Engine> Relay<E> {
         }
         let Some(body) = self.take_body(key, chunk) else { return };
         self.remember_more(key, &body);
+        if self.awaits_attempt(key) {
+            // The next one takes it along.
+            return;
+        }
         self.send_upstream(key, body);
         self.note_progress(key);
     }
@@ -223,6 +227,7 @@ impl<E: Engine> Relay<E> {
     }
 
     pub(super) fn on_downstream_closed(&mut self, key: ConnectionKey) {
+        let awaits_attempt = self.awaits_attempt(key);
         let Some(connection) = self.connections.find_mut(key) else { return };
         connection.read_closed = true;
         match connection.state {
@@ -244,6 +249,8 @@ impl<E: Engine> Relay<E> {
             {
                 self.abandon(key);
             }
+            // It may be gone, so the next attempt is its last one, and comes at once.
+            State::Retrying if awaits_attempt => self.next_attempt(key),
             State::Tunnel => self.tunnel_downstream_closed(key),
             State::Exchanging => self.note_progress(key),
             State::Resolving { .. }
@@ -307,7 +314,8 @@ impl<E: Engine> Relay<E> {
         match connection.state {
             State::AwaitingControl => self.fail(key, Cause::ControlAway),
             State::Resolving { .. } => self.unpark(key),
-            State::Retrying => self.try_again(key),
+            State::Retrying => self.on_pause_over(key),
+            State::Exchanging if self.is_out_of_time(key) => self.time_out(key),
             State::Exchanging | State::Tunnel => self.abandon(key),
             State::Discarding { .. } => self.close_after_flush(key, true),
             State::Idle

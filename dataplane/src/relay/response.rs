@@ -121,6 +121,7 @@ impl<E: Engine> Relay<E> {
             return self.fail(borrower, Cause::BadResponse);
         };
         self.note_answer(borrower);
+        self.end_policy(borrower);
         let Some(connection) = self.connections.find_mut(borrower) else { return };
         self.lines.clear();
         self.lines.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
@@ -144,6 +145,9 @@ impl<E: Engine> Relay<E> {
             return self.misdirected(borrower);
         }
         self.note_answer(borrower);
+        if self.judge_answer(borrower, &chunk) {
+            return;
+        }
         let head = &self.response_head;
         let Some(connection) = self.connections.find_mut(borrower) else { return };
         let date = self.date.at(self.unix_seconds);

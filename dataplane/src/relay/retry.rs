@@ -1,12 +1,13 @@
 //! Upstream connections that fail: what is tried again, what is reported.
 //!
-//! Four times only is a request sent again without anybody asking for it. A pooled connection may
-//! have been closed by the other side just as we used it, so a request that is safe to repeat
-//! (RFC 9110 §9.2.2) goes out once more on a fresh one. A peer that breaks a fresh one before it
-//! answered has died, and such a request goes to another endpoint where there is one. A peer that
-//! cannot be reached at all has seen no byte, so another endpoint gets any request, and when none
-//! takes it, daprd's built-in retry applies. And a peer that serves another app has delivered
-//! nothing.
+//! Whatever a request is sent again for is decided here. Four times only is it done without anybody
+//! asking for it. A pooled connection may have been closed by the other side just as we used it, so
+//! a request that is safe to repeat (RFC 9110 §9.2.2) goes out once more on a fresh one. A peer that
+//! breaks a fresh one before it answered has died, and such a request goes to another endpoint where
+//! there is one. A peer that cannot be reached at all has seen no byte, so another endpoint gets any
+//! request, and when none takes it, daprd's built-in retry applies. And a peer that serves another
+//! app has delivered nothing. All else is for the caller's policy to ask for, which goes around
+//! these: see `policy.rs`.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +16,8 @@ use crate::{
     connection::{Connection, ConnectionKey, State},
     engine::{Chunk, Engine, Operation},
     error::{Cause, Hop},
-    limits::{PEER_RETRY_INTERVAL, PEER_RETRY_MAX, REPLAYS_MAX, SEND_FAILED_TIMEOUT},
+    limits::{REPLAYS_MAX, SEND_FAILED_TIMEOUT},
+    policy::resiliency::{Failure as AttemptFailure, Next},
     upstream::{Failure, UpstreamKey, UpstreamState},
 };
 use rustix::io::Errno;
@@ -141,14 +143,15 @@ impl<E: Engine> Relay<E> {
     fn pause_or_fail(&mut self, borrower: ConnectionKey, cause: Cause) {
         let Some(connection) = self.connections.find_mut(borrower) else { return };
         let exchange = &mut connection.exchange;
-        if exchange.retry_count >= PEER_RETRY_MAX || exchange.request.is_chunked() {
+        let (count_max, pause) = exchange.built_in_retry();
+        if exchange.retry_count >= count_max || exchange.request.is_chunked() {
             return self.fail(borrower, cause);
         }
         exchange.retry_count += 1;
         connection.state = State::Retrying;
         self.remember_retry(borrower);
         self.counters.peer_retries.add(1);
-        self.set_deadline(borrower, Some(PEER_RETRY_INTERVAL));
+        self.set_deadline(borrower, Some(pause));
     }
 
     /// Entries of those that wait no more are dropped before the list would grow, so that it is
@@ -198,6 +201,9 @@ impl<E: Engine> Relay<E> {
     }
 
     fn reconsider(&mut self, key: ConnectionKey) {
+        if self.awaits_attempt(key) {
+            return;
+        }
         let view = Rc::clone(&self.view);
         let Some(connection) = self.connections.find(key) else { return };
         if find_route(&view, connection).is_none() {
@@ -207,7 +213,74 @@ impl<E: Engine> Relay<E> {
         }
     }
 
-    /// The pause is over. The target is looked up anew, for it may have come back elsewhere.
+    /// The attempt is over without success. True: the policy wants another one, which comes after a
+    /// pause; what there was of an answer is dropped.
+    pub(super) fn tries_again(&mut self, key: ConnectionKey, failure: AttemptFailure) -> bool {
+        let now = self.now;
+        let Some(connection) = self.connections.find_mut(key) else { return false };
+        let is_wanted = !connection.read_closed && !self.draining;
+        let exchange = &mut connection.exchange;
+        let has_room = exchange.has_room();
+        let Some(attempts) = &mut exchange.attempts else { return false };
+        let moved = attempts.failed(now);
+        let next = match exchange.response_started || !is_wanted {
+            true => Next::Over,
+            false => attempts.wait_after(failure, has_room, now, &mut self.draw),
+        };
+        if let Next::After(_) = next {
+            exchange.pending.clear();
+            exchange.tried.clear();
+            exchange.retry_count = 0;
+            exchange.interim_count = 0;
+            connection.state = State::Retrying;
+        }
+        self.note_move(moved);
+        match next {
+            Next::After(pause) => {
+                self.counters.policy_retries.add(1);
+                self.release_upstream(key);
+                self.set_deadline(key, Some(pause));
+                return true;
+            }
+            Next::Impossible => self.counters.policy_retries_impossible.add(1),
+            Next::Over => {}
+        }
+        false
+    }
+
+    pub(super) fn on_pause_over(&mut self, key: ConnectionKey) {
+        if self.awaits_attempt(key) {
+            self.next_attempt(key);
+        } else if self.is_out_of_time(key) {
+            self.time_out(key);
+        } else {
+            self.try_again(key);
+        }
+    }
+
+    /// All of the request, as far as it is here, goes out once more.
+    pub(super) fn next_attempt(&mut self, key: ConnectionKey) {
+        if let Err(cause) = self.begin_attempt(key) {
+            return self.give_up(key, cause);
+        }
+        let view = Rc::clone(&self.view);
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let exchange = &mut connection.exchange;
+        debug_assert!(!exchange.replay.is_empty(), "what is not kept is not tried again");
+        exchange.pending.push_back(Chunk::from_vec(exchange.replay.clone(), 0));
+        if exchange.hop == Hop::ToPeer {
+            let route = find_route(&view, connection);
+            if route.and_then(|route| self.choose(key, &view, route)).is_none() {
+                return self.fail(key, Cause::NotFound);
+            }
+        }
+        let Some(connection) = self.connections.find(key) else { return };
+        let endpoint = connection.exchange.endpoint.expect("it was tried before");
+        self.attempt(key, endpoint);
+    }
+
+    /// The built-in pause is over. The target is looked up anew, for it may have come back
+    /// elsewhere.
     pub(super) fn try_again(&mut self, key: ConnectionKey) {
         let view = Rc::clone(&self.view);
         let Some(connection) = self.connections.find_mut(key) else { return };

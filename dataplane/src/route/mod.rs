@@ -98,6 +98,7 @@ mod tests {
             channel: None,
             origin: Origin::default(),
             balance: Balance::default(),
+            resiliency: None,
             zone: None,
             body_bytes_max: None,
             head_bytes_max: 8192,

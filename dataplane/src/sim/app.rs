@@ -6,7 +6,7 @@
 use super::{
     net::{End, Net, Place, Read},
     plan::{
-        Book, Callee, Ends, Exchange, Mischief, Side, Tunnel, check_pattern, check_trailers,
+        Book, Callee, Ends, Exchange, Mischief, Shape, Side, Tunnel, check_pattern, check_trailers,
         pattern,
     },
     random::Random,
@@ -178,10 +178,14 @@ impl Connection {
         let id = head.number("x-sim")?.ok_or("a request that no client made")?;
         let number = self.number;
         book.note(|| format!("app {number} gets the head of {id}: {:?}", head.start_line));
+        let retries = book.retries;
         let exchange = book.exchanges.get_mut(id).ok_or("a request with a wild number")?;
         check_request_head(exchange, head, self.number, self.is_peer)?;
         exchange.seen += 1;
         let times_max = if exchange.may_repeat() { 4 } else { 1 };
+        let is_chunked = exchange.request.shape == Shape::Chunked;
+        let attempts = if is_chunked { 1 } else { 1 + retries };
+        let times_max = attempts * times_max;
         if exchange.seen > times_max {
             return Err(format!("exchange {id} came {} times", exchange.seen));
         }

@@ -12,13 +12,14 @@ mod client;
 mod engine;
 mod net;
 mod plan;
+mod policy;
 mod random;
 mod reader;
 mod world;
 
 use plan::Exchange;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use world::World;
+use world::{Rules, World};
 
 /// Seeds of a usual run, beside those that are kept.
 const SEEDS: u64 = 200;
@@ -27,8 +28,8 @@ const SEEDS: u64 = 200;
 const FAILURES_TOLD: usize = 10;
 
 /// Runs a failed seed once more, for its last events.
-fn trace_of(seed: u64, complaints: &[String]) -> String {
-    let mut world = World::new(seed, true);
+fn trace_of(seed: u64, rules: Rules, complaints: &[String]) -> String {
+    let mut world = World::new(seed, true, rules);
     let again = complaints_of(&mut world);
     let mut lines: Vec<String> = world.book.trace.into();
     let is_open = |exchange: &&Exchange| exchange.started.is_some() && !exchange.is_done;
@@ -67,6 +68,16 @@ fn kept_seeds() -> impl Iterator<Item = u64> {
 /// No byte is lost, invented or given to another, nothing leaks, nobody waits for ever.
 #[test]
 fn every_seed_holds() {
+    run(Rules::None);
+}
+
+/// The same under timeouts, retries and circuit breakers.
+#[test]
+fn every_seed_holds_under_policies() {
+    run(Rules::Policies);
+}
+
+fn run(rules: Rules) {
     let seeds: Vec<u64> = match number_from("RINGCAR_SIM_SEED") {
         Some(seed) => vec![seed],
         None => {
@@ -76,12 +87,12 @@ fn every_seed_holds() {
         }
     };
     let failed = seeds.iter().filter_map(|seed| {
-        let complaints = complaints_of(&mut World::new(*seed, false))?;
+        let complaints = complaints_of(&mut World::new(*seed, false, rules))?;
         Some((*seed, complaints))
     });
     let failed: Vec<(u64, Vec<String>)> = failed.take(FAILURES_TOLD).collect();
     let Some((seed, complaints)) = failed.first() else { return };
-    let trace = trace_of(*seed, complaints);
+    let trace = trace_of(*seed, rules, complaints);
     for (seed, complaints) in &failed {
         println!("seed {seed}: {}", complaints[0]);
     }

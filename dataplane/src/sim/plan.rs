@@ -14,6 +14,8 @@ use std::{collections::VecDeque, fmt::Write as _};
 const TRACE_LINES: usize = 120;
 
 pub(super) struct Book {
+    /// Attempts after the first that a policy allows.
+    pub(super) retries: usize,
     pub(super) exchanges: Vec<Exchange>,
     pub(super) complaints: Vec<String>,
     pub(super) trace: VecDeque<String>,
@@ -142,8 +144,9 @@ pub(super) enum Side {
 }
 
 impl Book {
-    pub(super) fn new(is_traced: bool) -> Self {
+    pub(super) fn new(is_traced: bool, retries: usize) -> Self {
         Self {
+            retries,
             exchanges: Vec::new(),
             complaints: Vec::new(),
             trace: VecDeque::new(),

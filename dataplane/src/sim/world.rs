@@ -13,6 +13,7 @@ use super::{
     engine::{LATE_BYTES_MAX, SimEngine, address_of},
     net::{Net, Place},
     plan::{AppFacts, Book, Callee, Planner},
+    policy,
     random::Random,
 };
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
 use snapshot::{
     App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Balance, Delta, Endpoint, InstanceId,
     ListenerKind, Namespace, OnControlLost, Origin, Route, Snapshot, State, Version,
+    policy::resiliency::Resiliency,
 };
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
@@ -43,6 +45,8 @@ const QUIET_ROUNDS: usize = 3;
 const LIFETIME: Duration = Duration::from_secs(3600);
 
 pub(super) struct World {
+    /// Of every app's calls.
+    policy: Option<Resiliency>,
     random: Random,
     net: Rc<RefCell<Net>>,
     pub(super) book: Book,
@@ -68,6 +72,13 @@ struct Weather {
     has_dns: bool,
     /// And forgets it again.
     dns_forgets: bool,
+}
+
+/// Whether calls are under a resiliency policy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Rules {
+    None,
+    Policies,
 }
 
 /// A sidecar: a relay, and what its worker does around it.
@@ -97,7 +108,7 @@ enum Mail {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, is_traced: bool) -> Self {
+    pub(super) fn new(seed: u64, is_traced: bool, rules: Rules) -> Self {
         let mut random = Random::new(seed);
         let has_large_bodies = random.chance(12);
         let capacities: &[usize] =
@@ -105,9 +116,13 @@ impl World {
         let net = Rc::new(RefCell::new(Net::new(random.fork(), capacities)));
         let calm_percent = random.pick(&[100, 60, 0]);
         let weather = Weather::draw(&mut random, calm_percent);
+        let is_rough = calm_percent == 0;
+        let policy = (rules == Rules::Policies).then(|| policy::draw(seed, is_rough));
+        let retries = policy.as_ref().and_then(policy::retries).unwrap_or(0);
         let mut world = Self {
+            policy,
             net,
-            book: Book::new(is_traced),
+            book: Book::new(is_traced, retries),
             nodes: Vec::new(),
             clients: Vec::new(),
             apps: Vec::new(),
@@ -163,7 +178,8 @@ impl World {
         facts
     }
 
-    fn add_node(&mut self, state: State, place: Place, kind: ListenerKind) {
+    fn add_node(&mut self, mut state: State, place: Place, kind: ListenerKind) {
+        self.give_policy(&mut state);
         let mut engine = SimEngine::new(Rc::clone(&self.net), self.random.fork());
         engine.eagerness = self.weather.eagerness;
         let own = state.apps[0].id.to_string();
@@ -172,7 +188,8 @@ impl World {
         addresses.replace_all(&Snapshot::empty(), &snapshot);
         let listener = engine.descriptor_of(place);
         let listener = engine.listen(listener);
-        let mut relay = Relay::new(engine, Arc::clone(&snapshot), Arc::default(), self.now);
+        let mut relay =
+            Relay::new(engine, Arc::clone(&snapshot), Arc::default(), Arc::default(), self.now);
         relay.set_resolver(self.weather.has_dns);
         self.nodes.push(Node {
             relay,
@@ -340,6 +357,7 @@ impl World {
             state(&apps, &routes)
         };
         state.version = version;
+        self.give_policy(&mut state);
         self.nodes[node].mail.push_back(Mail::Adopt(Box::new(state)));
     }
 
@@ -358,6 +376,14 @@ impl World {
                 node.mail.push_back(Mail::Adopt(Box::new(state)));
             }
             node.mail.push_back(Mail::Resolved(name));
+        }
+    }
+
+    /// Each state brings the same policies, as another value.
+    fn give_policy(&self, state: &mut State) {
+        let policy = self.policy.clone();
+        for app in &mut state.apps {
+            app.resiliency = policy.clone().map(Arc::new);
         }
     }
 
@@ -617,6 +643,7 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         channel: Some(AppChannel { address: address_of(place), protocol: AppProtocol::Http }),
         origin: Origin { host_ip: Some("10.0.0.1".to_owned()), host_name: None },
         balance: Balance::default(),
+        resiliency: None,
         zone: None,
         body_bytes_max: Some(BODY_BYTES_MAX as u64),
         head_bytes_max: 8192,

@@ -95,6 +95,17 @@ counters! {
     upstream_replays: Counter "ringcar_upstream_replays_total",
     /// Further attempts of requests that a peer did not take, at the same or another endpoint.
     peer_retries: Counter "ringcar_peer_retries_total",
+    /// Attempts after the first that a resiliency policy asked for, and those that ran into its
+    /// timeout.
+    policy_retries: Counter "ringcar_policy_retries_total",
+    policy_timeouts: Counter "ringcar_policy_timeouts_total",
+    /// Calls that a policy would have had tried again, whose body was chunked, or too large to be
+    /// kept.
+    policy_retries_impossible: Counter "ringcar_policy_retries_impossible_total",
+    /// Circuit breakers that opened and closed, and calls that they refused.
+    breaker_opens: Counter "ringcar_breaker_moves_total" { "to": "open" },
+    breaker_closes: Counter "ringcar_breaker_moves_total" { "to": "closed" },
+    breaker_refusals: Counter "ringcar_breaker_refusals_total",
     /// Endpoints that are called no more for a while, and those that are called again; each worker
     /// for itself.
     endpoint_ejections: Counter "ringcar_endpoint_ejections_total",

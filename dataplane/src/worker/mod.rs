@@ -13,6 +13,7 @@ use crate::{
     limits::ACCEPT_PAUSE,
     listener::{Admission, Listeners},
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
+    policy::resiliency::Breakers,
     relay::Relay,
     slab::Key,
     telemetry::Counters,
@@ -29,6 +30,8 @@ pub(crate) struct Surroundings {
     /// All workers' mailboxes, this one's included, by worker id.
     pub mailboxes: Arc<[Mailbox<ToWorker>]>,
     pub link: Arc<Mailbox<FromWorker>>,
+    /// Circuit breakers, which count what all workers see.
+    pub breakers: Arc<Breakers>,
 }
 
 pub(crate) struct Worker<E> {
@@ -54,8 +57,9 @@ impl<E: Engine> Worker<E> {
     pub(crate) fn new(engine: E, counters: Arc<Counters>, surroundings: Surroundings) -> Self {
         let snapshot = Arc::new(Snapshot::empty());
         let admission = Admission::new(surroundings.id, Arc::clone(&surroundings.mailboxes));
+        let breakers = Arc::clone(&surroundings.breakers);
         Self {
-            relay: Relay::new(engine, snapshot, counters, clock::now()),
+            relay: Relay::new(engine, snapshot, counters, breakers, clock::now()),
             listeners: Listeners::default(),
             admission,
             stage: Stage::Running,

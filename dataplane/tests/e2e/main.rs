@@ -26,6 +26,7 @@ mod pieces;
 mod pools;
 mod pressure;
 mod quiet;
+mod resiliency;
 mod resolving;
 mod retries;
 mod routing;

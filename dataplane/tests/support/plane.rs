@@ -264,6 +264,7 @@ impl Builder {
                 host_name: Some("h1".to_owned()),
             },
             balance: Balance::default(),
+            resiliency: None,
             zone: None,
             body_bytes_max: Some(4 << 20),
             head_bytes_max: 8192,

@@ -3,11 +3,15 @@
 //! Plain values, compared and coded like the rest of [`crate::App`]. An app without any of them is
 //! served as if there were no policies at all.
 
+#![forbid(unsafe_code)]
+
 mod access;
 mod api;
 mod cors;
 mod network;
+pub mod resiliency;
 mod token;
+pub mod trip;
 
 pub use access::{AccessPolicy, Action, CallerPolicy, Operation, TRUST_DOMAIN_DEFAULT};
 pub use api::{ApiRule, ApiRules};

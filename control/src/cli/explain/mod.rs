@@ -325,6 +325,7 @@ fn app(number: u32, id: &AppId, namespace: &Namespace) -> App {
         number,
         id: id.clone(),
         namespace: namespace.clone(),
+        resiliency: None,
         guards: Default::default(),
         channel: None,
         origin: Origin::default(),

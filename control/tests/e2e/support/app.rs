@@ -1,5 +1,5 @@
 //! An app for a sidecar to call: answers each request with what it was asked for, or holds its
-//! answer to `/slow` back.
+//! answer to `/slow` back, or answers `/status/503` with that status.
 
 #![forbid(unsafe_code)]
 
@@ -107,6 +107,11 @@ impl App {
         self.requests.try_iter().filter(|head| !head.contains(" /dapr/")).count()
     }
 
+    /// How many requests for this path have come in since the last look at any.
+    pub(crate) fn count_for(&self, path: &str) -> usize {
+        self.requests.try_iter().filter(|head| head.split(' ').nth(1) == Some(path)).count()
+    }
+
     #[track_caller]
     pub(crate) fn next_request(&self) -> String {
         self.requests.recv_timeout(super::DEADLINE).expect("a request")
@@ -139,8 +144,9 @@ where
             gate.pass();
         }
         let answer = format!("{target} {}", String::from_utf8_lossy(&body));
+        let status = target.strip_prefix("/status/").unwrap_or("200");
         let response =
-            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len());
+            format!("HTTP/1.1 {status} OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len());
         if stream.write_all(response.as_bytes()).is_err() {
             return;
         }

@@ -1,0 +1,248 @@
+//! Dapr's resources: the manifests in the directories that `--resources-path` names, as daprd 1.18
+//! reads them.
+//!
+//! Files end in `.yaml` or `.yml` and may hold several documents; keys count whatever their case,
+//! directories within are passed over. What service invocation does not need is skipped with a
+//! line each. With one problem that matters nothing of a load counts, so that what was in force
+//! stays whole.
+
+#![forbid(unsafe_code)]
+
+mod codes;
+mod compile;
+mod http_endpoint;
+mod reader;
+mod resiliency;
+mod trip;
+
+use crate::{
+    config::{
+        Config,
+        file::{Problem, Weight},
+        flags::Values,
+    },
+    yaml::{self, Node, Value},
+};
+use reader::Reader;
+use resiliency::Resiliency;
+use snapshot::policy;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// What the directories hold.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Resources {
+    resiliencies: Vec<Resiliency>,
+    /// For the log.
+    pub(crate) notes: Vec<String>,
+}
+
+/// The directories that flags, variables and files name.
+pub(crate) fn paths(values: &Values) -> Vec<String> {
+    // There resources come from the cluster.
+    if values.text("mode") == "kubernetes" {
+        return Vec::new();
+    }
+    let mut paths: Vec<String> =
+        values.list("resources-path").into_iter().map(str::to_owned).collect();
+    let old = values.text("components-path");
+    if paths.is_empty() && !old.is_empty() {
+        paths.push(old.to_owned());
+    }
+    paths
+}
+
+/// Reads what `values` name into `config`.
+///
+/// # Errors
+/// All that is wrong.
+pub(crate) fn configure(config: &mut Config, values: &Values) -> Result<(), Vec<Problem>> {
+    let paths = paths(values);
+    let resources = Resources::load(&paths)?;
+    config.warnings.extend(resources.notes.iter().cloned());
+    resources.apply(config, paths)
+}
+
+impl Resources {
+    /// # Errors
+    /// All that is wrong.
+    pub(crate) fn load(paths: &[String]) -> Result<Self, Vec<Problem>> {
+        let (mut found, problems) = Self::read(paths);
+        let (refused, ignored): (Vec<_>, Vec<_>) =
+            problems.into_iter().partition(|problem| problem.weight == Weight::Refused);
+        found.notes.extend(ignored.iter().map(ToString::to_string));
+        if refused.is_empty() { Ok(found) } else { Err(refused) }
+    }
+
+    fn read(paths: &[String]) -> (Self, Vec<Problem>) {
+        let (mut found, mut problems) = (Self::default(), Vec::new());
+        for path in paths {
+            match files(Path::new(path)) {
+                Ok(files) => files.iter().for_each(|file| found.read_file(file, &mut problems)),
+                Err(reason) => problems.push(Problem::of_file(path, reason)),
+            }
+        }
+        (found, problems)
+    }
+
+    /// All problems of these directories, for whichever app, and what else is to be said.
+    pub(crate) fn check(paths: &[String]) -> (Vec<Problem>, Vec<String>) {
+        let (found, mut problems) = Self::read(paths);
+        let scopes = found.resiliencies.iter().flat_map(|resource| &resource.scopes);
+        for app_id in scopes.map(String::as_str).chain([""]) {
+            for problem in found.resiliency_of(app_id).err().into_iter().flatten() {
+                if !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            }
+        }
+        (problems, found.notes)
+    }
+
+    /// What of them holds for this app.
+    ///
+    /// # Errors
+    /// What does not fit together.
+    pub(crate) fn apply(
+        &self,
+        config: &mut Config,
+        paths: Vec<String>,
+    ) -> Result<(), Vec<Problem>> {
+        config.resiliency = self.resiliency_of(config.app_id.as_str())?;
+        config.resources = paths.into_iter().map(PathBuf::from).collect();
+        Ok(())
+    }
+
+    fn resiliency_of(
+        &self,
+        app_id: &str,
+    ) -> Result<Option<Arc<policy::resiliency::Resiliency>>, Vec<Problem>> {
+        compile::compile(&self.resiliencies, app_id)
+    }
+
+    fn read_file(&mut self, path: &Path, problems: &mut Vec<Problem>) {
+        let name = path.display().to_string();
+        match read(path) {
+            Ok(text) => self.read_text(&name, &text, problems),
+            Err(reason) => problems.push(Problem::of_file(&name, reason)),
+        }
+    }
+
+    fn read_text(&mut self, path: &str, text: &str, problems: &mut Vec<Problem>) {
+        let mut reader = Reader::new(path);
+        match yaml::parse(text) {
+            Ok(documents) if documents.len() > DOCUMENTS_MAX => {
+                let place = documents[DOCUMENTS_MAX].place;
+                reader.refuse(place, "", format!("has more than {DOCUMENTS_MAX} documents"));
+            }
+            Ok(documents) => {
+                for (index, document) in documents.iter().enumerate() {
+                    self.read_document(&mut reader, path, index, document);
+                }
+            }
+            Err(e) => reader.refuse(e.place, "", e.message),
+        }
+        problems.append(&mut reader.problems);
+    }
+
+    fn read_document(&mut self, reader: &mut Reader, path: &str, index: usize, document: &Node) {
+        if document.is_null() {
+            return;
+        }
+        let kind = entry(document, "kind").and_then(Node::text).unwrap_or_default();
+        let name = name_of(document);
+        let skipped = match kind {
+            // The others are daprd's to read; this one it reads first or not at all.
+            "Resiliency" if index > 0 => {
+                "is passed over, as with daprd: it is not the first document of its file".to_owned()
+            }
+            "Resiliency" => {
+                self.resiliencies.push(resiliency::read(reader, path, document));
+                return;
+            }
+            "HTTPEndpoint" => {
+                http_endpoint::check(reader, document);
+                "is passed over: only apps can be called".to_owned()
+            }
+            "Configuration" => "is passed over: --config names those that count".to_owned(),
+            "Component" => {
+                let spec = entry(document, "spec").and_then(|spec| entry(spec, "type"));
+                let kind = spec.and_then(Node::text).unwrap_or_default();
+                format!("({kind}) is skipped: service invocation needs no component")
+            }
+            "" => "has no kind and is skipped".to_owned(),
+            _ => "is skipped: service invocation needs none".to_owned(),
+        };
+        let place = reader.place(document.place);
+        self.notes.push(format!("{place}: {} {skipped}", label(kind, &name)));
+    }
+}
+
+fn label(kind: &str, name: &str) -> String {
+    match kind {
+        "" => "document".to_owned(),
+        kind => format!("{kind} {name:?}"),
+    }
+}
+
+/// What stands at a key, whatever its case.
+fn entry<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
+    let Value::Map(entries) = &node.value else { return None };
+    let is_it = |(key, _): &&(yaml::Key, Node)| key.text.eq_ignore_ascii_case(name);
+    entries.iter().find(is_it).map(|(_, node)| node)
+}
+
+fn name_of(document: &Node) -> String {
+    let name = entry(document, "metadata").and_then(|metadata| entry(metadata, "name"));
+    name.and_then(Node::text).unwrap_or_default().to_owned()
+}
+
+/// In the order of their names, which decides what replaces what.
+fn files(directory: &Path) -> Result<Vec<PathBuf>, String> {
+    let cannot = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => "no such directory".to_owned(),
+        io::ErrorKind::NotADirectory => "is no directory".to_owned(),
+        _ => format!("cannot be read: {e}"),
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or("");
+        let is_yaml =
+            extension.eq_ignore_ascii_case("yaml") || extension.eq_ignore_ascii_case("yml");
+        if is_yaml && !path.is_dir() {
+            files.push(path);
+        }
+        if files.len() > FILES_MAX {
+            return Err(format!("holds more than {FILES_MAX} files of resources"));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
+            return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
+        }
+        Ok(metadata) if !metadata.is_file() => return Err("is no file".to_owned()),
+        _ => {}
+    }
+    fs::read_to_string(path).map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidData => "is not UTF-8".to_owned(),
+        _ => format!("cannot be read: {e}"),
+    })
+}
+
+// Resources are written by hand.
+
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+const FILES_MAX: usize = 1000;
+const DOCUMENTS_MAX: usize = 1000;
+
+#[cfg(test)]
+mod tests;
