@@ -701,8 +701,10 @@ mod tests {
         let start = |names: &[&'static str]| {
             let mut all = Registries::empty(&[&Entry::sample("own", "0")], &log);
             all.remembered = Remembered::new(held(), &dir);
-            for name in names {
-                all.sources.push(Source::new(name, Rank::Discovered, &Sheet, None));
+            for (id, name) in names.iter().enumerate() {
+                let mut source = Source::new(name, Rank::Discovered, &Sheet, None);
+                source.id = id;
+                all.sources.push(source);
             }
             all
         };
