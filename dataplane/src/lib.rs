@@ -11,6 +11,7 @@ mod connection;
 pub mod dapr;
 pub mod engine;
 pub mod error;
+mod gate;
 pub mod http;
 pub mod limits;
 mod link;
@@ -19,6 +20,7 @@ mod mailbox;
 pub mod policy;
 mod process;
 mod relay;
+mod resolver;
 pub mod route;
 #[cfg(test)]
 mod sim;

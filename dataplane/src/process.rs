@@ -6,6 +6,7 @@ use crate::{
     engine::{self, Backend, Choice, Engine, EngineError, Waker},
     link::{End, Introduction, Link},
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
+    resolver::Resolver,
     telemetry::Counters,
     worker::{Surroundings, Worker},
 };
@@ -54,6 +55,7 @@ pub fn run(options: Options) -> Result<(), RunError> {
     let count = options.workers.map_or_else(default_workers, NonZeroUsize::get);
     let mailboxes: Arc<[Mailbox<ToWorker>]> = (0..count).map(|_| Mailbox::default()).collect();
     let inbox = Arc::new(Mailbox::default());
+    let resolver = Resolver::new(Arc::clone(&mailboxes));
     let bell = Waker::new().map_err(RunError::Link)?;
     inbox.attach(bell.clone());
 
@@ -61,8 +63,12 @@ pub fn run(options: Options) -> Result<(), RunError> {
     let mut threads = Vec::with_capacity(count);
     for (index, counters) in counters.iter().enumerate() {
         let id = WorkerId(u32::try_from(index).expect("workers are few"));
-        let surroundings =
-            Surroundings { id, mailboxes: Arc::clone(&mailboxes), link: Arc::clone(&inbox) };
+        let surroundings = Surroundings {
+            id,
+            mailboxes: Arc::clone(&mailboxes),
+            link: Arc::clone(&inbox),
+            resolver: Arc::clone(&resolver),
+        };
         let counters = Arc::clone(counters);
         match start_worker(selected.backend, surroundings, counters) {
             Ok(thread) => threads.push(thread),

@@ -8,6 +8,7 @@
 
 mod access;
 mod adoption;
+mod app_care;
 mod bad_input;
 mod balance;
 mod chaos;
@@ -27,3 +28,4 @@ mod sidecar;
 mod support;
 mod survival;
 mod unix_sockets;
+mod websocket;

@@ -9,10 +9,11 @@ use crate::{
     dapr::CallNotes,
     engine::Chunk,
     error::Hop,
+    gate::Pass,
     http::{BodyReader, Method, Version},
     upstream::{EndpointKey, Seat, UpstreamKey},
 };
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, mem, net::SocketAddr};
 
 /// How response bytes reach the client.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -25,6 +26,15 @@ pub(crate) enum Encoding {
     Chunked,
     /// The app sends chunks, the client speaks HTTP/1.0: content only, ended by closing.
     Unchunked,
+}
+
+/// A server outside of Dapr, as long as it is called.
+pub(crate) struct External {
+    /// `http://host:port`, for error texts.
+    pub base: Box<[u8]>,
+    /// What of the host's addresses was not tried yet, the next one last.
+    pub addresses: Vec<SocketAddr>,
+    pub port: u16,
 }
 
 #[derive(Default)]
@@ -50,6 +60,10 @@ pub(crate) struct Exchange {
     pub tried: Vec<EndpointKey>,
     /// When the request began to leave for `endpoint`.
     pub attempted: Instant,
+    /// The server outside of Dapr that is called, if that is the target.
+    pub external: Option<Box<External>>,
+    /// Its place at the gate of the app, if that has one.
+    pub pass: Pass,
     pub upstream: Option<UpstreamKey>,
     /// A connection to the endpoint was open.
     pub upstream_reached: bool,
@@ -65,6 +79,8 @@ pub(crate) struct Exchange {
     /// Control was asked where the app is after all its addresses had turned out to be others'.
     pub is_resolved_anew: bool,
     pub interim_count: u32,
+    /// The request takes server-sent events and nothing else, and came from another app.
+    pub wants_events: bool,
     /// The request asked for another protocol and may get it.
     pub upgrade: bool,
     /// The response's head has been forwarded.
@@ -84,6 +100,7 @@ impl Exchange {
             self.upstream.is_none(),
             "the last exchange gave its upstream connection back"
         );
+        debug_assert!(matches!(self.pass, Pass::None), "the last exchange gave its token back");
         let Buffers { notes, url_path, replay, cors } = buffers;
         *self = Self { notes, url_path, replay, cors, ..Self::default() };
     }
@@ -97,6 +114,7 @@ impl Exchange {
     pub(crate) fn end(&mut self) -> Buffers {
         self.pending = VecDeque::new();
         self.tried = Vec::new();
+        self.external = None;
         let mut buffers = Buffers {
             notes: mem::take(&mut self.notes),
             url_path: mem::take(&mut self.url_path),

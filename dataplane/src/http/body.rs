@@ -9,6 +9,7 @@
 use super::{
     chunked::{ChunkError, ChunkReader},
     framing::Framing,
+    head::Lines,
 };
 
 #[derive(Clone, Debug)]
@@ -58,6 +59,15 @@ impl BodyReader {
             Framing::UntilClose => State::UntilClose,
         };
         Self { state, data_bytes: 0 }
+    }
+
+    /// The body of a message with this head.
+    pub fn of(framing: Framing, lines: &Lines) -> Self {
+        let mut reader = Self::new(framing);
+        if let State::Chunked(chunks) = &mut reader.state {
+            chunks.refuse_trailers(lines.nominated_names());
+        }
+        reader
     }
 
     /// Its length is not known before its end.
@@ -117,6 +127,15 @@ impl BodyReader {
 
     pub fn is_complete(&self) -> bool {
         matches!(self.state, State::Complete)
+    }
+
+    /// Bytes that are still to come, if that is known.
+    pub fn bytes_left(&self) -> Option<u64> {
+        match self.state {
+            State::Complete => Some(0),
+            State::Length { left } => Some(left),
+            State::Chunked(_) | State::Failed(_) | State::UntilClose => None,
+        }
     }
 
     /// Bytes of content so far, without framing.

@@ -11,6 +11,8 @@
 //! plan.rs      who is asked, under which path, with which lines
 //! call.rs      rewritten head → upstream connection
 //! parked.rs    apps that control must find first
+//! external.rs  servers outside of Dapr, and hosts.rs, their names
+//! gate.rs      apps that take so many calls at a time
 //! attempt.rs   which endpoint it goes to, and how that went
 //! retry.rs     upstream connections that fail
 //! response.rs  upstream bytes → head → downstream
@@ -25,8 +27,11 @@ mod attempt;
 mod call;
 #[cfg(test)]
 mod check;
+mod external;
 mod finish;
+mod gate;
 mod guards;
+mod hosts;
 mod owner;
 mod parked;
 mod plan;
@@ -54,6 +59,8 @@ use crate::{
     timer::Wheel,
     upstream::{Balancer, Endpoints, Upstream, UpstreamKey},
 };
+use gate::GateDesk;
+use hosts::Hosts;
 use owner::{Owner, Owners};
 use parked::Parked;
 use rustix::io::Errno;
@@ -85,6 +92,8 @@ pub(crate) struct Relay<E> {
     pub control_calls: Vec<ControlCall>,
     /// Names that control is to be asked for; likewise.
     pub questions: Vec<Question>,
+    /// Names to look up; likewise. [`Self::on_host`] takes the answers.
+    pub host_questions: Vec<Box<str>>,
     connections: Slab<Connection>,
     upstreams: Slab<Upstream>,
     owners: Owners,
@@ -114,6 +123,8 @@ pub(crate) struct Relay<E> {
     parked: Parked,
     has_resolver: bool,
     balancer: Balancer,
+    gates: GateDesk,
+    hosts: Hosts,
 }
 
 impl<E: Engine> Relay<E> {
@@ -157,6 +168,9 @@ impl<E: Engine> Relay<E> {
             parked: Parked::default(),
             has_resolver: false,
             balancer: Balancer::new(now.as_nanos()),
+            gates: GateDesk::default(),
+            hosts: Hosts::default(),
+            host_questions: Vec::new(),
         }
     }
 
@@ -181,6 +195,7 @@ impl<E: Engine> Relay<E> {
         view.adopt(snapshot, &adoption.difference, &mut self.endpoints);
         self.renumber(&adoption.difference.renumbered);
         self.balancer.look_again();
+        self.look_at_gates();
         self.reconsider_retries();
         self.reconsider_parked();
     }
@@ -264,13 +279,18 @@ impl<E: Engine> Relay<E> {
                 debug_assert!(false, "the worker keeps these to itself");
             }
         }
-        self.read_ready();
+        self.settle();
     }
 
-    /// Takes up requests that were already here when the one before them ended.
-    fn read_ready(&mut self) {
-        while let Some(key) = self.ready.pop() {
-            self.read_head(key);
+    /// Takes up requests that were already here when the one before them ended, and tokens that
+    /// came free.
+    fn settle(&mut self) {
+        loop {
+            if let Some(key) = self.ready.pop() {
+                self.read_head(key);
+            } else if !self.read_own_gate_message() {
+                return;
+            }
         }
     }
 
@@ -449,7 +469,7 @@ impl<E: Engine> Relay<E> {
             }
         }
         self.due = due;
-        self.read_ready();
+        self.settle();
     }
 
     fn on_connection_timer(&mut self, key: ConnectionKey) {

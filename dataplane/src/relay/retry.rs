@@ -130,7 +130,10 @@ impl<E: Engine> Relay<E> {
         self.note_failure(borrower, Failure::Broken);
         let Some(connection) = self.connections.find(borrower) else { return };
         if connection.exchange.hop != Hop::ToPeer {
-            return self.fail(borrower, cause);
+            if !self.try_next_address(borrower) {
+                self.fail(borrower, cause);
+            }
+            return;
         }
         self.release_upstream(borrower);
         if !self.fail_over(borrower) {
@@ -194,7 +197,7 @@ impl<E: Engine> Relay<E> {
                 self.reconsider(key);
             }
         }
-        self.read_ready();
+        self.settle();
     }
 
     fn reconsider(&mut self, key: ConnectionKey) {
