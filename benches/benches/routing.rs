@@ -37,6 +37,7 @@ fn snapshot_of(routes: usize) -> Snapshot {
         body_bytes_max: None,
         head_bytes_max: 8192,
         health: AppHealth::default(),
+        outbound: Default::default(),
         metadata_json: String::new(),
     };
     let route = |number: usize| Route {

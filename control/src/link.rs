@@ -269,6 +269,7 @@ mod tests {
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: snapshot::AppHealth::default(),
+            outbound: Default::default(),
             metadata_json: metadata.to_owned(),
         };
         let state = State {

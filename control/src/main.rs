@@ -7,6 +7,7 @@
 mod admin;
 mod adopt;
 mod app_channel;
+mod app_health;
 mod claim;
 mod cli;
 mod config;

@@ -91,6 +91,14 @@ impl Publisher {
         self.edit(told, number, |app| app.health = health);
     }
 
+    pub(crate) fn set_app_health(&mut self, told: &Snapshot, number: u32, is_healthy: bool) {
+        self.edit(told, number, |app| {
+            if let Some(channel) = &mut app.channel {
+                channel.is_healthy = is_healthy;
+            }
+        });
+    }
+
     /// # Errors
     /// When there are too many entries already, or no such app.
     pub(crate) fn set_metadata(
@@ -167,6 +175,7 @@ mod tests {
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: AppHealth::default(),
+            outbound: Default::default(),
             metadata_json: String::new(),
         }
     }

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::gate::Gate;
 use snapshot::{Address, App, Apps, Listener, ListenerId, Replaced, Snapshot};
 use std::{collections::HashSet, sync::Arc};
 
@@ -30,6 +31,8 @@ pub(crate) struct Difference {
     pub renumbered: Vec<(usize, Option<usize>)>,
     /// Listeners that came, went, or belong to something else.
     pub listeners: Vec<ListenerId>,
+    /// Of the apps above those with a limit, by number.
+    pub gates: Vec<(usize, Arc<Gate>)>,
 }
 
 impl Difference {
@@ -55,6 +58,11 @@ impl Difference {
         difference
     }
 
+    pub(crate) fn find_gate(&self, app: usize) -> Option<&Arc<Gate>> {
+        let position = self.gates.binary_search_by_key(&app, |(number, _)| *number).ok()?;
+        Some(&self.gates[position].1)
+    }
+
     /// After a full state.
     pub(crate) fn between(old: &Snapshot, new: &Snapshot) -> Self {
         let number = |app: &App| app.number as usize;
@@ -73,6 +81,7 @@ impl Difference {
             apps: went.chain(came).map(number).collect(),
             renumbered: moved.map(|app| (number(app), now(app))).collect(),
             listeners: changed,
+            gates: Vec::new(),
         }
     }
 }

@@ -9,11 +9,13 @@
 
 use crate::dapr::{
     escape::EscapeError,
+    external::{BaseUrl, LookupError, UrlError},
     json::{JsonText, QuotedText},
     message::{CONTENT_TYPE_JSON, CONTENT_TYPE_TEXT, DIRECT_INVOKE, write_error},
     method::MethodError,
     target::{self, TargetError},
 };
+use crate::limits::GATE_WAITING_MAX;
 use rustix::io::Errno;
 use snapshot::Address;
 use std::fmt;
@@ -38,14 +40,20 @@ pub enum Phase {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Cause {
+    /// The app's health checks fail.
+    AppUnhealthy,
     /// The request is not HTTP as we accept it; the text says why.
     BadRequest(&'static str),
     /// What came from upstream is not HTTP as we accept it.
     BadResponse,
+    /// The target is a URL that names no server.
+    BadUrl(UrlError),
     BodyTooLarge,
     /// Its half-open circuit breaker has as many calls under way as it may.
     BreakerBusy,
     BreakerOpen,
+    /// The client closed its side while its call waited for the app.
+    Canceled,
     /// Upstream closed before a whole response head: Go's `EOF`.
     ClosedEarly,
     Connect(Errno),
@@ -60,17 +68,21 @@ pub enum Cause {
     Escape(EscapeError),
     /// An `Expect` other than `100-continue`.
     ExpectationFailed,
-    /// A URL in place of an app id.
-    External,
     HeadTimeout,
     HeadTooLarge,
     InvalidId(TargetError),
     InvalidVerb,
+    /// Too many calls wait for the app already.
+    LineFull,
+    /// The host of an external target has no address.
+    Lookup(LookupError),
     Method(MethodError),
     /// A peer called for an app that is not served here.
     Misdirected,
     /// The app makes calls and takes none.
     NoAppChannel,
+    /// An app that was asked for server-sent events answered with something else.
+    NoEvents,
     NoTarget,
     NotFound,
     Reset(Errno),
@@ -94,6 +106,8 @@ pub struct ExchangeError {
 /// Where the exchange was going when it failed. daprd words the same failure differently at each.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Hop {
+    /// From our app to a server outside of Dapr.
+    External,
     /// From a peer to our app. The text is what the caller's client gets to read.
     InboundFromPeer,
     /// From our app to itself, or to another app of this data plane.
@@ -117,6 +131,8 @@ pub struct ErrorContext<'a> {
     /// Whom we called, or wanted to.
     pub address: Option<&'a Address>,
     pub hop: Hop,
+    /// Of an external target the URL in front of the method.
+    pub base: Option<&'a [u8]>,
     /// Attempts after the first. daprd speaks of them only when it made any.
     pub retries: u32,
 }
@@ -131,8 +147,12 @@ impl ExchangeError {
     }
 
     /// daprd answers nearly everything with 500; our own refusals of bad HTTP have HTTP's codes.
-    pub const fn status(&self) -> u16 {
+    ///
+    /// `says_too_large`: the operator wants 413 for a body that is too large
+    /// (`--strict-status=false`).
+    pub const fn status(&self, says_too_large: bool) -> u16 {
         match self.cause {
+            Cause::BodyTooLarge if says_too_large => 413,
             Cause::BadRequest(_) => 400,
             Cause::Denied => 403,
             Cause::NoTarget => 404,
@@ -239,21 +259,35 @@ impl ExchangeError {
                 message.text("couldn't find service: ");
                 message.bytes(target::id_of(context.target));
             }
+            Cause::BadUrl(error) => {
+                message.text("parse ");
+                message.quote(|quoted| quoted.bytes(context.base.unwrap_or(context.target)));
+                message.format(format_args!(": {error}"));
+            }
             Cause::BreakerBusy => message.text("too many requests"),
             Cause::BreakerOpen => message.text("circuit breaker is open"),
-            Cause::DeadlineExceeded => message.text("context deadline exceeded"),
-            Cause::External => {
-                message.text("cannot invoke http endpoint ");
-                message.bytes(context.target);
-                message.text(": URL targets are not supported by this version of Ringcar");
+            Cause::DeadlineExceeded => {
+                message.text("context deadline exceeded");
             }
             Cause::NoAppChannel => message.text(match context.hop {
                 Hop::SelfCall => "cannot invoke local endpoint: app channel not initialized",
-                Hop::InboundFromPeer | Hop::ToPeer => {
+                Hop::External | Hop::InboundFromPeer | Hop::ToPeer => {
                     "rpc error: code = Internal desc = app channel is not initialized"
                 }
             }),
-            Cause::InvalidVerb | Cause::Escape(_) => self.write_app_failure(context, message),
+            Cause::AppUnhealthy | Cause::InvalidVerb | Cause::Escape(_) | Cause::NoEvents => {
+                self.write_app_failure(context, message);
+            }
+            Cause::Canceled => message.text("context canceled"),
+            Cause::LineFull => {
+                if context.hop != Hop::SelfCall {
+                    message.text(APP_CHANNEL_FAILED);
+                }
+                message.format(format_args!(
+                    "rpc error: code = ResourceExhausted desc = {GATE_WAITING_MAX} calls wait for the \
+                     app already, which takes --app-max-concurrency at a time"
+                ));
+            }
             _ if context.hop == Hop::ToPeer => self.write_peer_failure(context, message),
             _ => self.write_app_failure(context, message),
         }
@@ -261,10 +295,14 @@ impl ExchangeError {
 
     /// The call of an app failed, here or, as told to the caller's sidecar, there.
     fn write_app_failure(&self, context: &ErrorContext<'_>, message: &mut JsonText<'_>) {
-        if context.hop != Hop::SelfCall {
-            message.text("rpc error: code = Internal desc = error invoking app channel: ");
+        if !matches!(context.hop, Hop::External | Hop::SelfCall) {
+            message.text(APP_CHANNEL_FAILED);
         }
         match self.cause {
+            Cause::AppUnhealthy => {
+                message.text("rpc error: code = Internal desc = app is not in a healthy state");
+            }
+            Cause::NoEvents => message.text("no response received from stream"),
             Cause::InvalidVerb => {
                 message.text("rpc error: code = InvalidArgument desc = invalid HTTP verb");
             }
@@ -320,7 +358,8 @@ impl ExchangeError {
     }
 
     const fn network_words<'a>(&self, context: &ErrorContext<'a>) -> NetworkWords<'a> {
-        NetworkWords { cause: self.cause, phase: self.phase, address: context.address }
+        let Self { cause, phase, .. } = *self;
+        NetworkWords { cause, phase, address: context.address, base: context.base }
     }
 }
 
@@ -345,11 +384,14 @@ impl Cause {
 
     pub const fn label(self) -> &'static str {
         match self {
+            Self::AppUnhealthy => "app_unhealthy",
             Self::BadRequest(_) => "bad_request",
             Self::BadResponse => "bad_response",
+            Self::BadUrl(_) => "bad_url",
             Self::BodyTooLarge => "body_too_large",
             Self::BreakerBusy => "breaker_busy",
             Self::BreakerOpen => "breaker_open",
+            Self::Canceled => "canceled",
             Self::ClosedEarly => "closed_early",
             Self::Connect(_) => "connect",
             Self::ConnectTimeout => "connect_timeout",
@@ -358,14 +400,16 @@ impl Cause {
             Self::Denied => "denied",
             Self::Escape(_) => "escape",
             Self::ExpectationFailed => "expectation_failed",
-            Self::External => "external",
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
             Self::InvalidId(_) => "invalid_id",
             Self::InvalidVerb => "invalid_verb",
+            Self::LineFull => "line_full",
+            Self::Lookup(_) => "lookup",
             Self::Method(_) => "method",
             Self::Misdirected => "misdirected",
             Self::NoAppChannel => "no_app_channel",
+            Self::NoEvents => "no_events",
             Self::NoTarget => "no_target",
             Self::NotFound => "not_found",
             Self::Reset(_) => "reset",
@@ -388,6 +432,9 @@ impl Cause {
     }
 }
 
+/// In front of whatever another sidecar's app channel says.
+const APP_CHANNEL_FAILED: &str = "rpc error: code = Internal desc = error invoking app channel: ";
+
 /// Go's `url.Error` begins with the verb in this spelling.
 fn write_operation(verb: &[u8], message: &mut JsonText<'_>) {
     let (first, rest) = verb.split_at(verb.len().min(1));
@@ -402,6 +449,7 @@ fn write_operation(verb: &[u8], message: &mut JsonText<'_>) {
 /// in its `Host` line.
 fn write_url(context: &ErrorContext<'_>, quoted: &mut QuotedText<'_, '_>) {
     match context.address {
+        _ if context.base.is_some() => quoted.bytes(context.base.unwrap_or_default()),
         Some(Address::Tcp(address)) => quoted.format(format_args!("http://{address}")),
         _ => quoted.bytes(b"http://localhost"),
     }
@@ -419,6 +467,7 @@ struct NetworkWords<'a> {
     cause: Cause,
     phase: Phase,
     address: Option<&'a Address>,
+    base: Option<&'a [u8]>,
 }
 
 impl NetworkWords<'_> {
@@ -448,6 +497,11 @@ impl fmt::Display for NetworkWords<'_> {
                 let call =
                     if matches!(errno, Errno::MFILE | Errno::NFILE) { "socket" } else { "connect" };
                 write!(f, "{call}: {}", GoErrno(errno))
+            }
+            Cause::Lookup(error) => {
+                let base = self.base.map(BaseUrl::parse).and_then(Result::ok);
+                let name = base.map_or("", |base| base.host_name());
+                write!(f, "dial tcp: lookup {name}: {error}")
             }
             Cause::ConnectTimeout => {
                 self.operation(f, "dial")?;
@@ -537,6 +591,7 @@ mod tests {
             url_path: b"/x?y=1",
             address: Some(address),
             hop,
+            base: None,
             retries: 0,
         }
     }
@@ -589,7 +644,7 @@ mod tests {
             let address = tcp();
             let got = body(error, &context(Hop::SelfCall, &address));
             assert_eq!(got, (words.to_string(), "text/plain; charset=utf-8"), "{cause:?}");
-            assert_eq!(error.status(), status, "{cause:?}");
+            assert_eq!(error.status(false), status, "{cause:?}");
             assert!(error.must_close(), "{cause:?}");
         }
     }
@@ -614,7 +669,7 @@ mod tests {
         ] {
             let error = ExchangeError::downstream(Phase::Routing, cause);
             assert_eq!(body(error, &context), (want.to_string(), "application/json"), "{cause:?}");
-            assert_eq!(error.status(), status, "{cause:?}");
+            assert_eq!(error.status(false), status, "{cause:?}");
             assert!(!error.must_close(), "{cause:?}");
         }
     }
@@ -683,13 +738,46 @@ mod tests {
                 "couldn't find service: b",
             ),
             (
-                "URL",
-                "http://h.i",
+                "URL that needs TLS",
+                "https://h.i",
                 "x",
-                Cause::External,
-                Hop::ToPeer,
-                "cannot invoke http endpoint http://h.i: URL targets are not supported by this \
-                 version of Ringcar",
+                Cause::BadUrl(UrlError::Tls),
+                Hop::External,
+                "parse \"https://h.i\": https needs TLS, which this sidecar does not speak; use http",
+            ),
+            (
+                "closed its side in the line",
+                "b",
+                "x",
+                Cause::Canceled,
+                Hop::SelfCall,
+                "context canceled",
+            ),
+            (
+                "too many in the line",
+                "b",
+                "x",
+                Cause::LineFull,
+                Hop::SelfCall,
+                "rpc error: code = ResourceExhausted desc = 10000 calls wait for the app already, \
+                 which takes --app-max-concurrency at a time",
+            ),
+            (
+                "unhealthy, self",
+                "b",
+                "x",
+                Cause::AppUnhealthy,
+                Hop::SelfCall,
+                "rpc error: code = Internal desc = app is not in a healthy state",
+            ),
+            (
+                "unhealthy, at the peer",
+                "b",
+                "x",
+                Cause::AppUnhealthy,
+                Hop::InboundFromPeer,
+                "rpc error: code = Internal desc = error invoking app channel: rpc error: code = \
+                 Internal desc = app is not in a healthy state",
             ),
             (
                 "no app port, self",
@@ -737,7 +825,7 @@ mod tests {
                 Cause::Misdirected => 421,
                 _ => 500,
             };
-            assert_eq!(error.status(), status, "{case}");
+            assert_eq!(error.status(false), status, "{case}");
         }
     }
 
@@ -857,7 +945,7 @@ mod tests {
                 let context = ErrorContext { url_path: path.as_bytes(), ..context(hop, address) };
                 let got = failure(of_phase(cause), &context);
                 assert_eq!(got, format!("{prefix}{want}"), "{case}, {hop:?}");
-                assert_eq!(of_phase(cause).status(), 500, "{case}");
+                assert_eq!(of_phase(cause).status(false), 500, "{case}");
             }
         }
     }

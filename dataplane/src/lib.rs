@@ -12,6 +12,7 @@ pub mod dapr;
 mod draw;
 pub mod engine;
 pub mod error;
+mod gate;
 pub mod http;
 pub mod limits;
 mod link;
@@ -20,6 +21,7 @@ mod mailbox;
 pub mod policy;
 mod process;
 mod relay;
+mod resolver;
 pub mod route;
 #[cfg(test)]
 mod sim;

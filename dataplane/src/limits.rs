@@ -43,9 +43,9 @@ pub const EVENTS_PER_TURN: usize = 1024;
 /// Slices gathered into one send. 64 × 16 KiB is more than a socket's send buffer takes at once.
 pub const GATHER_SLICES: usize = 64;
 
-/// Largest head that is ever accepted, from client or app; `--read-buffer-size` lowers or raises it
-/// below this.
-pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Largest head that is ever accepted: 64 KiB from a client, where `--read-buffer-size` may lower
+/// it, and what its sidecar adds; from apps as much.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024 + PEER_HEAD_BYTES;
 
 /// Bytes offered in one send, so that counts fit the kernel's 32 bits.
 pub const SEND_BYTES_MAX: usize = 1 << 30;
@@ -193,6 +193,26 @@ pub const LATENCY_NOISE: f64 = 2.0;
 /// Apps with several endpoints whose health a worker remembers. With more, those that were not
 /// called of late are forgotten, and start anew.
 pub const GROUPS_MAX: usize = 4096;
+
+/// Calls that wait at a time for one app with `--app-max-concurrency`, over all workers; more are
+/// refused. As many as the connections that a sidecar is built to hold. Each keeps what it has
+/// sent, RELAY_HIGH_BYTES at the most.
+pub const GATE_WAITING_MAX: u32 = 10_000;
+
+/// When a worker's mailbox is full, what a gate has for it is offered again after this.
+pub const GATE_MAIL_PAUSE: Duration = Duration::from_millis(1);
+
+/// Names of hosts outside of Dapr that a worker knows at a time, those it asks for included.
+pub const HOSTS_KEPT_MAX: usize = 1024;
+
+/// How long a name's addresses are used without asking again. Go asks for each new connection;
+/// this is shorter than any TTL that is set on purpose.
+pub const HOST_FRESH: Duration = Duration::from_secs(5);
+
+/// Names that wait to be looked up, and threads that do it. A server that does not answer holds a
+/// thread for some seconds.
+pub const HOST_QUESTIONS_MAX: usize = 256;
+pub const RESOLVER_THREADS_MAX: usize = 4;
 
 /// After an answer that left request bytes unread, this much and this long is read and dropped, so
 /// that the answer is not lost in a reset.

@@ -4,7 +4,9 @@
 
 use crate::{
     adoption::Adoption,
+    dapr::external::LookupError,
     engine::Waker,
+    gate::GateMessage,
     limits::MAILBOX_MESSAGES_MAX,
     route::{Name, Question},
 };
@@ -14,6 +16,7 @@ use snapshot::{
     wire::{AdminCallId, AdminRequest, LogLevel, Score},
 };
 use std::{
+    net::IpAddr,
     os::fd::OwnedFd,
     sync::{
         Arc, OnceLock,
@@ -63,6 +66,13 @@ pub(crate) enum ToWorker {
     },
     /// Control has said all that it knows of this name.
     Resolved(Name),
+    /// What [`crate::resolver`] found.
+    Host {
+        name: Box<str>,
+        found: Result<Vec<IpAddr>, LookupError>,
+    },
+    /// From another worker.
+    Gate(GateMessage),
     Drain,
     Exit,
 }

@@ -7,6 +7,7 @@ use crate::{
     link::{End, Introduction, Link},
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
     policy::resiliency::Breakers,
+    resolver::Resolver,
     telemetry::Counters,
     worker::{Surroundings, Worker},
 };
@@ -55,6 +56,7 @@ pub fn run(options: Options) -> Result<(), RunError> {
     let count = options.workers.map_or_else(default_workers, NonZeroUsize::get);
     let mailboxes: Arc<[Mailbox<ToWorker>]> = (0..count).map(|_| Mailbox::default()).collect();
     let inbox = Arc::new(Mailbox::default());
+    let resolver = Resolver::new(Arc::clone(&mailboxes));
     let bell = Waker::new().map_err(RunError::Link)?;
     inbox.attach(bell.clone());
 
@@ -68,6 +70,7 @@ pub fn run(options: Options) -> Result<(), RunError> {
             mailboxes: Arc::clone(&mailboxes),
             link: Arc::clone(&inbox),
             breakers: Arc::clone(&breakers),
+            resolver: Arc::clone(&resolver),
         };
         let counters = Arc::clone(counters);
         match start_worker(selected.backend, surroundings, counters) {

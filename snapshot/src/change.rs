@@ -230,8 +230,8 @@ impl Snapshot {
 mod tests {
     use super::*;
     use crate::{
-        Address, AppChannel, AppHealth, AppProtocol, Balance, Endpoint, InstanceId, ListenerKind,
-        Origin, draw::Draw,
+        Address, AppChannel, AppHealth, Balance, Endpoint, InstanceId, ListenerKind, Origin,
+        draw::Draw,
     };
 
     fn app(number: u32, id: &str, port: u16) -> App {
@@ -240,10 +240,8 @@ mod tests {
             id: AppId::new(id).unwrap(),
             namespace: Namespace::default(),
             guards: Default::default(),
-            channel: (port > 0).then(|| AppChannel {
-                address: Address::Tcp(([127, 0, 0, 1], port).into()),
-                protocol: AppProtocol::Http,
-            }),
+            channel: (port > 0)
+                .then(|| AppChannel::http(Address::Tcp(([127, 0, 0, 1], port).into()))),
             origin: Origin::default(),
             balance: Balance::default(),
             resiliency: None,
@@ -251,6 +249,7 @@ mod tests {
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: AppHealth::default(),
+            outbound: Default::default(),
             metadata_json: String::new(),
         }
     }

@@ -14,6 +14,7 @@ mod change;
 mod draw;
 pub mod handover;
 mod id;
+mod outbound;
 pub mod policy;
 mod state;
 mod table;
@@ -24,6 +25,7 @@ pub use apps::{APPS_MAX, Apps};
 pub use build::{BuildError, Snapshot};
 pub use change::{ApplyError, Change, Delta, Replaced};
 pub use id::{AppId, ID_BYTES_MAX, IdError, InstanceId, ListenerId, Namespace, Version};
+pub use outbound::{HttpEndpoint, Outbound};
 pub use state::{
     App, AppChannel, AppHealth, AppProtocol, Balance, Endpoint, Listener, ListenerKind,
     OnControlLost, Origin, Route, State,

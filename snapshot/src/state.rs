@@ -5,10 +5,11 @@
 
 use crate::{
     Address, AppId, InstanceId, ListenerId, Namespace, Version,
+    outbound::Outbound,
     policy::{Guards, resiliency::Resiliency},
 };
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 /// The whole state, as one message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +61,7 @@ pub struct App {
     /// Largest request head in bytes (`--read-buffer-size`, with the 4096 that Go's server adds).
     pub head_bytes_max: u32,
     pub health: AppHealth,
+    pub outbound: Arc<Outbound>,
     /// Answer to `GET /v1.0/metadata`, complete with its trailing newline.
     pub metadata_json: String,
 }
@@ -68,6 +70,18 @@ pub struct App {
 pub struct AppChannel {
     pub address: Address,
     pub protocol: AppProtocol,
+    /// Calls the app works on at a time (`--app-max-concurrency`); more wait. `None`: any number.
+    pub concurrency_max: Option<NonZeroU32>,
+    /// What its health checks say (`--enable-app-health-check`). Calls of an app that is not are
+    /// refused.
+    pub is_healthy: bool,
+}
+
+impl AppChannel {
+    /// An app that speaks HTTP and takes all calls.
+    pub const fn http(address: Address) -> Self {
+        Self { address, protocol: AppProtocol::Http, concurrency_max: None, is_healthy: true }
+    }
 }
 
 /// `--app-protocol`. Only HTTP/1.1 without TLS is carried; control warns about the others and sends

@@ -5,9 +5,12 @@
 
 #![forbid(unsafe_code)]
 
-use crate::version;
+use crate::{
+    config::{HealthCheck, duration},
+    version,
+};
 use serde::{Deserialize, Serialize};
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, num::NonZeroU32};
 
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,6 +29,19 @@ pub(crate) struct AppConnection {
     pub(crate) port: u16,
     pub(crate) protocol: String,
     pub(crate) channel_address: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) max_concurrency: Option<NonZeroU32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) health: Option<AppHealthCheck>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AppHealthCheck {
+    health_check_path: String,
+    health_probe_interval: String,
+    health_probe_timeout: String,
+    health_threshold: u32,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -33,6 +49,17 @@ pub(crate) struct AppConnection {
 struct ActorRuntime {
     runtime_status: Cow<'static, str>,
     host_ready: bool,
+}
+
+impl AppHealthCheck {
+    pub(crate) fn new(check: &HealthCheck) -> Self {
+        Self {
+            health_check_path: check.path.clone(),
+            health_probe_interval: duration::emit(check.interval),
+            health_probe_timeout: duration::emit(check.timeout),
+            health_threshold: check.threshold,
+        }
+    }
 }
 
 impl Metadata {
@@ -93,6 +120,7 @@ const EXTENDED_MAX: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn has_the_shape_of_daprds_document() {
@@ -100,13 +128,22 @@ mod tests {
             port: 6001,
             protocol: "http".to_owned(),
             channel_address: "127.0.0.1".to_owned(),
+            max_concurrency: NonZeroU32::new(7),
+            health: Some(AppHealthCheck::new(&HealthCheck {
+                path: "/healthz".to_owned(),
+                interval: Duration::from_secs(5),
+                timeout: Duration::from_millis(500),
+                threshold: 3,
+            })),
         };
         let mut metadata = Metadata::new("orders", Some(app));
         assert!(metadata.extend("cliPID".into(), "12\"".into()));
         let want = format!(
             "{{\"id\":\"orders\",\"runtimeVersion\":\"1.18.3\",\"extended\":{{\"cliPID\":\"12\\\"\",\
              \"daprRuntimeVersion\":\"1.18.3\",\"ringcarVersion\":\"{}\"}},\"appConnectionProperties\":\
-             {{\"port\":6001,\"protocol\":\"http\",\"channelAddress\":\"127.0.0.1\"}},\
+             {{\"port\":6001,\"protocol\":\"http\",\"channelAddress\":\"127.0.0.1\",\"maxConcurrency\":7,\
+             \"health\":{{\"healthCheckPath\":\"/healthz\",\"healthProbeInterval\":\"5s\",\
+             \"healthProbeTimeout\":\"500ms\",\"healthThreshold\":3}}}},\
              \"actorRuntime\":{{\"runtimeStatus\":\"DISABLED\",\"hostReady\":false}}}}\n",
             env!("CARGO_PKG_VERSION")
         );

@@ -8,6 +8,7 @@
 
 mod access;
 mod api;
+mod app_care;
 mod app_place;
 pub(crate) mod duration;
 pub(crate) mod file;
@@ -23,6 +24,7 @@ pub(crate) mod zone;
 
 pub(crate) use schema::closest;
 
+pub(crate) use app_care::{AppCare, HealthCheck};
 pub(crate) use app_place::{AppPlace, AppPlaceError};
 
 use crate::{
@@ -48,6 +50,9 @@ pub(crate) struct Config {
     /// As it was given; an app on a Unix socket needs none.
     pub(crate) app_port: u16,
     pub(crate) protocol: String,
+    pub(crate) care: AppCare,
+    /// A body that is too large is answered 500, not 413.
+    pub(crate) strict_status: bool,
     pub(crate) http_port: u16,
     pub(crate) grpc_port: u16,
     /// Empty: every interface.
@@ -131,6 +136,11 @@ pub(crate) enum ConfigError {
     PortConflict { flag: &'static str, port: u16 },
     #[error("invalid value for 'trusted-peer-networks': {0}")]
     Network(#[from] NetworkError),
+    /// daprd's words.
+    #[error(
+        "value for 'health-check-probe-timeout' must be smaller than 'health-check-probe-interval'"
+    )]
+    ProbeTimeout,
 }
 
 fn list(problems: &[file::Problem]) -> String {
@@ -149,6 +159,7 @@ impl ConfigError {
             Self::AppId(_) => Some("app-id"),
             Self::Balance(_) => Some("balance"),
             Self::Zone(_) => Some("zone"),
+            Self::ProbeTimeout => Some("app-health-probe-timeout"),
             Self::AppPlace(_) => Some("app-channel-address"),
             Self::Network(_) => Some("trusted-peer-networks"),
             Self::Files(_) | Self::Namespace(..) | Self::Resources(_) | Self::Variable { .. } => {
@@ -179,6 +190,8 @@ impl Config {
             namespace,
             app: AppPlace::parse(values.text("app-channel-address"), app_port)?,
             app_port,
+            care: AppCare::from_flags(values)?,
+            strict_status: values.is_set("strict-status"),
             http_port,
             grpc_port,
             listen_hosts: hosts(values.text("dapr-listen-addresses")),
@@ -234,9 +247,13 @@ impl Config {
         guards.api = api;
     }
 
-    /// Of a request, with what Go's server adds to `MaxHeaderBytes`.
+    /// Of a request. daprd's default is too small for a browser with cookies, and a value of one's
+    /// own means what it means there, with what Go's server adds to `MaxHeaderBytes`.
     pub(crate) const fn head_bytes_max(&self) -> u32 {
-        self.read_buffer_bytes.saturating_add(HEAD_BYTES_SLOP)
+        match self.read_buffer_bytes {
+            READ_BUFFER_BYTES_DEFAULT => HEAD_BYTES_MAX,
+            bytes => bytes.saturating_add(HEAD_BYTES_SLOP),
+        }
     }
 
     /// Whether calls to the app can be carried in this version.
@@ -430,6 +447,9 @@ const READ_BUFFER_BYTES_DEFAULT: u32 = 4096;
 
 const HEAD_BYTES_SLOP: u32 = 4096;
 
+/// The most a data plane takes.
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
+
 /// What a negative `--dapr-graceful-shutdown-seconds` means.
 const GRACEFUL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
@@ -573,7 +593,10 @@ mod tests {
             assert_eq!(config(&arguments).unwrap().body_bytes_max, want, "{case}");
         }
         let old = config(&["--app-id=a", "--dapr-http-read-buffer-size=8"]).unwrap();
-        assert_eq!(old.read_buffer_bytes, 8192);
+        assert_eq!((old.read_buffer_bytes, old.head_bytes_max()), (8192, 12_288));
+        assert_eq!(config(&["--app-id=a"]).unwrap().head_bytes_max(), 65_536);
+        let small = config(&["--app-id=a", "--read-buffer-size=1Ki"]).unwrap();
+        assert_eq!(small.head_bytes_max(), 5120);
     }
 
     #[test]

@@ -45,7 +45,12 @@ pub(super) const APP: &[(&str, Use)] = &[
     ("app-token", Token("APP_API_TOKEN")),
     ("balance", Flag("balance")),
     ("configuration", Flag("config")),
+    ("app-health-check-path", Flag("app-health-check-path")),
+    ("app-health-probe-interval", Flag("app-health-probe-interval")),
+    ("app-health-probe-timeout", Flag("app-health-probe-timeout")),
+    ("app-health-threshold", Flag("app-health-threshold")),
     ("disable-init-endpoints", Flag("disable-init-endpoints")),
+    ("enable-app-health-check", Flag("enable-app-health-check")),
     ("grpc-port", Flag("dapr-grpc-port")),
     ("http-port", Flag("dapr-http-port")),
     ("id", Flag("app-id")),
@@ -53,6 +58,7 @@ pub(super) const APP: &[(&str, Use)] = &[
     ("internal-port", Flag("dapr-internal-grpc-port")),
     ("listen-addresses", Flag("dapr-listen-addresses")),
     ("max-body-size", Flag("max-body-size")),
+    ("max-concurrency", Flag("app-max-concurrency")),
     ("namespace", Namespace),
     ("protocol", Flag("app-protocol")),
     ("public-listen-address", Flag("dapr-public-listen-address")),
@@ -61,6 +67,7 @@ pub(super) const APP: &[(&str, Use)] = &[
     ("resources-paths", Flag("resources-path")),
     ("token", Token("DAPR_API_TOKEN")),
     ("trusted-peer-networks", Flag("trusted-peer-networks")),
+    ("strict-status", Flag("strict-status")),
     ("unix-domain-socket", Flag("unix-domain-socket")),
 ];
 

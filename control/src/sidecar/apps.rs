@@ -178,6 +178,7 @@ impl Sidecar {
 
     fn remove(&mut self, number: u32) {
         let Some(served) = self.apps.remove(&number) else { return };
+        self.health_checks.stop(number);
         self.registries.withdraw(&served.entry);
         self.supervisor.release(HoldId(number));
         self.publisher.remove(self.supervisor.told(), number);
@@ -196,6 +197,7 @@ impl Sidecar {
         let new = prepared.sockets.iter().filter(|bound| bound.is_new);
         sockets.extend(new.map(|bound| (bound.listener.id, Arc::clone(&bound.socket))));
         let listeners = prepared.listeners();
+        self.health_checks.stop(number);
         let (served, app, metadata) = prepared.serve(config);
         self.publisher.put(app, &metadata, listeners);
         self.apps.insert(number, served);
@@ -239,6 +241,7 @@ impl Sidecar {
         }
         served.stage = Stage::Ready;
         self.tell_ready(number);
+        self.check_health(number);
     }
 
     fn tell_ready(&mut self, number: u32) {

@@ -13,6 +13,7 @@
 
 mod admin;
 mod apps;
+mod health;
 mod node;
 mod numbers;
 mod questions;
@@ -31,6 +32,7 @@ use crate::{
     admin::page::Scrape,
     adopt::Introduction,
     app_channel::Patience,
+    app_health::{HealthChecks, Verdict},
     claim::Claim,
     config::duration,
     log::{Level, Log},
@@ -78,6 +80,7 @@ pub(crate) struct Sidecar {
     /// For the apps that do not listen yet; each ends with its app's number.
     searches: JoinSet<u32>,
     patience: Patience,
+    health_checks: HealthChecks,
     metrics_port: u16,
     scrapes: Scrapes,
     /// `None` without Configuration files.
@@ -127,6 +130,7 @@ enum Wake {
     Deadline,
     Files,
     NodeFile,
+    Health(Verdict),
     Order(Order),
     Registry(Change),
     Scrape(Scrape),
@@ -164,6 +168,7 @@ impl Sidecar {
             event = self.supervisor.next() => Wake::DataPlane(event),
             change = self.registries.next() => Wake::Registry(change),
             numbers = found(&mut self.searches) => Wake::Apps(numbers),
+            verdict = self.health_checks.next() => Wake::Health(verdict),
             scrape = self.scrapes.next() => Wake::Scrape(scrape),
             () = until(deadline) => Wake::Deadline,
             () = reload::changed(&self.reload) => Wake::Files,
@@ -179,6 +184,7 @@ impl Sidecar {
             Wake::Deadline => return self.on_deadline(),
             Wake::Files => self.reload(),
             Wake::NodeFile => self.reload_node(),
+            Wake::Health(verdict) => return self.on_verdict(verdict),
             Wake::Order(order) => self.on_order(order),
             Wake::Registry(change) => self.on_registry(change),
             Wake::Scrape(scrape) => {

@@ -101,6 +101,7 @@ mod tests {
             body_bytes_max: None,
             head_bytes_max: 0,
             health: snapshot::AppHealth::default(),
+            outbound: Default::default(),
             metadata_json: String::new(),
         }
     }

@@ -9,7 +9,7 @@
 
 use super::sockets::{Bound, Pool, Sockets};
 use crate::{
-    admin::metadata::{AppConnection, Metadata},
+    admin::metadata::{AppConnection, AppHealthCheck, Metadata},
     app_channel::{AppChannel, Patience},
     config::{AppPlace, Config},
     host, instance,
@@ -20,7 +20,7 @@ use crate::{
     runtime_dir::RuntimeDir,
 };
 use snapshot::{
-    APPS_MAX, Address, App, AppHealth, AppProtocol, InstanceId, Listener, ListenerKind, Origin,
+    APPS_MAX, Address, App, AppHealth, InstanceId, Listener, ListenerKind, Origin, Outbound,
     Version, policy::Guards,
 };
 use std::{
@@ -140,7 +140,11 @@ pub(super) fn prepare(
         for (key, value) in &metadata.restore(&before.metadata_json) {
             entry.note(key, value);
         }
-        if before.channel == app.channel && before.health.unready.is_empty() {
+        let is_there = place_of(before) == place_of(&app);
+        if is_there && config.care.health_check.is_some() {
+            keep_verdict(before, &mut app);
+        }
+        if is_there && before.health.unready.is_empty() {
             // It was found before.
             app.health = before.health.clone();
             channel = None;
@@ -324,9 +328,12 @@ fn app_address(config: &Config) -> Result<Option<Address>, AppError> {
 fn app(config: &Config, number: u32, address: Option<Address>) -> App {
     // daprd's name for what waits for the app.
     let unready = if address.is_some() { vec!["runtime".to_owned()] } else { Vec::new() };
-    let channel = address
-        .filter(|_| config.carries_protocol())
-        .map(|address| snapshot::AppChannel { address, protocol: AppProtocol::Http });
+    let channel =
+        address.filter(|_| config.carries_protocol()).map(|address| snapshot::AppChannel {
+            concurrency_max: config.care.concurrency_max,
+            is_healthy: config.care.health_check.is_none(),
+            ..snapshot::AppChannel::http(address)
+        });
     let host_ip =
         config.host_ip.clone().or_else(|| host::address().map(|address| address.to_string()));
     App {
@@ -342,7 +349,22 @@ fn app(config: &Config, number: u32, address: Option<Address>) -> App {
         body_bytes_max: config.body_bytes_max,
         head_bytes_max: config.head_bytes_max(),
         health: AppHealth { unready, outbound_ready: true },
+        outbound: Arc::new(Outbound {
+            says_too_large: !config.strict_status,
+            ..Outbound::default()
+        }),
         metadata_json: String::new(),
+    }
+}
+
+fn place_of(app: &App) -> Option<&Address> {
+    app.channel.as_ref().map(|channel| &channel.address)
+}
+
+/// The next probe says otherwise if it is so.
+fn keep_verdict(before: &App, app: &mut App) {
+    if let (Some(before), Some(channel)) = (&before.channel, &mut app.channel) {
+        channel.is_healthy = before.is_healthy;
     }
 }
 
@@ -351,6 +373,8 @@ fn metadata(config: &Config) -> Metadata {
         port: config.app_port,
         protocol: config.protocol.clone(),
         channel_address: place.channel_address(),
+        max_concurrency: config.care.concurrency_max,
+        health: config.care.health_check.as_ref().map(AppHealthCheck::new),
     });
     Metadata::new(config.app_id.as_str(), connection)
 }

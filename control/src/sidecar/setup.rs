@@ -20,6 +20,7 @@ use crate::{
     admin::page,
     adopt::{self, AdoptError, Adopted, Found, Predecessor},
     app_channel::Patience,
+    app_health::HealthChecks,
     claim::{Claim, ClaimError, PlaneName},
     config::Config,
     instance,
@@ -170,11 +171,8 @@ async fn start(
     let held_apps = adopted.as_deref_mut().map(|adopted| std::mem::take(&mut adopted.held.apps));
     let held_apps = held_apps.unwrap_or_default();
     let version = adopted.as_deref().map(|adopted| adopted.held.version).unwrap_or_default();
-    if let Some(Adopted { introduction, .. }) = adopted.as_deref() {
-        log.info(format_args!(
-            "Adopted the running data plane (process {}) at state {}",
-            introduction.pid, version.0
-        ));
+    if let Some(adopted) = adopted.as_deref() {
+        tell_adoption(adopted, log);
     }
     let operators = Operators::meet(&plan.name, plan.node.is_some(), &dir, log)?;
     let metrics = base.metrics.as_ref();
@@ -193,6 +191,7 @@ async fn start(
         pool: adopted.as_deref().map_or_else(Pool::default, Pool::inherit),
         searches: JoinSet::new(),
         patience: Patience::default(),
+        health_checks: HealthChecks::default(),
         metrics_port: metrics.as_ref().map_or(0, |bound| bound.address.port()),
         scrapes: Scrapes::new(None),
         reload: None,
@@ -217,15 +216,17 @@ async fn start(
     let held_routes = held_routes.unwrap_or_default();
     sidecar.registries =
         Registries::start(&base.registries, &sidecar.dir, &entries, held_routes, log)?;
-    sidecar.supervisor.set_resolver(sidecar.registries.can_resolve());
-    let (told, routes) = (sidecar.supervisor.told(), sidecar.registries.routes());
-    sidecar.publisher.set_routes(told, routes);
-    sidecar.publisher.set_on_control_lost(told, plan.on_control_lost);
+    sidecar.take_routes(plan.on_control_lost);
     if let Some(predecessor) = predecessor {
         sidecar.supervisor.relieve(predecessor, base.graceful_timeout);
     }
     sidecar.start_apps(adopted);
     Ok(sidecar)
+}
+
+fn tell_adoption(Adopted { introduction, held, .. }: &Adopted, log: &Log) {
+    let (process, state) = (introduction.pid, held.version.0);
+    log.info(format_args!("Adopted the running data plane (process {process}) at state {state}"));
 }
 
 fn bind_tcp(host: &str, port: u16, log: &Log) -> Result<Bound, ListenError> {
@@ -235,6 +236,14 @@ fn bind_tcp(host: &str, port: u16, log: &Log) -> Result<Bound, ListenError> {
 }
 
 impl Sidecar {
+    /// What the first state says of apps elsewhere, and of a control that goes.
+    fn take_routes(&mut self, on_control_lost: OnControlLost) {
+        self.supervisor.set_resolver(self.registries.can_resolve());
+        let (told, routes) = (self.supervisor.told(), self.registries.routes());
+        self.publisher.set_routes(told, routes);
+        self.publisher.set_on_control_lost(told, on_control_lost);
+    }
+
     /// Sockets of a data plane of another version, which may be taken by the apps that have them;
     /// the numbers of those apps.
     fn inherit(&mut self, predecessor: Option<&Predecessor>) -> BTreeMap<Name, u32> {

@@ -8,6 +8,7 @@
 
 mod access;
 mod adoption;
+mod app_care;
 mod bad_input;
 mod balance;
 mod chaos;
@@ -28,3 +29,4 @@ mod sidecar;
 mod support;
 mod survival;
 mod unix_sockets;
+mod websocket;

@@ -9,12 +9,13 @@ use crate::{
     dapr::CallNotes,
     engine::Chunk,
     error::Hop,
+    gate::Pass,
     http::{BodyReader, Method, Version},
     limits::{PEER_RETRY_INTERVAL, PEER_RETRY_MAX, REPLAY_BYTES_MAX},
     policy::resiliency::Attempts,
     upstream::{EndpointKey, Seat, UpstreamKey},
 };
-use std::{collections::VecDeque, mem, time::Duration};
+use std::{collections::VecDeque, mem, net::SocketAddr, time::Duration};
 
 /// How response bytes reach the client.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -27,6 +28,15 @@ pub(crate) enum Encoding {
     Chunked,
     /// The app sends chunks, the client speaks HTTP/1.0: content only, ended by closing.
     Unchunked,
+}
+
+/// A server outside of Dapr, as long as it is called.
+pub(crate) struct External {
+    /// `http://host:port`, for error texts.
+    pub base: Box<[u8]>,
+    /// What of the host's addresses was not tried yet, the next one last.
+    pub addresses: Vec<SocketAddr>,
+    pub port: u16,
 }
 
 #[derive(Default)]
@@ -52,6 +62,10 @@ pub(crate) struct Exchange {
     pub tried: Vec<EndpointKey>,
     /// When the request began to leave for `endpoint`.
     pub attempted: Instant,
+    /// The server outside of Dapr that is called, if that is the target.
+    pub external: Option<Box<External>>,
+    /// Its place at the gate of the app, if that has one.
+    pub pass: Pass,
     pub upstream: Option<UpstreamKey>,
     /// A connection to the endpoint was open.
     pub upstream_reached: bool,
@@ -69,6 +83,8 @@ pub(crate) struct Exchange {
     /// What its policy has made of it so far; `None`: there is none.
     pub attempts: Option<Box<Attempts>>,
     pub interim_count: u32,
+    /// The request takes server-sent events and nothing else, and came from another app.
+    pub wants_events: bool,
     /// The request asked for another protocol and may get it.
     pub upgrade: bool,
     /// The response's head has been forwarded.
@@ -88,6 +104,7 @@ impl Exchange {
             self.upstream.is_none(),
             "the last exchange gave its upstream connection back"
         );
+        debug_assert!(matches!(self.pass, Pass::None), "the last exchange gave its token back");
         let Buffers { notes, url_path, replay, cors } = buffers;
         *self = Self { notes, url_path, replay, cors, ..Self::default() };
     }
@@ -138,6 +155,7 @@ impl Exchange {
         self.pending = VecDeque::new();
         self.attempts = None;
         self.tried = Vec::new();
+        self.external = None;
         let mut buffers = Buffers {
             notes: mem::take(&mut self.notes),
             url_path: mem::take(&mut self.url_path),

@@ -6,6 +6,7 @@
 //!    ▲                        │                    │  │  │
 //!    │                        │                    │  └── app not known ──► Resolving ──► Exchanging
 //!    │                        │ refused            │  │  └── 101 ──► Tunnel ──► (closed)
+//!    │                        │                    │  ├── app at its limit ──► Queued ──► Exchanging
 //!    │                        ▼                    │  └── peer unreachable ──► Retrying ──► Exchanging
 //!    │                     Flushing ◄──────────────┘ answered, must close
 //!    │                        │ all sent
@@ -22,7 +23,7 @@
 mod exchange;
 mod input;
 
-pub(crate) use exchange::{Buffers, Encoding, Exchange};
+pub(crate) use exchange::{Buffers, Encoding, Exchange, External};
 pub(crate) use input::Input;
 
 use crate::{clock::Instant, engine::SocketKey, policy::access::Proof, slab::Key};
@@ -62,11 +63,15 @@ pub(crate) enum State {
         body: Vec<u8>,
     },
     AwaitingControl,
+    /// The host of an external target is being looked up.
+    AwaitingHost,
     Exchanging,
     /// Control is being asked where the app is; see [`crate::relay`]'s `parked`.
     Resolving {
         ticket: u64,
     },
+    /// Waits for a token of its app; see [`crate::gate`].
+    Queued,
     /// The peer could not be reached; waits to try again.
     Retrying,
     Tunnel,

@@ -130,6 +130,7 @@ mod tests {
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: AppHealth::default(),
+            outbound: Default::default(),
             metadata_json: String::new(),
         });
         String::from_utf8(lines.as_bytes().to_vec()).unwrap()

@@ -165,6 +165,7 @@ mod tests {
                 unready: unready.iter().map(ToString::to_string).collect(),
                 outbound_ready,
             },
+            outbound: Default::default(),
             metadata_json: "{\"id\":\"orders\"}\n".to_string(),
         }
     }

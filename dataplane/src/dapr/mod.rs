@@ -10,6 +10,7 @@
 mod allowed;
 pub mod building_blocks;
 pub mod escape;
+pub mod external;
 pub mod headers;
 pub mod invariant;
 pub mod json;

@@ -9,6 +9,7 @@
 use super::{
     chunked::{ChunkError, ChunkReader},
     framing::Framing,
+    head::Lines,
 };
 
 #[derive(Clone, Debug)]
@@ -58,6 +59,15 @@ impl BodyReader {
             Framing::UntilClose => State::UntilClose,
         };
         Self { state, data_bytes: 0 }
+    }
+
+    /// The body of a message with this head.
+    pub fn of(framing: Framing, lines: &Lines) -> Self {
+        let mut reader = Self::new(framing);
+        if let State::Chunked(chunks) = &mut reader.state {
+            chunks.refuse_trailers(lines.nominated_names());
+        }
+        reader
     }
 
     /// Its length is not known before its end.

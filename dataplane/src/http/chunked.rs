@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::trailer::{TrailerError, TrailerReader};
+use super::trailer::{NominatedNames, TrailerError, TrailerReader};
 use crate::limits::CHUNK_EXTENSION_BYTES_MAX;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -53,9 +53,9 @@ pub(super) struct ChunkReader {
     state: State,
     /// Of the chunk: its size as far as it was read, then what is left of its data.
     left: u64,
-    size_digits: usize,
+    size_digits: u16,
     /// Of all chunks together.
-    extension_bytes: usize,
+    extension_bytes: u16,
     trailers: TrailerReader,
 }
 
@@ -68,6 +68,10 @@ impl ChunkReader {
             extension_bytes: 0,
             trailers: TrailerReader::new(),
         }
+    }
+
+    pub(super) fn refuse_trailers(&mut self, nominated: Option<Box<NominatedNames>>) {
+        self.trailers.refuse(nominated);
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -146,7 +150,7 @@ impl ChunkReader {
             _ => return Err(ChunkError::BadSize),
         };
         self.size_digits += 1;
-        if self.size_digits > SIZE_DIGITS_MAX {
+        if usize::from(self.size_digits) > SIZE_DIGITS_MAX {
             return Err(ChunkError::SizeTooLarge);
         }
         self.left = self.left * 16 + u64::from(digit);
@@ -155,7 +159,7 @@ impl ChunkReader {
 
     fn on_extension_byte(&mut self, state: State) -> Result<State, ChunkError> {
         self.extension_bytes += 1;
-        if self.extension_bytes > CHUNK_EXTENSION_BYTES_MAX {
+        if usize::from(self.extension_bytes) > CHUNK_EXTENSION_BYTES_MAX {
             return Err(ChunkError::ExtensionsTooLarge);
         }
         Ok(state)
@@ -185,3 +189,6 @@ pub const CHUNK_HEADER_BYTES: usize = 18;
 /// No sum overflows, and no peer that counts with 64-bit integers can read such a size as another
 /// one.
 const SIZE_DIGITS_MAX: usize = 15;
+
+const _: () =
+    assert!(CHUNK_EXTENSION_BYTES_MAX < u16::MAX as usize, "extensions are counted in u16");

@@ -9,6 +9,7 @@
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Field {
+    Accept,
     Authorization,
     Baggage,
     /// `*-bin`, gRPC's binary metadata.
@@ -48,6 +49,7 @@ impl Field {
             (2, b't') if is(name, b"te") => Self::HopByHop,
             (4, b'd') if is(name, b"date") => Self::Date,
             (4, b'h') if is(name, b"host") => Self::Host,
+            (6, b'a') if is(name, b"accept") => Self::Accept,
             (6, b'e') if is(name, b"expect") => Self::Expect,
             (7, b'b') if is(name, b"baggage") => Self::Baggage,
             (7, b't') if is(name, b"trailer") => Self::HopByHop,
@@ -164,6 +166,7 @@ mod tests {
             ("te", Field::HopByHop),
             ("Host", Field::Host),
             ("DATE", Field::Date),
+            ("Accept", Field::Accept),
             ("Expect", Field::Expect),
             ("upgrade", Field::Upgrade),
             ("baggage", Field::Baggage),

@@ -11,6 +11,7 @@ use super::{
     field::{Field, FieldSet},
     scan,
     span::{Span, offset},
+    trailer::{NominatedNames, hash_name},
 };
 use crate::limits::{HEAD_BYTES_MAX, HEADER_LINES_MAX};
 use arrayvec::ArrayVec;
@@ -56,6 +57,8 @@ pub struct Lines {
     lines: ArrayVec<Line, HEADER_LINES_MAX>,
     seen: FieldSet,
     repeated: FieldSet,
+    /// What `Connection` names, as [`hash_name`] has it.
+    nominated: NominatedNames,
 }
 
 impl Lines {
@@ -81,6 +84,24 @@ impl Lines {
         self.repeated.contains(field)
     }
 
+    /// Lines of this name are not to be passed on; something else will stand in their place.
+    /// `bytes` is where the head lies.
+    pub fn override_named(&mut self, name: &[u8], bytes: &[u8]) {
+        for line in &mut self.lines {
+            line.nominated |= line.name.of(bytes).eq_ignore_ascii_case(name);
+        }
+    }
+
+    /// Also of fields that are yet to come, behind the body. `None`: there are none.
+    pub(super) fn nominated_names(&self) -> Option<Box<NominatedNames>> {
+        (!self.nominated.is_empty()).then(|| Box::new(self.nominated.clone()))
+    }
+
+    pub(super) fn nominate(&mut self, name: &[u8]) {
+        // No more options are read than there is room for.
+        let _ = self.nominated.try_push(hash_name(name));
+    }
+
     pub(super) fn as_mut_slice(&mut self) -> &mut [Line] {
         &mut self.lines
     }
@@ -89,6 +110,7 @@ impl Lines {
         self.lines.clear();
         self.seen = FieldSet::default();
         self.repeated = FieldSet::default();
+        self.nominated.clear();
     }
 
     /// Takes over what httparse found in `head`, which ends with the empty line.
@@ -207,6 +229,11 @@ pub(super) fn trim(value: &[u8]) -> &[u8] {
     let start = value.iter().position(|byte| !is_blank(byte)).unwrap_or(value.len());
     let end = value.iter().rposition(|byte| !is_blank(byte)).map_or(start, |last| last + 1);
     &value[start..end]
+}
+
+/// A field's name (RFC 9110 §5.1).
+pub fn is_token(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| is_token_byte(*byte))
 }
 
 /// A character of a token (RFC 9110 §5.6.2).

@@ -31,7 +31,7 @@ pub use body::{BodyReader, Piece, Truncated};
 pub use chunked::{CHUNK_HEADER_BYTES, ChunkError, LAST_CHUNK, chunk_header};
 pub use field::{Field, FieldSet};
 pub use framing::{Framing, FramingError, respell};
-pub use head::{HeadError, Line, Lines, Parsed, Version};
+pub use head::{HeadError, Line, Lines, Parsed, Version, is_token};
 pub use method::Method;
 pub use request::{RequestError, RequestHead, parse_request};
 pub use response::{ResponseError, ResponseHead, parse_response};

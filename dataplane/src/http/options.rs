@@ -26,32 +26,38 @@ impl Options {
             return Ok(options);
         }
         let mut count = 0;
-        let lines = lines.as_mut_slice();
-        for index in 0..lines.len() {
-            if lines[index].field != Field::Connection {
+        for index in 0..lines.as_slice().len() {
+            let line = lines.as_slice()[index];
+            if line.field != Field::Connection {
                 continue;
             }
-            for option in lines[index].value.of(head).split(|byte| *byte == b',') {
+            for option in line.value.of(head).split(|byte| *byte == b',') {
                 count += 1;
                 if count > CONNECTION_OPTIONS_MAX {
                     return Err(HeadError::TooManyOptions);
                 }
                 let option = trim(option);
-                options.note(option);
-                nominate(lines, head, option);
+                if !options.note(option) {
+                    lines.nominate(option);
+                }
+                nominate(lines.as_mut_slice(), head, option);
             }
         }
         Ok(options)
     }
 
-    fn note(&mut self, option: &[u8]) {
+    /// False: it is the name of a field.
+    fn note(&mut self, option: &[u8]) -> bool {
         if option.eq_ignore_ascii_case(b"close") {
             self.close = true;
         } else if option.eq_ignore_ascii_case(b"keep-alive") {
             self.keep_alive = true;
         } else if option.eq_ignore_ascii_case(b"upgrade") {
             self.upgrade = true;
+        } else {
+            return option.is_empty();
         }
+        true
     }
 
     /// RFC 9112 §9.3: `close` wins; otherwise 1.1 stays, 1.0 stays if asked to.

@@ -10,7 +10,8 @@ use super::{
     field::{Field, FieldSet, has_prefix},
     head::is_token_byte,
 };
-use crate::limits::{TRAILER_BYTES_MAX, TRAILER_LINES_MAX};
+use crate::limits::{CONNECTION_OPTIONS_MAX, TRAILER_BYTES_MAX, TRAILER_LINES_MAX};
+use arrayvec::ArrayVec;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TrailerError {
@@ -45,16 +46,33 @@ enum State {
 #[derive(Clone, Debug)]
 pub(super) struct TrailerReader {
     state: State,
-    bytes: usize,
-    lines: usize,
+    bytes: u16,
+    lines: u16,
     name: [u8; NAME_BYTES],
     /// Of the whole name, of which `name` may hold only the beginning.
-    name_bytes: usize,
+    name_bytes: u16,
+    /// Of the whole name in small letters.
+    name_hash: u32,
+    /// Hashes of the names that `Connection` gave.
+    nominated: Option<Box<NominatedNames>>,
 }
 
 impl TrailerReader {
     pub(super) fn new() -> Self {
-        Self { state: State::LineStart, bytes: 0, lines: 0, name: [0; NAME_BYTES], name_bytes: 0 }
+        Self {
+            state: State::LineStart,
+            bytes: 0,
+            lines: 0,
+            name: [0; NAME_BYTES],
+            name_bytes: 0,
+            name_hash: HASH_START,
+            nominated: None,
+        }
+    }
+
+    /// Fields of these names concern the connection, and end with it.
+    pub(super) fn refuse(&mut self, nominated: Option<Box<NominatedNames>>) {
+        self.nominated = nominated;
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -64,7 +82,7 @@ impl TrailerReader {
     pub(super) fn on_byte(&mut self, byte: u8) -> Result<(), TrailerError> {
         debug_assert!(!self.is_complete());
         self.bytes += 1;
-        if self.bytes > TRAILER_BYTES_MAX {
+        if usize::from(self.bytes) > TRAILER_BYTES_MAX {
             return Err(TrailerError::TooLarge);
         }
         self.state = match (self.state, byte) {
@@ -86,10 +104,11 @@ impl TrailerReader {
 
     fn on_line_start(&mut self, byte: u8) -> Result<State, TrailerError> {
         self.lines += 1;
-        if self.lines > TRAILER_LINES_MAX {
+        if usize::from(self.lines) > TRAILER_LINES_MAX {
             return Err(TrailerError::TooLarge);
         }
         self.name_bytes = 0;
+        self.name_hash = HASH_START;
         self.on_name_byte(byte)
     }
 
@@ -97,25 +116,47 @@ impl TrailerReader {
         if !is_token_byte(byte) {
             return Err(TrailerError::BadName);
         }
-        if let Some(place) = self.name.get_mut(self.name_bytes) {
+        if let Some(place) = self.name.get_mut(usize::from(self.name_bytes)) {
             *place = byte;
         }
         self.name_bytes += 1;
+        self.name_hash = hash_byte(self.name_hash, byte);
         Ok(State::Name)
     }
 
     fn on_name_end(&self) -> Result<State, TrailerError> {
-        let start = &self.name[..self.name_bytes.min(NAME_BYTES)];
-        let is_whole = self.name_bytes <= NAME_BYTES;
+        let name_bytes = usize::from(self.name_bytes);
+        let start = &self.name[..name_bytes.min(NAME_BYTES)];
+        let is_whole = name_bytes <= NAME_BYTES;
         // RFC 9530 §2 puts digests into trailers; the other content fields say how to read what was
         // read already.
         let is_digest = is_whole && start.eq_ignore_ascii_case(b"content-digest");
         let is_forbidden = is_whole && FORBIDDEN.contains(Field::from_name(start))
             || has_prefix(start, b"dapr-")
-            || has_prefix(start, b"content-") && !is_digest;
+            || has_prefix(start, b"content-") && !is_digest
+            || self.nominated.as_deref().is_some_and(|names| names.contains(&self.name_hash));
         if is_forbidden { Err(TrailerError::Forbidden) } else { Ok(State::Value) }
     }
 }
+
+const _: () =
+    assert!(TRAILER_BYTES_MAX < u16::MAX as usize, "a trailer's bytes are counted in u16");
+
+/// Hashes of field names; as many as `Connection` may give.
+pub(super) type NominatedNames = ArrayVec<u32, CONNECTION_OPTIONS_MAX>;
+
+/// A field's name as one number, whatever the case. The names of one message are told apart by it;
+/// who makes two of them equal has its own trailer refused.
+pub(super) fn hash_name(name: &[u8]) -> u32 {
+    name.iter().fold(HASH_START, |hash, byte| hash_byte(hash, *byte))
+}
+
+/// FNV-1a.
+fn hash_byte(hash: u32, byte: u8) -> u32 {
+    (hash ^ u32::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0193)
+}
+
+const HASH_START: u32 = 0x811c_9dc5;
 
 /// Longer than any name that is looked for.
 const NAME_BYTES: usize = 24;

@@ -26,6 +26,7 @@ use crate::{
     adoption::{Adoption, Difference},
     clock,
     engine::Waker,
+    gate::Gates,
     limits::ASKED_MAX,
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
     route::{self, Name},
@@ -70,6 +71,7 @@ pub(crate) struct Link {
     workers: Arc<[Mailbox<ToWorker>]>,
     counters: Vec<Arc<Counters>>,
     progress: Progress,
+    gates: Gates,
     addresses: Addresses,
     stage: Stage,
     parts: Parts,
@@ -161,6 +163,7 @@ impl Link {
             workers,
             counters,
             progress: Progress::new(count),
+            gates: Gates::new(count),
             addresses: Addresses::default(),
             stage: Stage::Following,
             parts: Parts::default(),
@@ -514,7 +517,7 @@ impl Link {
     fn adopt(
         &mut self,
         snapshot: Arc<Snapshot>,
-        difference: Difference,
+        mut difference: Difference,
         left: HashSet<snapshot::Address>,
         sockets: Vec<NewSocket>,
     ) {
@@ -523,6 +526,7 @@ impl Link {
                 self.workers[0].put(ToWorker::Unlisten(*id));
             }
         }
+        difference.gates = self.gates.update(&snapshot, &difference.apps);
         let epoch = self.progress.next_epoch();
         let adoption = Arc::new(Adoption { epoch, snapshot, difference, left });
         self.progress.begin(Arc::clone(&adoption));

@@ -11,7 +11,7 @@ use crate::{
     },
     engine::{Chunk, Engine},
     error::{Cause, ErrorContext, ExchangeError, Phase},
-    http::{Method, reply::Reply},
+    http::{BodyReader, Method, reply::Reply},
     limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT},
     policy::resiliency::Failure,
 };
@@ -47,7 +47,7 @@ impl<E: Engine> Relay<E> {
     /// Control cannot be asked: it is away, or too far behind.
     pub(crate) fn on_control_away(&mut self, key: ConnectionKey) {
         self.fail(key, Cause::ControlAway);
-        self.read_ready();
+        self.settle();
     }
 
     /// Control's answer to [`super::ControlCall`].
@@ -64,7 +64,7 @@ impl<E: Engine> Relay<E> {
         }
         let content_type = (!content_type.is_empty()).then_some(content_type);
         self.answer(key, &Answer { status, content_type, body, lines: "", close: false });
-        self.read_ready();
+        self.settle();
     }
 
     /// The exchange ends with `cause` before its body was looked at. `chunk` starts with its head.
@@ -86,6 +86,7 @@ impl<E: Engine> Relay<E> {
     /// already, a cut connection, so that it cannot take what it has for the whole.
     pub(super) fn give_up(&mut self, key: ConnectionKey, cause: Cause) {
         self.release_upstream(key);
+        self.leave_gate(key);
         let Some(connection) = self.connections.find_mut(key) else { return };
         let exchange = &mut connection.exchange;
         exchange.pending.clear();
@@ -103,25 +104,29 @@ impl<E: Engine> Relay<E> {
         }
         let error = error_of(exchange, cause);
         let address = exchange.endpoint.map(|endpoint| Rc::clone(self.endpoints.address(endpoint)));
+        let app = self.view.snapshot.apps.get(connection.app);
+        let says_too_large = app.is_some_and(|app| app.outbound.says_too_large);
         let context = ErrorContext {
             target: &exchange.notes.target,
             verb: exchange.method.name().as_bytes(),
             url_path: &exchange.url_path,
             address: address.as_deref(),
             hop: exchange.hop,
+            base: exchange.external.as_deref().map(|external| &*external.base),
             method: &exchange.notes.method,
             retries: exchange.retry_count,
         };
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         let content_type = error.write_reply_body(&context, &mut body);
+        let status = error.status(says_too_large);
         let lines = match (cause, connection.listener) {
             (Cause::Misdirected, _) => MISDIRECTED,
-            (_, ListenerKind::Peer) if error.status() == NO_ANSWER_STATUS => NO_ANSWER,
+            (_, ListenerKind::Peer) if status == NO_ANSWER_STATUS => NO_ANSWER,
             _ => "",
         };
         let answer = Answer {
-            status: error.status(),
+            status,
             content_type: Some(content_type),
             lines,
             body: &body,
@@ -150,7 +155,7 @@ impl<E: Engine> Relay<E> {
         let keep_alive = exchange.keep_alive
             && !answer.close
             && !self.draining
-            && (complete || !exchange.expects_continue)
+            && (complete || (!exchange.expects_continue && is_worth_reading(&exchange.request)))
             && !is_last;
         exchange.keep_alive = keep_alive;
         let asks_more = exchange.asks_more;
@@ -177,6 +182,12 @@ impl<E: Engine> Relay<E> {
             self.set_deadline(key, Some(LINGER_TIMEOUT));
         }
     }
+}
+
+/// Whether the rest of a request's body may be short enough to be read and dropped. If it cannot
+/// be, the connection ends with the answer, which must say so. Of chunks nobody knows.
+fn is_worth_reading(request: &BodyReader) -> bool {
+    request.bytes_left().is_none_or(|left| left <= LINGER_BYTES_MAX as u64)
 }
 
 /// Tell the calling sidecar that it was not the app who answered.

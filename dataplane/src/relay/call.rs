@@ -7,7 +7,7 @@ use super::{
     plan::{Planner, To},
 };
 use crate::{
-    connection::{Connection, ConnectionKey},
+    connection::{Connection, ConnectionKey, State},
     engine::{Chunk, Engine},
     error::Cause,
     http::{FieldSet, Framing, RequestHead, Rewrite, rewrite_anew, rewrite_in_place},
@@ -20,6 +20,8 @@ use std::rc::Rc;
 
 /// Where a call goes from here.
 enum Way {
+    /// To an address that its host's name must tell first.
+    Host,
     Known(EndpointKey),
     /// Nowhere, before control has been asked.
     Unknown(Name),
@@ -65,6 +67,13 @@ impl<E: Engine> Relay<E> {
                 self.counters.requests_local.add(1);
                 Way::Known(endpoint)
             }
+            To::External(endpoint) => {
+                self.counters.requests_external.add(1);
+                for name in endpoint.iter().flat_map(|endpoint| &endpoint.overridden) {
+                    self.request_head.lines.override_named(name, bytes);
+                }
+                self.next_address(key).map_or(Way::Host, Way::Known)
+            }
             To::Peer(route) => {
                 self.counters.requests_peer.add(1);
                 Way::Known(self.choose(key, view, route).ok_or(Cause::NotFound)?)
@@ -95,13 +104,18 @@ impl<E: Engine> Relay<E> {
         // Requests sent ahead may have stopped the reading; this one's body must come.
         self.resume_downstream(key);
         match way {
+            Way::Host => {
+                self.remember(key, &head, &rest, false);
+                self.set_pending(key, [head, rest]);
+                self.look_up_host(key);
+            }
             Way::Known(endpoint) => {
                 self.remember(key, &head, &rest, false);
                 self.start_upstream(key, endpoint, head, rest);
             }
             Way::Unknown(name) => {
                 self.remember(key, &head, &rest, true);
-                self.set_pending(key, head, rest);
+                self.set_pending(key, [head, rest]);
                 self.park(key, name, false);
             }
         }
@@ -148,6 +162,9 @@ impl<E: Engine> Relay<E> {
         head: Chunk,
         rest: Chunk,
     ) {
+        if !self.pass_gate(key) {
+            return self.hold(key, [head, rest]);
+        }
         if let Some(upstream) = self.endpoints.checkout(endpoint) {
             self.counters.upstream_reuses.add(1);
             self.lend(key, upstream);
@@ -156,15 +173,30 @@ impl<E: Engine> Relay<E> {
             self.note_progress(key);
             return;
         }
-        self.set_pending(key, head, rest);
+        self.set_pending(key, [head, rest]);
         self.connect(key, endpoint);
     }
 
-    fn set_pending(&mut self, key: ConnectionKey, head: Chunk, rest: Chunk) {
+    fn set_pending(&mut self, key: ConnectionKey, request: [Chunk; 2]) {
         let Some(connection) = self.connections.find_mut(key) else { return };
-        for chunk in [head, rest] {
+        for chunk in request {
             push_pending(connection, chunk);
         }
+    }
+
+    /// Keeps what is to be sent while the call waits for its turn, for as long as its policy allows.
+    pub(super) fn hold(&mut self, key: ConnectionKey, request: impl IntoIterator<Item = Chunk>) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        if connection.state != State::Queued {
+            return;
+        }
+        for chunk in request {
+            push_pending(connection, chunk);
+        }
+        if connection.read_closed {
+            return self.leave_line(key);
+        }
+        self.set_deadline(key, None);
     }
 
     /// Opens a connection for what is pending.

@@ -9,10 +9,14 @@ use super::{Owner, Relay};
 use crate::{
     connection::{Connection, ConnectionKey, State},
     engine::{Engine, SocketKey},
+    gate::{Gate, Pass},
     limits::{HEAD_BYTES_MAX, RELAY_HIGH_BYTES},
     upstream::{Upstream, UpstreamKey, UpstreamState},
 };
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// What an engine of the simulation knows beyond the trait.
 pub(crate) struct EngineFacts<'a> {
@@ -48,6 +52,7 @@ impl<E: Engine> Relay<E> {
         self.check_balance(&mut broken);
         self.check_retries(&mut broken);
         self.check_parked(&mut broken);
+        self.check_gates(&mut broken);
         if !self.ready.is_empty() {
             broken.push("a request is left for later, and nobody will look at it".to_owned());
         }
@@ -105,6 +110,8 @@ impl<E: Engine> Relay<E> {
                     || (!is_connecting && (connection.read_closed || connection.paused))
             }
             State::Tunnel => own_queue + upstream_queue > 0,
+            // Its turn comes; an app at its limit has calls whose clocks run.
+            State::Queued => false,
             _ => true,
         };
         if is_owed && connection.deadline.is_none() {
@@ -256,6 +263,39 @@ impl<E: Engine> Relay<E> {
         let count = self.retrying.len();
         if count > RETRIES_REMEMBERED_MAX {
             broken.push(format!("{count} connections are remembered as retrying"));
+        }
+    }
+
+    /// Tokens taken are held or spare, calls that wait are queued; in a world of one worker nothing
+    /// is under way.
+    fn check_gates(&self, broken: &mut Vec<String>) {
+        let mut counts: Vec<(&Arc<Gate>, u32, u32)> = Vec::new();
+        for connection in self.connections.keys().filter_map(|key| self.connections.find(key)) {
+            let (gate, held, waits) = match &connection.exchange.pass {
+                Pass::None => continue,
+                Pass::Wanted(gate) => (gate, 0, 0),
+                Pass::Held(gate) => (gate, 1, 0),
+                Pass::Waiting(waiting) => (&waiting.0, 0, 1),
+            };
+            if (waits == 1) != (connection.state == State::Queued) {
+                broken.push(format!("waits at a gate in the state {:?}", connection.state));
+            }
+            match counts.iter_mut().find(|(known, ..)| Arc::ptr_eq(known, gate)) {
+                Some(count) => *count = (gate, count.1 + held, count.2 + waits),
+                None => counts.push((gate, held, waits)),
+            }
+        }
+        for (gate, held, waits) in counts {
+            let want = (held + self.gates.spare(gate), waits);
+            if gate.count() != want {
+                broken.push(format!("a gate counts {:?} where there are {want:?}", gate.count()));
+            }
+            if waits > 0 && gate.has_room() {
+                broken.push("calls wait at a gate with room".to_owned());
+            }
+        }
+        if self.gates.has_mail() {
+            broken.push("a message of a gate is left for later".to_owned());
         }
     }
 

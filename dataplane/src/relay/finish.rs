@@ -20,6 +20,7 @@ impl<E: Engine> Relay<E> {
     /// The response has been forwarded whole.
     pub(super) fn finish(&mut self, key: ConnectionKey) {
         self.end_policy(key);
+        self.leave_gate(key);
         let Some(connection) = self.connections.find_mut(key) else { return };
         let request_complete = connection.exchange.request.is_complete();
         let upstream_keep_alive = connection.exchange.upstream_keep_alive && request_complete;
@@ -60,6 +61,7 @@ impl<E: Engine> Relay<E> {
     /// Closes once the client took what is queued. `linger`: it may be sending, and must not be
     /// answered by a reset.
     pub(super) fn close_after_flush(&mut self, key: ConnectionKey, linger: bool) {
+        self.leave_gate(key);
         let Some(connection) = self.connections.find_mut(key) else { return };
         connection.state = State::Flushing { linger };
         connection.input = Input::Empty;
@@ -92,6 +94,7 @@ impl<E: Engine> Relay<E> {
     }
 
     pub(super) fn close_downstream(&mut self, key: ConnectionKey) {
+        self.leave_gate(key);
         let Some(mut connection) = self.connections.remove(key) else { return };
         debug_assert!(
             connection.exchange.upstream.is_none(),
@@ -111,6 +114,7 @@ impl<E: Engine> Relay<E> {
 
     /// Closes with a reset: what the client has is not the whole answer.
     pub(super) fn reset_downstream(&mut self, key: ConnectionKey) {
+        self.leave_gate(key);
         let Some(connection) = self.connections.remove(key) else { return };
         self.owners.clear(connection.socket);
         self.engine.reset(connection.socket);

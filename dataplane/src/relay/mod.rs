@@ -11,6 +11,8 @@
 //! plan.rs      who is asked, under which path, with which lines
 //! call.rs      rewritten head → upstream connection
 //! parked.rs    apps that control must find first
+//! external.rs  servers outside of Dapr, and hosts.rs, their names
+//! gate.rs      apps that take so many calls at a time
 //! attempt.rs   which endpoint it goes to, and how that went
 //! retry.rs     attempts that fail: what is tried again, and when
 //! policy.rs    what the caller's resiliency policy has to say to that
@@ -26,8 +28,11 @@ mod attempt;
 mod call;
 #[cfg(test)]
 mod check;
+mod external;
 mod finish;
+mod gate;
 mod guards;
+mod hosts;
 mod owner;
 mod parked;
 mod plan;
@@ -63,6 +68,8 @@ use crate::{
     timer::Wheel,
     upstream::{Balancer, Endpoints, Upstream, UpstreamKey},
 };
+use gate::GateDesk;
+use hosts::Hosts;
 use owner::{Owner, Owners};
 use parked::Parked;
 use rustix::io::Errno;
@@ -94,6 +101,8 @@ pub(crate) struct Relay<E> {
     pub control_calls: Vec<ControlCall>,
     /// Names that control is to be asked for; likewise.
     pub questions: Vec<Question>,
+    /// Names to look up; likewise. [`Self::on_host`] takes the answers.
+    pub host_questions: Vec<Box<str>>,
     connections: Slab<Connection>,
     upstreams: Slab<Upstream>,
     owners: Owners,
@@ -128,6 +137,8 @@ pub(crate) struct Relay<E> {
     breakers: Arc<Breakers>,
     retry_budget: Budget,
     draw: Draw,
+    gates: GateDesk,
+    hosts: Hosts,
 }
 
 impl<E: Engine> Relay<E> {
@@ -176,6 +187,9 @@ impl<E: Engine> Relay<E> {
             breakers,
             retry_budget: Budget::new(RETRY_BYTES_MAX),
             draw: Draw::new(!now.as_nanos()),
+            gates: GateDesk::default(),
+            hosts: Hosts::default(),
+            host_questions: Vec::new(),
         }
     }
 
@@ -200,6 +214,7 @@ impl<E: Engine> Relay<E> {
         view.adopt(snapshot, &adoption.difference, &mut self.endpoints);
         self.renumber(&adoption.difference.renumbered);
         self.balancer.look_again();
+        self.look_at_gates();
         self.reconsider_retries();
         self.reconsider_parked();
     }
@@ -283,13 +298,18 @@ impl<E: Engine> Relay<E> {
                 debug_assert!(false, "the worker keeps these to itself");
             }
         }
-        self.read_ready();
+        self.settle();
     }
 
-    /// Takes up requests that were already here when the one before them ended.
-    fn read_ready(&mut self) {
-        while let Some(key) = self.ready.pop() {
-            self.read_head(key);
+    /// Takes up requests that were already here when the one before them ended, and tokens that
+    /// came free.
+    fn settle(&mut self) {
+        loop {
+            if let Some(key) = self.ready.pop() {
+                self.read_head(key);
+            } else if !self.read_own_gate_message() {
+                return;
+            }
         }
     }
 
@@ -480,7 +500,7 @@ impl<E: Engine> Relay<E> {
             }
         }
         self.due = due;
-        self.read_ready();
+        self.settle();
     }
 
     fn on_connection_timer(&mut self, key: ConnectionKey) {

@@ -154,7 +154,7 @@ impl<E: Engine> Relay<E> {
                 self.unpark(call.key);
             }
         }
-        self.read_ready();
+        self.settle();
     }
 
     /// The snapshot changed: who waited for an app that is in it goes on, unless all it says of it
@@ -176,7 +176,7 @@ impl<E: Engine> Relay<E> {
                 self.parked.names.insert(name, Waiting { asked_at, calls });
             }
         }
-        self.read_ready();
+        self.settle();
     }
 
     fn is_parked(&self, call: Call) -> bool {

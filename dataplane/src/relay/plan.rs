@@ -6,21 +6,24 @@
 
 #![forbid(unsafe_code)]
 
-use super::view::{AppView, View};
+use super::view::{AppView, NamedEndpoint, View};
 use crate::{
-    connection::Exchange,
+    connection::{Exchange, External},
     dapr::{
+        external::{BaseUrl, Host},
         headers::{write_callee, write_destination},
         method::{app_path, decode_from_peer, encode_for_peer, normalise, verb},
         target::{Named, split_id},
     },
     error::{Cause, Hop},
+    gate::Pass,
     http::{Field, FieldSet, Framing, Method, RequestHead, respell},
     policy::access::{Access, Caller, Proof, write_identity},
     route::{self, Destination, Name, RouteError},
     upstream::EndpointKey,
 };
 use snapshot::{App, Route, policy::TRUST_DOMAIN_DEFAULT};
+use std::{net::SocketAddr, sync::Arc};
 
 pub(super) struct Plan<'v> {
     pub(super) to: To<'v>,
@@ -30,6 +33,8 @@ pub(super) struct Plan<'v> {
 
 pub(super) enum To<'v> {
     App(EndpointKey),
+    /// [`Exchange::external`]; what is known of its name, if it was called by one.
+    External(Option<&'v NamedEndpoint>),
     Peer(&'v Route),
     /// To a peer that control may find.
     Unknown(Name),
@@ -67,14 +72,17 @@ impl<'v> Planner<'_, 'v> {
         self.lines.clear();
         self.exchange.request_bytes_max = own.body_bytes_max;
         normalise(&mut self.exchange.notes.method).map_err(Cause::Method)?;
-        let named = split_id(&self.exchange.notes.target, own.namespace.as_str())
-            .map_err(Cause::InvalidId)?;
-        let Named::App { id, namespace } = named else { return Err(Cause::External) };
         let drop = match &self.view.app(self.app).guards.api_token {
             // It was for us, and we have looked at it.
             Some(_) => FieldSet::of(&[Field::DaprApiToken]),
             None => FieldSet::default(),
         };
+        let target = &self.exchange.notes.target;
+        if let Some(endpoint) = self.view.app(self.app).find_endpoint(target) {
+            return self.plan_external(Some(endpoint), drop);
+        }
+        let named = split_id(target, own.namespace.as_str()).map_err(Cause::InvalidId)?;
+        let Named::App { id, namespace } = named else { return self.plan_external(None, drop) };
         let found = match route::find(&self.view.snapshot, self.app, id, namespace) {
             Ok(found) => found,
             Err(RouteError::NotFound) => {
@@ -124,16 +132,22 @@ impl<'v> Planner<'_, 'v> {
     }
 
     fn plan_app(mut self, index: usize, from: From, mut drop: FieldSet) -> Result<Plan<'v>, Cause> {
-        let AppView { channel, guards, .. } = self.view.app(index);
+        let AppView { channel, gate, guards, .. } = self.view.app(index);
         let (endpoint, host) = channel.as_ref().ok_or(Cause::NoAppChannel)?;
         if let Some(access) = &guards.access {
             self.admit(access, from)?;
+        }
+        if self.is_unhealthy(index) {
+            return Err(Cause::AppUnhealthy);
         }
         if let Some(line) = &guards.app_token_line {
             drop = drop.with(&[Field::DaprApiToken]);
             self.lines.extend_from_slice(line);
         }
         self.exchange.endpoint = Some(*endpoint);
+        if let Some(gate) = gate {
+            self.exchange.pass = Pass::Wanted(Arc::clone(gate));
+        }
         self.write_app_path()?;
         self.lines.extend_from_slice(host);
         self.finish(To::App(*endpoint), drop)
@@ -159,6 +173,53 @@ impl<'v> Planner<'_, 'v> {
         }
         write_identity(caller, &mut exchange.url_path);
         Err(Cause::Denied)
+    }
+
+    /// Nothing of Dapr goes with such a call: no caller, no way, no app id.
+    /// But for the app's token, which goes wherever an app would be called.
+    fn plan_external(
+        self,
+        endpoint: Option<&'v NamedEndpoint>,
+        mut drop: FieldSet,
+    ) -> Result<Plan<'v>, Cause> {
+        let exchange = &mut *self.exchange;
+        exchange.hop = Hop::External;
+        let url = endpoint.map_or(&*exchange.notes.target, |endpoint| &*endpoint.base_url);
+        let base = match BaseUrl::parse(url) {
+            Ok(base) => base,
+            Err(error) => {
+                let base = url.into();
+                exchange.external =
+                    Some(Box::new(External { base, addresses: Vec::new(), port: 0 }));
+                return Err(Cause::BadUrl(error));
+            }
+        };
+        let written = base.write_path(&exchange.notes.method, self.lines, &mut exchange.url_path);
+        for part in ["Host: ", base.authority, "\r\n"] {
+            self.lines.extend_from_slice(part.as_bytes());
+        }
+        let addresses = match base.host {
+            Host::Address(address) => vec![SocketAddr::new(address, base.port)],
+            Host::Name(_) => Vec::new(),
+        };
+        let origin = ["http://", base.authority].concat().into_bytes().into();
+        let external = External { base: origin, addresses, port: base.port };
+        exchange.external = Some(Box::new(external));
+        push_query(exchange);
+        written.map_err(Cause::Escape)?;
+        if let Some(endpoint) = endpoint {
+            self.lines.extend_from_slice(&endpoint.lines);
+        }
+        if let Some(line) = &self.view.app(self.app).guards.app_token_line {
+            drop = drop.with(&[Field::DaprApiToken]);
+            self.lines.extend_from_slice(line);
+        }
+        self.finish(To::External(endpoint), drop.union(OWN_APP))
+    }
+
+    fn is_unhealthy(&self, index: usize) -> bool {
+        let app = self.view.snapshot.apps.get(index);
+        app.and_then(|app| app.channel.as_ref()).is_some_and(|channel| !channel.is_healthy)
     }
 
     fn plan_peer(mut self, route: &'v Route, drop: FieldSet) -> Result<Plan<'v>, Cause> {
@@ -194,6 +255,7 @@ impl<'v> Planner<'_, 'v> {
         {
             return Err(Cause::BodyTooLarge);
         }
+        exchange.wants_events = exchange.hop == Hop::InboundFromPeer && wants_events(head, bytes);
         if let Some(protocol) = head.upgrade {
             exchange.upgrade = true;
             lines.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
@@ -250,6 +312,12 @@ fn claimed_name<'a>(head: &RequestHead, bytes: &'a [u8]) -> Option<Caller<'a>> {
         namespace: only(Field::DaprCallerNamespace)??,
         trust_domain: only(Field::RingcarTrustDomain).unwrap_or(Some(TRUST_DOMAIN_DEFAULT))?,
     })
+}
+
+/// daprd 1.18 takes another way with these, on which an answer other than a success is lost.
+fn wants_events(head: &RequestHead, bytes: &[u8]) -> bool {
+    let accept = head.lines.find(Field::Accept).map(|line| line.value.of(bytes));
+    accept.is_some_and(|value| value.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 /// The query travels as it came; daprd drops a `?` with nothing behind it.

@@ -5,7 +5,7 @@
 use super::Relay;
 use crate::{
     connection::{Connection, ConnectionKey, State},
-    dapr::{self, Asked},
+    dapr::{self, Asked, external::LookupError},
     engine::{Chunk, Engine},
     error::Cause,
     http::{BodyReader, ChunkError, Field, HeadError, Parsed, RequestError, parse_request},
@@ -25,7 +25,11 @@ impl<E: Engine> Relay<E> {
                 self.read_head(key);
             }
             State::CollectingForControl { .. } => self.collect_for_control(key, chunk),
-            State::Exchanging | State::Resolving { .. } | State::Retrying => {
+            State::AwaitingHost
+            | State::Exchanging
+            | State::Queued
+            | State::Resolving { .. }
+            | State::Retrying => {
                 self.on_request_bytes(key, chunk);
             }
             State::Tunnel => self.tunnel_upstream(key, chunk),
@@ -107,7 +111,7 @@ impl<E: Engine> Relay<E> {
         exchange.keep_alive = head.keep_alive && !self.draining;
         exchange.asks_more = head.keep_alive;
         exchange.expects_continue = head.expect_continue;
-        exchange.request = BodyReader::new(head.framing);
+        exchange.request = BodyReader::of(head.framing, &head.lines);
         connection.state = State::Exchanging;
         connection.deadline = None;
         if connection.listener == ListenerKind::Peer {
@@ -242,9 +246,10 @@ impl<E: Engine> Relay<E> {
             State::Discarding { .. } => self.close_after_flush(key, false),
             // A sidecar that closes its connection has lost its client; it never half-closes one.
             State::Exchanging if connection.listener == ListenerKind::Peer => self.abandon(key),
+            State::Queued => self.leave_line(key),
             // A client may close its side after its request and still read the answer (RFC 9112
             // §9.6), but a request that will never be whole must not be completed.
-            State::Exchanging | State::Resolving { .. } | State::Retrying
+            State::AwaitingHost | State::Exchanging | State::Resolving { .. } | State::Retrying
                 if !connection.exchange.request.is_complete() =>
             {
                 self.abandon(key);
@@ -253,9 +258,10 @@ impl<E: Engine> Relay<E> {
             State::Retrying if awaits_attempt => self.next_attempt(key),
             State::Tunnel => self.tunnel_downstream_closed(key),
             State::Exchanging => self.note_progress(key),
-            State::Resolving { .. }
+            State::AwaitingControl
+            | State::AwaitingHost
+            | State::Resolving { .. }
             | State::Retrying
-            | State::AwaitingControl
             | State::Flushing { .. } => {}
         }
     }
@@ -314,9 +320,10 @@ impl<E: Engine> Relay<E> {
         match connection.state {
             State::AwaitingControl => self.fail(key, Cause::ControlAway),
             State::Resolving { .. } => self.unpark(key),
+            State::AwaitingHost => self.fail(key, Cause::Lookup(LookupError::Timeout)),
             State::Retrying => self.on_pause_over(key),
-            State::Exchanging if self.is_out_of_time(key) => self.time_out(key),
-            State::Exchanging | State::Tunnel => self.abandon(key),
+            State::Exchanging | State::Queued if self.is_out_of_time(key) => self.time_out(key),
+            State::Exchanging | State::Queued | State::Tunnel => self.abandon(key),
             State::Discarding { .. } => self.close_after_flush(key, true),
             State::Idle
             | State::ReadingHead

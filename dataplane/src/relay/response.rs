@@ -148,6 +148,9 @@ impl<E: Engine> Relay<E> {
         if self.judge_answer(borrower, &chunk) {
             return;
         }
+        if self.is_lost(borrower) {
+            return self.fail(borrower, Cause::NoEvents);
+        }
         let head = &self.response_head;
         let Some(connection) = self.connections.find_mut(borrower) else { return };
         let date = self.date.at(self.unix_seconds);
@@ -171,6 +174,14 @@ impl<E: Engine> Relay<E> {
             }
         }
         self.forward_body(borrower, key, chunk);
+    }
+
+    /// Whoever asks another app for events and gets an error is told in daprd's words, which some
+    /// look for, and not in the app's.
+    fn is_lost(&self, borrower: ConnectionKey) -> bool {
+        let wants_events = |connection: &Connection| connection.exchange.wants_events;
+        !matches!(self.response_head.status, 200..300)
+            && self.connections.find(borrower).is_some_and(wants_events)
     }
 
     /// The other sidecar serves another app, and says so. No app can: its own sidecar would drop
@@ -295,7 +306,7 @@ fn prepare(
         (Framing::Chunked, Version::Http10) => Encoding::Unchunked,
         _ => Encoding::AsIs,
     };
-    exchange.response = BodyReader::new(head.framing);
+    exchange.response = BodyReader::of(head.framing, &head.lines);
     exchange.upstream_keep_alive = head.keep_alive;
     let ends_by_close = exchange.encoding == Encoding::Unchunked
         || (head.framing == Framing::UntilClose && exchange.version == Version::Http10);

@@ -132,7 +132,10 @@ impl<E: Engine> Relay<E> {
         self.note_failure(borrower, Failure::Broken);
         let Some(connection) = self.connections.find(borrower) else { return };
         if connection.exchange.hop != Hop::ToPeer {
-            return self.fail(borrower, cause);
+            if !self.try_next_address(borrower) {
+                self.fail(borrower, cause);
+            }
+            return;
         }
         self.release_upstream(borrower);
         if !self.fail_over(borrower) {
@@ -197,7 +200,7 @@ impl<E: Engine> Relay<E> {
                 self.reconsider(key);
             }
         }
-        self.read_ready();
+        self.settle();
     }
 
     fn reconsider(&mut self, key: ConnectionKey) {
@@ -239,6 +242,7 @@ impl<E: Engine> Relay<E> {
             Next::After(pause) => {
                 self.counters.policy_retries.add(1);
                 self.release_upstream(key);
+                self.leave_gate_for_now(key);
                 self.set_deadline(key, Some(pause));
                 return true;
             }
@@ -273,6 +277,9 @@ impl<E: Engine> Relay<E> {
             if route.and_then(|route| self.choose(key, &view, route)).is_none() {
                 return self.fail(key, Cause::NotFound);
             }
+        }
+        if !self.pass_gate(key) {
+            return self.hold(key, []);
         }
         let Some(connection) = self.connections.find(key) else { return };
         let endpoint = connection.exchange.endpoint.expect("it was tried before");

@@ -9,9 +9,11 @@ use super::guards::Guards;
 use crate::{
     adoption::Difference,
     dapr::headers::CallerLines,
+    gate::Gate,
+    http::{Field, FieldSet, is_token},
     upstream::{EndpointKey, Endpoints},
 };
-use snapshot::{Address, App, Apps, Snapshot};
+use snapshot::{Address, App, Apps, HttpEndpoint, Snapshot};
 use std::{rc::Rc, sync::Arc};
 
 #[derive(Clone)]
@@ -22,11 +24,25 @@ pub(crate) struct View {
 }
 
 pub(crate) struct AppView {
+    /// Servers outside of Dapr that this app calls by names.
+    http_endpoints: Box<[NamedEndpoint]>,
     /// What this app's sidecar adds to calls to other sidecars.
     pub caller_lines: CallerLines,
     pub(super) guards: Guards,
     /// Where the app listens, and the `Host` line of calls to it.
     pub channel: Option<(EndpointKey, Box<[u8]>)>,
+    /// Where its calls wait when it has enough of them.
+    pub gate: Option<Arc<Gate>>,
+}
+
+/// An HTTPEndpoint resource.
+pub(crate) struct NamedEndpoint {
+    name: Box<[u8]>,
+    pub base_url: Box<[u8]>,
+    /// Of each call, whole lines.
+    pub lines: Box<[u8]>,
+    /// The names of these lines; the client's of these names go.
+    pub overridden: Box<[Box<[u8]>]>,
 }
 
 impl View {
@@ -50,7 +66,10 @@ impl View {
             if self.apps.len() <= slot {
                 self.apps.resize(slot + 1, None);
             }
-            self.apps[slot] = app.map(|app| Rc::new(AppView::new(app, endpoints)));
+            self.apps[slot] = app.map(|app| {
+                let gate = difference.find_gate(app.number as usize);
+                Rc::new(AppView::new(app, gate.cloned(), endpoints))
+            });
         }
         self.snapshot = snapshot;
     }
@@ -72,7 +91,7 @@ impl View {
 }
 
 impl AppView {
-    fn new(app: &App, endpoints: &mut Endpoints) -> Self {
+    fn new(app: &App, gate: Option<Arc<Gate>>, endpoints: &mut Endpoints) -> Self {
         let channel = app.channel.as_ref().map(|channel| {
             let host = match &channel.address {
                 Address::Tcp(address) => format!("Host: {address}\r\n"),
@@ -81,6 +100,53 @@ impl AppView {
             };
             (endpoints.intern(&channel.address), host.into_bytes().into())
         });
-        Self { caller_lines: CallerLines::new(app), guards: Guards::new(app), channel }
+        let http_endpoints = app.outbound.http_endpoints.iter().map(NamedEndpoint::new).collect();
+        Self {
+            http_endpoints,
+            caller_lines: CallerLines::new(app),
+            guards: Guards::new(app),
+            channel,
+            gate,
+        }
+    }
+
+    pub(crate) fn find_endpoint(&self, name: &[u8]) -> Option<&NamedEndpoint> {
+        self.http_endpoints.iter().find(|endpoint| &*endpoint.name == name)
     }
 }
+
+impl NamedEndpoint {
+    fn new(endpoint: &HttpEndpoint) -> Self {
+        let (mut lines, mut overridden) = (Vec::new(), Vec::new());
+        for (name, value) in endpoint.headers.iter().filter(|(name, value)| is_passed(name, value))
+        {
+            for part in [name, ": ", value, "\r\n"] {
+                lines.extend_from_slice(part.as_bytes());
+            }
+            overridden.push(name.as_bytes().into());
+        }
+        Self {
+            name: endpoint.name.as_bytes().into(),
+            base_url: endpoint.base_url.as_bytes().into(),
+            lines: lines.into(),
+            overridden: overridden.into(),
+        }
+    }
+}
+
+/// What concerns the connection is ours to say, and nothing may end its line early.
+fn is_passed(name: &str, value: &str) -> bool {
+    is_token(name.as_bytes())
+        && !KEPT_BACK.contains(Field::from_name(name.as_bytes()))
+        && value.bytes().all(|byte| byte == b'\t' || !byte.is_ascii_control())
+}
+
+const KEPT_BACK: FieldSet = FieldSet::of(&[
+    Field::Connection,
+    Field::ContentLength,
+    Field::Expect,
+    Field::HopByHop,
+    Field::Host,
+    Field::TransferEncoding,
+    Field::Upgrade,
+]);

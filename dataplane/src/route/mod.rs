@@ -103,6 +103,7 @@ mod tests {
             body_bytes_max: None,
             head_bytes_max: 8192,
             health: AppHealth::default(),
+            outbound: Default::default(),
             metadata_json: String::new(),
         }
     }

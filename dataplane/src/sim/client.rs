@@ -407,7 +407,8 @@ impl Client {
         if named.is_some() {
             check_answer_head(exchange, status, head)?;
         } else {
-            check_own_head(exchange, status)?;
+            let may_lose_place = self.has_shut && book.has_limits;
+            check_own_head(exchange, status, may_lose_place)?;
         }
         let closes = head.has_option("close")
             || (exchange.is_http10 && !head.has_option("keep-alive") && status != 101);
@@ -653,7 +654,7 @@ fn check_answer_head(exchange: &Exchange, status: u16, head: &Head) -> Result<()
 }
 
 /// The sidecar's own answer: what was asked for, a refusal, or an error that has a cause.
-fn check_own_head(exchange: &Exchange, status: u16) -> Result<(), String> {
+fn check_own_head(exchange: &Exchange, status: u16, may_lose_place: bool) -> Result<(), String> {
     let is_expected = match exchange.callee {
         Callee::Healthz => status == 204,
         Callee::Metadata => status == 200,
@@ -663,7 +664,9 @@ fn check_own_head(exchange: &Exchange, status: u16) -> Result<(), String> {
         // 200: an app's unasked bytes that were on their way when its connection was lent; nobody
         // can tell them apart.
         Callee::App(_) => {
-            exchange.is_too_large || (!exchange.is_calm && matches!(status, 200 | 500))
+            exchange.is_too_large
+                || (!exchange.is_calm && matches!(status, 200 | 500))
+                || (may_lose_place && status == 500)
         }
     };
     if is_expected {

@@ -18,6 +18,7 @@ mod reader;
 mod world;
 
 use plan::Exchange;
+pub(crate) use random::Random;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::{Rules, World};
 

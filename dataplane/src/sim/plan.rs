@@ -23,6 +23,8 @@ pub(super) struct Book {
     pub(super) now: Instant,
     /// The sidecars were told to drain.
     pub(super) drained: bool,
+    /// Apps take so many calls at a time: who closes its side may lose its place in the line.
+    pub(super) has_limits: bool,
     /// Whoever can do something does it at once.
     pub(super) is_eager: bool,
 }
@@ -153,6 +155,7 @@ impl Book {
             is_traced,
             now: Instant::default(),
             drained: false,
+            has_limits: false,
             is_eager: false,
         }
     }

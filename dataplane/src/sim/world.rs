@@ -21,16 +21,19 @@ use crate::{
     clock::Instant,
     connection::ConnectionKey,
     engine::{Engine, Event, ListenerKey},
+    gate::Gates,
     link::Addresses,
     relay::{EngineFacts, Relay},
     route::Name,
 };
 use snapshot::{
-    App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Balance, Delta, Endpoint, InstanceId,
+    App as OwnApp, AppChannel, AppHealth, AppId, Balance, Delta, Endpoint, InstanceId,
     ListenerKind, Namespace, OnControlLost, Origin, Route, Snapshot, State, Version,
     policy::resiliency::Resiliency,
 };
-use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell, collections::VecDeque, num::NonZeroU32, rc::Rc, sync::Arc, time::Duration,
+};
 
 /// A round takes this long.
 const ROUND: Duration = Duration::from_micros(20);
@@ -66,6 +69,8 @@ struct Weather {
     has_jumps: bool,
     has_hoarding: bool,
     has_swaps: bool,
+    /// Apps take one or two calls at a time.
+    has_limits: bool,
     drains_at_round: Option<usize>,
     control_answers: bool,
     /// Control knows the app behind the peer only when it is asked for it.
@@ -84,6 +89,7 @@ pub(super) enum Rules {
 /// A sidecar: a relay, and what its worker does around it.
 struct Node {
     relay: Relay<SimEngine>,
+    gates: Gates,
     events: Vec<Event>,
     mail: VecDeque<Mail>,
     listeners: Vec<(ListenerKey, ListenerKind)>,
@@ -131,6 +137,7 @@ impl World {
             swaps: 0,
             random,
         };
+        world.book.has_limits = world.weather.has_limits;
         let facts = world.build(calm_percent);
         world.plan(&facts, calm_percent, has_large_bodies);
         world
@@ -170,10 +177,13 @@ impl World {
         let far_at = if has_peer { peer } else { far };
         let routes = [("far", far_at)];
         let known = if self.weather.has_dns { &routes[..0] } else { &routes };
-        let state = state(&[("own", own), ("near", near)], known);
+        let mut state = state(&[("own", own), ("near", near)], known);
+        limit_apps(&mut state, self.weather.has_limits, &mut self.random);
         self.add_node(state, api, ListenerKind::Api);
         if has_peer {
-            self.add_node(state_of_peer(far), peer, ListenerKind::Peer);
+            let mut state = state_of_peer(far);
+            limit_apps(&mut state, self.weather.has_limits, &mut self.random);
+            self.add_node(state, peer, ListenerKind::Peer);
         }
         facts
     }
@@ -188,11 +198,17 @@ impl World {
         addresses.replace_all(&Snapshot::empty(), &snapshot);
         let listener = engine.descriptor_of(place);
         let listener = engine.listen(listener);
-        let mut relay =
-            Relay::new(engine, Arc::clone(&snapshot), Arc::default(), Arc::default(), self.now);
+        let nothing = Arc::new(Snapshot::empty());
+        let mut difference = Difference::between(&nothing, &snapshot);
+        let mut gates = Gates::new(1);
+        difference.gates = gates.update(&snapshot, &difference.apps);
+        let mut relay = Relay::new(engine, nothing, Arc::default(), Arc::default(), self.now);
+        let (shared, left) = (Arc::clone(&snapshot), Default::default());
+        relay.adopt(&Adoption { epoch: 0, snapshot: shared, difference, left });
         relay.set_resolver(self.weather.has_dns);
         self.nodes.push(Node {
             relay,
+            gates,
             snapshot,
             addresses,
             epoch: 0,
@@ -356,6 +372,7 @@ impl World {
             routes.truncate(1 + usize::from(has_more));
             state(&apps, &routes)
         };
+        limit_apps(&mut state, self.weather.has_limits, &mut self.random);
         state.version = version;
         self.give_policy(&mut state);
         self.nodes[node].mail.push_back(Mail::Adopt(Box::new(state)));
@@ -504,6 +521,7 @@ impl Weather {
             has_jumps: is_rough && random.chance(40),
             has_hoarding: random.chance(15),
             has_swaps: random.chance(40),
+            has_limits: random.chance(40),
             drains_at_round: random.chance(20).then(|| random.below(3000)),
             control_answers: !is_rough || random.chance(50),
             has_dns,
@@ -548,7 +566,7 @@ impl Node {
         let is_renumbered = self.number != kept.number as usize;
         self.number = kept.number as usize;
         self.epoch += 1;
-        let (snapshot, difference, left) = if is_renumbered {
+        let (snapshot, mut difference, left) = if is_renumbered {
             let next = Snapshot::build(state).expect("a sound state");
             let difference = Difference::between(&self.snapshot, &next);
             let left = self.addresses.replace_all(&self.snapshot, &next);
@@ -561,6 +579,7 @@ impl Node {
             (next, Difference::of_delta(&replaced), left)
         };
         self.snapshot = Arc::new(snapshot);
+        difference.gates = self.gates.update(&self.snapshot, &difference.apps);
         let snapshot = Arc::clone(&self.snapshot);
         self.relay.adopt(&Adoption { epoch: self.epoch, snapshot, difference, left });
     }
@@ -614,6 +633,13 @@ impl Node {
     }
 }
 
+fn limit_apps(state: &mut State, has_limits: bool, random: &mut Random) {
+    for channel in state.apps.iter_mut().filter_map(|app| app.channel.as_mut()) {
+        let limit = if has_limits { random.pick(&[0, 1, 2]) } else { 0 };
+        channel.concurrency_max = NonZeroU32::new(limit);
+    }
+}
+
 /// The second endpoint of every route.
 const FAR_TOO: Place = Place(6);
 
@@ -640,7 +666,7 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         id: AppId::new(id).expect("a sound id"),
         namespace: Namespace::default(),
         guards: Default::default(),
-        channel: Some(AppChannel { address: address_of(place), protocol: AppProtocol::Http }),
+        channel: Some(AppChannel::http(address_of(place))),
         origin: Origin { host_ip: Some("10.0.0.1".to_owned()), host_name: None },
         balance: Balance::default(),
         resiliency: None,
@@ -648,6 +674,7 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         body_bytes_max: Some(BODY_BYTES_MAX as u64),
         head_bytes_max: 8192,
         health: AppHealth { unready: Vec::new(), outbound_ready: true },
+        outbound: Default::default(),
         metadata_json: metadata_of(id),
     }
 }

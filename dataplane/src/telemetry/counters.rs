@@ -74,6 +74,7 @@ counters! {
     /// Requests whose head was complete, by who answers them.
     requests_local: Counter "ringcar_requests_total" { "to": "local_app" },
     requests_peer: Counter "ringcar_requests_total" { "to": "peer" },
+    requests_external: Counter "ringcar_requests_total" { "to": "external" },
     requests_own: Counter "ringcar_requests_total" { "to": "ringcar" },
     /// Heads that were refused before anybody was asked.
     requests_refused: Counter "ringcar_requests_refused_total",
@@ -115,6 +116,9 @@ counters! {
     /// Calls that waited for control to find their app, and those of them that it did not find.
     calls_parked: Counter "ringcar_calls_parked_total",
     calls_unresolved: Counter "ringcar_calls_unresolved_total",
+    /// Calls that waited for an app at its limit, and those that found too many waiting.
+    gate_waits: Counter "ringcar_app_queue_waits_total",
+    gate_refusals: Counter "ringcar_app_queue_refusals_total",
     tunnels: Counter "ringcar_tunnels_total",
     buffers_leased: Gauge "ringcar_buffers_leased",
     turns: Counter "ringcar_worker_turns_total",

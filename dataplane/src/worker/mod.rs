@@ -9,12 +9,14 @@
 use crate::{
     adoption::Adoption,
     clock,
+    dapr::external::LookupError,
     engine::{Engine, EngineError, Event},
-    limits::ACCEPT_PAUSE,
+    limits::{ACCEPT_PAUSE, GATE_MAIL_PAUSE},
     listener::{Admission, Listeners},
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
     policy::resiliency::Breakers,
     relay::Relay,
+    resolver::Resolver,
     slab::Key,
     telemetry::Counters,
 };
@@ -22,7 +24,7 @@ use snapshot::{
     Snapshot,
     wire::{AdminCallId, LogLevel},
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 /// What a worker has from the process: who it is, and whom it can talk to.
 pub(crate) struct Surroundings {
@@ -32,6 +34,7 @@ pub(crate) struct Surroundings {
     pub link: Arc<Mailbox<FromWorker>>,
     /// Circuit breakers, which count what all workers see.
     pub breakers: Arc<Breakers>,
+    pub resolver: Arc<Resolver>,
 }
 
 pub(crate) struct Worker<E> {
@@ -58,8 +61,10 @@ impl<E: Engine> Worker<E> {
         let snapshot = Arc::new(Snapshot::empty());
         let admission = Admission::new(surroundings.id, Arc::clone(&surroundings.mailboxes));
         let breakers = Arc::clone(&surroundings.breakers);
+        let mut relay = Relay::new(engine, snapshot, counters, breakers, clock::now());
+        relay.set_worker(surroundings.id.0);
         Self {
-            relay: Relay::new(engine, snapshot, counters, breakers, clock::now()),
+            relay,
             listeners: Listeners::default(),
             admission,
             stage: Stage::Running,
@@ -116,7 +121,8 @@ impl<E: Engine> Worker<E> {
             return Some(Duration::ZERO);
         }
         let accept = self.listeners.next_resume_in(self.relay.time());
-        [self.relay.next_timer_in(), accept].into_iter().flatten().min()
+        let gates = self.relay.has_gate_messages().then_some(GATE_MAIL_PAUSE);
+        [self.relay.next_timer_in(), accept, gates].into_iter().flatten().min()
     }
 
     fn mailbox(&self) -> &Mailbox<ToWorker> {
@@ -151,6 +157,8 @@ impl<E: Engine> Worker<E> {
                 }
                 ToWorker::Resolver { exists } => self.relay.set_resolver(exists),
                 ToWorker::Resolved(name) => self.relay.on_resolved(&name),
+                ToWorker::Host { name, found } => self.relay.on_host(&name, &found),
+                ToWorker::Gate(message) => self.relay.on_gate_message(message),
                 ToWorker::Drain => self.drain(),
                 ToWorker::Exit => self.stage = Stage::Exiting,
             }
@@ -199,6 +207,8 @@ impl<E: Engine> Worker<E> {
                 self.relay.on_resolved(&question.name);
             }
         }
+        self.ask_for_hosts();
+        self.send_gate_messages();
         let count = self.relay.connection_count();
         self.mailbox().set_load(count);
         self.relay.counters.connections_open.set(count as u64);
@@ -209,6 +219,30 @@ impl<E: Engine> Worker<E> {
             self.stage = Stage::Drained;
             self.surroundings.link.put(FromWorker::Drained { worker });
         }
+    }
+
+    fn ask_for_hosts(&mut self) {
+        for name in std::mem::take(&mut self.relay.host_questions) {
+            if let Err(name) = self.surroundings.resolver.ask(self.surroundings.id, name) {
+                self.relay.on_host(&name, &Err(LookupError::Busy));
+            }
+        }
+    }
+
+    /// What finds a mailbox full waits for the next turn, and so does all that comes after it.
+    fn send_gate_messages(&mut self) {
+        let mut kept = VecDeque::new();
+        while let Some((to, message)) = self.relay.take_gate_message() {
+            if kept.iter().any(|(full, _)| *full == to) {
+                kept.push_back((to, message));
+                continue;
+            }
+            let mailbox = &self.surroundings.mailboxes[to as usize];
+            if let Err(ToWorker::Gate(message)) = mailbox.try_put(ToWorker::Gate(message)) {
+                kept.push_back((to, message));
+            }
+        }
+        self.relay.return_gate_messages(kept);
     }
 
     fn log(&self, level: LogLevel, message: String) {

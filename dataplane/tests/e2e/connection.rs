@@ -427,13 +427,19 @@ on_both_engines! {
     fn head_of_exactly_the_limit_passes(engine: Choice) {
         for hop in Hop::BOTH {
             let app = ServedApp::echoing();
-            let mesh = Mesh::start(engine, hop, app.address());
             let bare = request("GET", X, "X-T: \r\n").len();
-            for (bytes, status) in [(8192, 200), (8193, 431)] {
-                let mut client = mesh.client();
-                client.send(request("GET", X, &format!("X-T: {}\r\n", "v".repeat(bytes - bare))));
-                let response = client.read_response();
-                assert_eq!(response.status(), status, "{bytes} bytes ({hop:?}): {response}");
+            // 64 KiB are the most there can be.
+            for (said, limit) in [(8192, 8192), (65_536, 65_536), (1 << 20, 65_536)] {
+                let mesh = Mesh::start_with(engine, hop, app.address(), |state| {
+                    state.apps[0].head_bytes_max = said;
+                });
+                for (bytes, status) in [(limit, 200), (limit + 1, 431)] {
+                    let mut client = mesh.client();
+                    let value = "v".repeat(bytes - bare);
+                    client.send(request("GET", X, &format!("X-T: {value}\r\n")));
+                    let response = client.read_response();
+                    assert_eq!(response.status(), status, "{bytes} bytes of {said} ({hop:?})");
+                }
             }
         }
     }

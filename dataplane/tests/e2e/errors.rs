@@ -238,27 +238,6 @@ on_both_engines! {
         }
     }
 
-    fn url_targets_are_named_in_the_refusal(engine: Choice) {
-        let plane = Plane::on(engine).app("checkout", None).start();
-        for target in [
-            "/v1.0/invoke/http://h:81/method/x",
-            "/v1.0/invoke/http%3A%2F%2Fh:81/method/x",
-            "/v1.0/invoke/http%3A/%2Fh:81/method/x",
-        ] {
-            let mut client = plane.client();
-            client.send(get(target));
-            let response = client.read_response();
-            assert_eq!(response.status(), 500, "{target}: {response}");
-            assert!(
-                response.text().starts_with(
-                    "{\"errorCode\":\"ERR_DIRECT_INVOKE\",\"message\":\"failed to invoke, id: \
-                     http://h:81, err: "
-                ),
-                "{target}: {response}"
-            );
-        }
-    }
-
     fn body_beyond_the_limit(engine: Choice) {
         for hop in Hop::BOTH {
             let app = App::listen();
@@ -328,5 +307,66 @@ on_both_engines! {
              directory\\\""
         );
         assert_error("gone", &client.read_response(), INTERNAL, &message);
+    }
+
+    fn error_says_close_when_the_rest_of_the_body_is_too_much_to_read(engine: Choice) {
+        let plane = Plane::on(engine).app("checkout", None).start();
+        const GHOST: &str = "/v1.0/invoke/ghost/method/x";
+        for (case, lines, keeps) in [
+            ("short", "Content-Length: 262144\r\n", true),
+            ("long", "Content-Length: 262145\r\n", false),
+        ] {
+            let mut client = plane.client();
+            client.send(request("POST", GHOST, lines));
+            let response = client.read_response();
+            assert_eq!(response.status(), 500, "{case}");
+            assert_eq!(response.has("connection"), !keeps, "{case}: {response}");
+            if keeps {
+                client.send(vec![b'x'; 262_144]);
+                client.send(get(GHOST));
+                assert_eq!(client.read_response().status(), 500, "{case}");
+            } else {
+                assert_eq!(response.one("connection"), Some("close"), "{case}");
+                client.assert_ended();
+            }
+        }
+    }
+
+    fn status_of_a_body_beyond_the_limit(engine: Choice) {
+        for (says_too_large, status) in [(false, 500), (true, 413)] {
+            let app = App::listen();
+            let mesh = Mesh::start_with(engine, Hop::Peer, app.address(), |state| {
+                state.apps[0].body_bytes_max = Some(10);
+                std::sync::Arc::make_mut(&mut state.apps[0].outbound).says_too_large = says_too_large;
+            });
+            let mut client = mesh.client();
+            client.send(post(X, "0123456789+"));
+            let response = client.read_response();
+            assert_eq!(response.status(), status);
+            let text = "failed to invoke, id: checkout, err: stream too large";
+            assert_eq!(response.text(), direct_invoke_error(text));
+            app.assert_untouched();
+        }
+    }
+
+    fn calls_of_an_unhealthy_app(engine: Choice) {
+        const UNHEALTHY: &str = "rpc error: code = Internal desc = app is not in a healthy state";
+        for (hop, start) in [
+            (Hop::Own, ""),
+            (Hop::Peer, "rpc error: code = Internal desc = error invoking app channel: "),
+        ] {
+            let app = App::listen();
+            let mesh = Mesh::start_with(engine, hop, app.address(), |state| {
+                for channel in state.apps.iter_mut().filter_map(|app| app.channel.as_mut()) {
+                    channel.is_healthy = false;
+                }
+            });
+            let mut client = mesh.client();
+            client.send(get(X));
+            let response = client.read_response();
+            let message = format!("failed to invoke, id: checkout, err: {start}{UNHEALTHY}");
+            assert_error(&format!("{hop:?}"), &response, INTERNAL, &message);
+            app.assert_untouched();
+        }
     }
 }

@@ -314,4 +314,45 @@ on_both_engines! {
             }
         }
     }
+
+    fn trailers_that_connection_names_do_not_pass(engine: Choice) {
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mesh = Mesh::start(engine, hop, app.address());
+            let head = "Transfer-Encoding: chunked\r\nConnection: X-Hop, keep-alive\r\n";
+            for (case, trailer, passes) in [
+                ("another one", "X-Sum: 1\r\n", true),
+                ("named", "x-hop: 1\r\n", false),
+                ("named, behind another", "X-Sum: 1\r\nX-HOP: 1\r\n", false),
+            ] {
+                let body = format!("2\r\nhi\r\n0\r\n{trailer}\r\n");
+                let mut client = mesh.client();
+                client.send(request("POST", X, head));
+                let mut upstream = app.accept();
+                upstream.read_head();
+                client.send(&body);
+                if passes {
+                    assert_eq!(upstream.read_bytes(body.len()), body.as_bytes(), "{hop:?} {case}");
+                } else {
+                    assert_eq!(client.read_response().status(), 400, "{hop:?} {case}");
+                    let (seen, _) = upstream.read_to_end();
+                    let seen = String::from_utf8_lossy(&seen).to_ascii_lowercase();
+                    assert!(!seen.contains("x-hop"), "{hop:?} {case}: {seen}");
+                    continue;
+                }
+                upstream.send(format!("HTTP/1.1 200 OK\r\n{head}\r\n{body}"));
+                assert_eq!(client.read_response().text(), "hi", "{hop:?} {case}");
+            }
+            let mut client = mesh.client();
+            client.send(get(X));
+            let mut upstream = app.accept_if_called().unwrap_or_else(|| app.accept());
+            upstream.read_request();
+            upstream.send(format!("HTTP/1.1 200 OK\r\n{head}\r\n2\r\nhi\r\n"));
+            client.read_head();
+            upstream.send("0\r\nX-Hop: 1\r\n\r\n");
+            let (seen, end) = client.read_to_end();
+            assert!(!String::from_utf8_lossy(&seen).contains("X-Hop"), "{hop:?}: {seen:?}");
+            assert_eq!(end, End::Reset, "{hop:?}: a body that is cut must not look whole");
+        }
+    }
 }

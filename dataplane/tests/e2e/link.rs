@@ -10,8 +10,8 @@ use crate::{
 use dataplane::{clock, engine::Choice};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use snapshot::{
-    Address, AppChannel, AppId, AppProtocol, Change, Delta, Listener, ListenerId, ListenerKind,
-    Namespace, OnControlLost, Version,
+    Address, AppChannel, AppId, Change, Delta, Listener, ListenerId, ListenerKind, Namespace,
+    OnControlLost, Version,
     handover::{self, Request},
     wire::{self, AdminRequest, FromDataPlane, HoldId, ToDataPlane},
 };
@@ -421,7 +421,7 @@ on_both_engines! {
             let mut checkout = plane.app(0);
             checkout.number = number;
             checkout.id = AppId::new("checkout").unwrap();
-            let channel = AppChannel { address: app.address(), protocol: AppProtocol::Http };
+            let channel = AppChannel::http(app.address());
             checkout.channel = Some(channel);
             let (socket, address) = listen_tcp();
             let id = ListenerId(77);

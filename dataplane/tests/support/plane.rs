@@ -6,9 +6,8 @@
 use super::{DEADLINE, Link, TempDir, Wire, app::listen_tcp};
 use dataplane::{Options, RunError, clock, engine::Choice};
 use snapshot::{
-    Address, App, AppChannel, AppHealth, AppId, AppProtocol, Balance, Change, Delta, Endpoint,
-    InstanceId, Listener, ListenerId, ListenerKind, Namespace, OnControlLost, Origin, Route, State,
-    Version,
+    Address, App, AppChannel, AppHealth, AppId, Balance, Change, Delta, Endpoint, InstanceId,
+    Listener, ListenerId, ListenerKind, Namespace, OnControlLost, Origin, Route, State, Version,
     wire::{FromDataPlane, ToDataPlane},
 };
 use std::{
@@ -258,7 +257,7 @@ impl Builder {
             id: AppId::new(id).unwrap(),
             namespace: Namespace::default(),
             guards: Default::default(),
-            channel: channel.map(|address| AppChannel { address, protocol: AppProtocol::Http }),
+            channel: channel.map(AppChannel::http),
             origin: Origin {
                 host_ip: Some("10.0.0.1".to_owned()),
                 host_name: Some("h1".to_owned()),
@@ -269,6 +268,7 @@ impl Builder {
             body_bytes_max: Some(4 << 20),
             head_bytes_max: 8192,
             health: AppHealth { unready: Vec::new(), outbound_ready: true },
+            outbound: Default::default(),
             metadata_json: format!("{{\"id\":\"{id}\"}}\n"),
         });
         self

@@ -334,6 +334,7 @@ fn app(number: u32, id: &AppId, namespace: &Namespace) -> App {
         body_bytes_max: None,
         head_bytes_max: 0,
         health: AppHealth::default(),
+        outbound: Default::default(),
         metadata_json: String::new(),
     }
 }
