@@ -158,6 +158,7 @@ mod tests {
             guards: Default::default(),
             channel: None,
             origin: Origin::default(),
+            telemetry: std::sync::Arc::default(),
             balance: Balance::default(),
             zone: None,
             body_bytes_max: None,

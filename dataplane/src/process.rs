@@ -4,9 +4,9 @@
 
 use crate::{
     engine::{self, Backend, Choice, Engine, EngineError, Waker},
-    link::{End, Introduction, Link},
+    link::{End, Introduction, Link, Workers},
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
-    telemetry::Counters,
+    telemetry::{Counters, Journal},
     worker::{Surroundings, Worker},
 };
 use rustix::io::Errno;
@@ -58,11 +58,16 @@ pub fn run(options: Options) -> Result<(), RunError> {
     inbox.attach(bell.clone());
 
     let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
+    let journals: Vec<Arc<Journal>> = (0..count).map(|_| Arc::default()).collect();
     let mut threads = Vec::with_capacity(count);
     for (index, counters) in counters.iter().enumerate() {
         let id = WorkerId(u32::try_from(index).expect("workers are few"));
-        let surroundings =
-            Surroundings { id, mailboxes: Arc::clone(&mailboxes), link: Arc::clone(&inbox) };
+        let surroundings = Surroundings {
+            id,
+            mailboxes: Arc::clone(&mailboxes),
+            link: Arc::clone(&inbox),
+            journal: Arc::clone(&journals[index]),
+        };
         let counters = Arc::clone(counters);
         match start_worker(selected.backend, surroundings, counters) {
             Ok(thread) => threads.push(thread),
@@ -74,7 +79,14 @@ pub fn run(options: Options) -> Result<(), RunError> {
     }
     let introduction =
         Introduction { engine: selected.backend.name().to_owned(), engine_reason: selected.reason };
-    let link = Link::new(options.link, introduction, bell, inbox, Arc::clone(&mailboxes), counters);
+    let link = Link::new(
+        options.link,
+        introduction,
+        bell,
+        inbox,
+        Arc::clone(&mailboxes),
+        Workers { counters, journals },
+    );
     let end = link.run();
     stop(&mailboxes, threads);
     match end {

@@ -245,6 +245,7 @@ mod tests {
                 protocol: AppProtocol::Http,
             }),
             origin: Origin::default(),
+            telemetry: std::sync::Arc::default(),
             balance: Balance::default(),
             zone: None,
             body_bytes_max: None,

@@ -3,7 +3,9 @@
 //! Plain values without rules of their own; [`crate::Snapshot::build`] checks what they must hold
 //! together.
 
-use crate::{Address, AppId, InstanceId, ListenerId, Namespace, Version, policy::Guards};
+use crate::{
+    Address, AppId, InstanceId, ListenerId, Namespace, Telemetry, Version, policy::Guards,
+};
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 
@@ -46,6 +48,8 @@ pub struct App {
     /// `None`: daprd's `--app-port 0`, the app makes calls and takes none.
     pub channel: Option<AppChannel>,
     pub origin: Origin,
+    /// What is told of its calls.
+    pub telemetry: Arc<Telemetry>,
     /// How its calls are spread over the endpoints of the app they go to.
     pub balance: Balance,
     /// Where it runs; calls stay there while enough endpoints of the other app are there, too.

@@ -10,6 +10,7 @@ use crate::{
     engine::Chunk,
     error::Hop,
     http::{BodyReader, Method, Version},
+    telemetry::Observed,
     upstream::{EndpointKey, Seat, UpstreamKey},
 };
 use std::{collections::VecDeque, mem};
@@ -30,6 +31,8 @@ pub(crate) enum Encoding {
 #[derive(Default)]
 pub(crate) struct Exchange {
     pub notes: CallNotes,
+    /// What is remembered of it to be told; `None` where nothing is, or all has been.
+    pub observed: Option<Box<Observed>>,
     /// Escaped path and query as sent upstream; error texts name it.
     pub url_path: Vec<u8>,
     /// As sent upstream; daprd knows these verbs only.

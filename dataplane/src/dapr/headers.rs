@@ -124,6 +124,7 @@ mod tests {
             guards: Default::default(),
             channel: None,
             origin,
+            telemetry: std::sync::Arc::default(),
             balance: Balance::default(),
             zone: None,
             body_bytes_max: None,

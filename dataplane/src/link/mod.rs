@@ -15,12 +15,14 @@ mod addresses;
 mod alone;
 mod handover;
 mod progress;
+mod records;
 mod resolving;
 mod scores;
 mod socket;
 mod stats;
 
 pub(crate) use addresses::Addresses;
+pub(crate) use stats::Workers;
 
 use crate::{
     adoption::{Adoption, Difference},
@@ -29,7 +31,7 @@ use crate::{
     limits::ASKED_MAX,
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
     route::{self, Name},
-    telemetry::Counters,
+    telemetry::Series,
 };
 use alone::{Alone, Due};
 use progress::Progress;
@@ -68,7 +70,9 @@ pub(crate) struct Link {
     bell: Waker,
     inbox: Arc<Mailbox<FromWorker>>,
     workers: Arc<[Mailbox<ToWorker>]>,
-    counters: Vec<Arc<Counters>>,
+    counted: Workers,
+    /// Of all workers, as they told them.
+    series: Vec<Arc<Series>>,
     progress: Progress,
     addresses: Addresses,
     stage: Stage,
@@ -149,7 +153,7 @@ impl Link {
         bell: Waker,
         inbox: Arc<Mailbox<FromWorker>>,
         workers: Arc<[Mailbox<ToWorker>]>,
-        counters: Vec<Arc<Counters>>,
+        counted: Workers,
     ) -> Self {
         let count = workers.len();
         Self {
@@ -159,7 +163,8 @@ impl Link {
             bell,
             inbox,
             workers,
-            counters,
+            counted,
+            series: Vec::new(),
             progress: Progress::new(count),
             addresses: Addresses::default(),
             stage: Stage::Following,
@@ -189,6 +194,7 @@ impl Link {
             let due = self.alone.on_time(clock::now());
             self.act(due);
             self.read_inbox();
+            self.send_records();
             if socket_ready {
                 self.read_socket();
             }
@@ -383,8 +389,10 @@ impl Link {
                 worker.put(ToWorker::ControlReply { connection, status, content_type, body });
             }
             ToDataPlane::Stats { query } => {
-                let counters = stats::sum(&self.counters);
-                self.send(&FromDataPlane::Stats { query, counters });
+                // What no worker holds any more belonged to an app that is gone.
+                self.series.retain(|series| Arc::strong_count(series) > 1);
+                let (counters, histograms) = stats::sum(&self.counted.counters, &self.series);
+                self.send(&FromDataPlane::Stats { query, counters, histograms });
             }
             ToDataPlane::Scores { query, id, namespace } => {
                 if self.scores.begin(query, self.workers.len()) {
@@ -611,6 +619,7 @@ impl Link {
                         self.send(&FromDataPlane::Scores { query, scores });
                     }
                 }
+                FromWorker::Series(series) => self.series.push(series),
                 FromWorker::Ended { error: None, .. } => {}
                 FromWorker::Ended { worker, error: Some(error) } => {
                     let problem = format!("worker {} ended: {error}", worker.0);

@@ -30,7 +30,10 @@ impl<E: Engine> Relay<E> {
     pub(super) fn call(&mut self, key: ConnectionKey, chunk: Chunk) {
         let view = Rc::clone(&self.view);
         match self.plan(key, &view, &chunk) {
-            Ok((way, drop)) => self.dispatch(key, chunk, way, drop),
+            Ok((way, drop)) => {
+                let drop = drop.union(self.observe_plan(key, &chunk));
+                self.dispatch(key, chunk, way, drop);
+            }
             Err(cause) => self.fail_with_body(key, chunk, cause),
         }
     }

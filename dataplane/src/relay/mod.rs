@@ -15,6 +15,7 @@
 //! retry.rs     upstream connections that fail
 //! response.rs  upstream bytes → head → downstream
 //! finish.rs    what becomes of both connections afterwards
+//! observe.rs   what telemetry is told of all that
 //! tunnel.rs    after 101: bytes only
 //! ```
 
@@ -27,6 +28,7 @@ mod call;
 mod check;
 mod finish;
 mod guards;
+mod observe;
 mod owner;
 mod parked;
 mod plan;
@@ -41,7 +43,7 @@ pub(crate) use check::EngineFacts;
 pub(crate) use view::View;
 
 use crate::{
-    adoption::Adoption,
+    adoption::{Adoption, Difference},
     clock::Instant,
     connection::{Buffers, Connection, ConnectionKey, State},
     engine::{Engine, Event, Operation, SocketKey},
@@ -50,7 +52,7 @@ use crate::{
     policy::access::Proof,
     route::Question,
     slab::Slab,
-    telemetry::Counters,
+    telemetry::{Counters, Telemetry},
     timer::Wheel,
     upstream::{Balancer, Endpoints, Upstream, UpstreamKey},
 };
@@ -114,6 +116,9 @@ pub(crate) struct Relay<E> {
     parked: Parked,
     has_resolver: bool,
     balancer: Balancer,
+    pub telemetry: Telemetry,
+    /// Calls that began to leave in this turn.
+    leaving: Vec<ConnectionKey>,
 }
 
 impl<E: Engine> Relay<E> {
@@ -127,9 +132,11 @@ impl<E: Engine> Relay<E> {
         engine: E,
         snapshot: Arc<Snapshot>,
         counters: Arc<Counters>,
+        mut telemetry: Telemetry,
         now: Instant,
     ) -> Self {
         let mut endpoints = Endpoints::default();
+        telemetry.adopt(&snapshot, &Difference::between(&Snapshot::empty(), &snapshot));
         Self {
             engine,
             counters,
@@ -157,6 +164,8 @@ impl<E: Engine> Relay<E> {
             parked: Parked::default(),
             has_resolver: false,
             balancer: Balancer::new(now.as_nanos()),
+            telemetry,
+            leaving: Vec::new(),
         }
     }
 
@@ -176,6 +185,7 @@ impl<E: Engine> Relay<E> {
             self.close_upstream(key);
         }
         let snapshot = Arc::clone(&adoption.snapshot);
+        self.telemetry.adopt(&snapshot, &adoption.difference);
         // Nobody else holds the view between two events, so nothing is copied.
         let view = Rc::make_mut(&mut self.view);
         view.adopt(snapshot, &adoption.difference, &mut self.endpoints);

@@ -134,6 +134,9 @@ impl<'v> Planner<'_, 'v> {
             self.lines.extend_from_slice(line);
         }
         self.exchange.endpoint = Some(*endpoint);
+        if let Some(observed) = &mut self.exchange.observed {
+            observed.on_callee(index);
+        }
         self.write_app_path()?;
         self.lines.extend_from_slice(host);
         self.finish(To::App(*endpoint), drop)

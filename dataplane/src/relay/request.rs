@@ -110,6 +110,12 @@ impl<E: Engine> Relay<E> {
         exchange.request = BodyReader::new(head.framing);
         connection.state = State::Exchanging;
         connection.deadline = None;
+        if !self.observe_request(key, &chunk) {
+            return;
+        }
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let head = &self.request_head;
+        let exchange = &mut connection.exchange;
         if connection.listener == ListenerKind::Peer {
             return self.call(key, chunk);
         }

@@ -23,6 +23,7 @@ use crate::{
     link::Addresses,
     relay::{EngineFacts, Relay},
     route::Name,
+    telemetry::Telemetry,
 };
 use snapshot::{
     App as OwnApp, AppChannel, AppHealth, AppId, AppProtocol, Balance, Delta, Endpoint, InstanceId,
@@ -172,7 +173,9 @@ impl World {
         addresses.replace_all(&Snapshot::empty(), &snapshot);
         let listener = engine.descriptor_of(place);
         let listener = engine.listen(listener);
-        let mut relay = Relay::new(engine, Arc::clone(&snapshot), Arc::default(), self.now);
+        let telemetry = Telemetry::new(Arc::default(), Arc::default(), 7);
+        let mut relay =
+            Relay::new(engine, Arc::clone(&snapshot), Arc::default(), telemetry, self.now);
         relay.set_resolver(self.weather.has_dns);
         self.nodes.push(Node {
             relay,
@@ -394,6 +397,7 @@ impl World {
         }
         node.events = events;
         node.relay.expire_timers();
+        node.relay.end_turn(|| self.now);
         let control_answers = self.weather.control_answers;
         node.take_calls(self.now, control_answers, &mut self.random);
         self.check(index);
@@ -616,6 +620,7 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         guards: Default::default(),
         channel: Some(AppChannel { address: address_of(place), protocol: AppProtocol::Http }),
         origin: Origin { host_ip: Some("10.0.0.1".to_owned()), host_name: None },
+        telemetry: std::sync::Arc::default(),
         balance: Balance::default(),
         zone: None,
         body_bytes_max: Some(BODY_BYTES_MAX as u64),

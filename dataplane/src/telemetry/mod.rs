@@ -1,7 +1,183 @@
-//! What a worker counts. One writer per counter; readers on other threads may be a moment behind.
+//! What a worker tells of its work: counters, series of metrics, calls for the log, spans.
+//!
+//! The relay says what happens to an exchange, through the `on_*` methods of [`Telemetry`] and
+//! [`Observed`]; what is told of that is decided here. One writer per number; readers on other
+//! threads may be a moment behind.
+//!
+//! ```text
+//! observed.rs   one exchange, until it is over          trace.rs, baggage.rs, ids.rs   trace context
+//! series.rs     numbers by labels                       record.rs, journal.rs   log and spans, to the link
+//! paths.rs      which label a path has                  expose.rs   all workers' series as metrics
+//! ```
 
 #![forbid(unsafe_code)]
 
+mod app;
+mod baggage;
+mod calls;
 mod counters;
+mod expose;
+mod histogram;
+mod ids;
+mod journal;
+mod names;
+mod observed;
+mod paths;
+mod record;
+mod series;
+mod spans;
+mod trace;
 
+pub(crate) use baggage::BaggageError;
+pub(crate) use calls::{Outcome, Planned, Seen};
 pub(crate) use counters::{Counters, Description, Kind};
+pub(crate) use expose::expose;
+pub(crate) use journal::Journal;
+pub(crate) use observed::{Observed, Side};
+pub(crate) use record::{ApiCall, Span, SpanKind};
+pub(crate) use series::Series;
+
+use crate::{adoption::Difference, clock::Instant};
+use app::{AppTelemetry, Bounds};
+use ids::Ids;
+use names::{NameId, Names};
+use series::{Labels, Place, SeriesTable};
+use snapshot::{Apps, Snapshot};
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+/// Boxes kept for the next exchanges.
+const SPARE_MAX: usize = 64;
+
+pub(crate) struct Telemetry {
+    /// By slot.
+    apps: Vec<Option<Rc<AppTelemetry>>>,
+    bounds: Bounds,
+    names: Names,
+    series: SeriesTable,
+    counters: Arc<Counters>,
+    journal: Arc<Journal>,
+    ids: Ids,
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+    spare: Vec<Box<Observed>>,
+    /// Answered in this turn; their time ends with it.
+    answered: Vec<Answered>,
+    scratch: Vec<u8>,
+    merged: Vec<u8>,
+    overflow: Overflow,
+    has_news: bool,
+}
+
+/// Whether the log knows that labels have no room.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Overflow {
+    None,
+    New,
+    Told,
+}
+
+struct Answered {
+    series: Arc<Series>,
+    began: Instant,
+    waited: Duration,
+}
+
+impl Telemetry {
+    pub(crate) fn new(counters: Arc<Counters>, journal: Arc<Journal>, seed: u64) -> Self {
+        Self {
+            apps: Vec::new(),
+            bounds: Bounds::default(),
+            names: Names::default(),
+            series: SeriesTable::default(),
+            counters,
+            journal,
+            ids: Ids::new(seed),
+            spare: Vec::new(),
+            answered: Vec::new(),
+            scratch: Vec::new(),
+            merged: Vec::new(),
+            overflow: Overflow::None,
+            has_news: false,
+        }
+    }
+
+    /// Series of apps that are gone, or that are told otherwise now, end.
+    pub(crate) fn adopt(&mut self, snapshot: &Snapshot, difference: &Difference) {
+        for number in &difference.apps {
+            let slot = Apps::slot(*number);
+            if self.apps.len() <= slot {
+                self.apps.resize(slot + 1, None);
+            }
+            let app = snapshot.apps.find_in_slot(slot);
+            if let (Some(old), Some(new)) = (&self.apps[slot], app)
+                && old.is_of(new)
+            {
+                continue;
+            }
+            self.series.forget(slot);
+            self.apps[slot] = app.map(|app| Rc::new(AppTelemetry::new(app)));
+        }
+    }
+
+    fn find(&self, number: usize) -> Option<Rc<AppTelemetry>> {
+        let app = self.apps.get(Apps::slot(number))?.as_ref()?;
+        (app.number == number).then(|| Rc::clone(app))
+    }
+
+    fn series(&mut self, app: &AppTelemetry, labels: Labels) -> &Arc<Series> {
+        let shape = app.shape(&self.bounds);
+        let (series, place) = self.series.series(&shape, labels, &self.names);
+        if place == Place::Overflow || labels.name == NameId::OTHERS {
+            self.counters.series_overflowed.add(1);
+            if self.overflow == Overflow::None {
+                self.overflow = Overflow::New;
+            }
+        }
+        series
+    }
+
+    fn count(&mut self, app: &AppTelemetry, labels: Labels) {
+        if app.metrics().is_some() {
+            self.series(app, labels).count.add(1);
+        }
+    }
+
+    /// The turn is over: what it answered leaves now.
+    pub(crate) fn end_turn(&mut self, now: Instant) {
+        for Answered { series, began, waited } in self.answered.drain(..) {
+            let nanos = now.since(began).saturating_sub(waited).as_nanos();
+            if let Some(histogram) = &series.latency {
+                histogram.record(u64::try_from(nanos).unwrap_or(u64::MAX));
+            }
+        }
+    }
+
+    pub(crate) fn has_answered(&self) -> bool {
+        !self.answered.is_empty()
+    }
+
+    /// A series that the link thread does not know yet; what it has no room for comes back.
+    pub(crate) fn tell_series(
+        &mut self,
+        mut tell: impl FnMut(Arc<Series>) -> Result<(), Arc<Series>>,
+    ) {
+        while let Some(series) = self.series.take_fresh() {
+            if let Err(series) = tell(series) {
+                return self.series.put_back(series);
+            }
+        }
+    }
+
+    /// Whether there are records that the link thread may not have been woken for.
+    pub(crate) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
+    }
+
+    /// Whether the log is to be told that labels have no room: once.
+    pub(crate) fn take_overflow(&mut self) -> bool {
+        let is_new = self.overflow == Overflow::New;
+        if is_new {
+            self.overflow = Overflow::Told;
+        }
+        is_new
+    }
+}

@@ -15,13 +15,17 @@ use crate::{
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
     relay::Relay,
     slab::Key,
-    telemetry::Counters,
+    telemetry::{Counters, Journal, Telemetry},
 };
 use snapshot::{
     Snapshot,
     wire::{AdminCallId, LogLevel},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 /// What a worker has from the process: who it is, and whom it can talk to.
 pub(crate) struct Surroundings {
@@ -29,6 +33,8 @@ pub(crate) struct Surroundings {
     /// All workers' mailboxes, this one's included, by worker id.
     pub mailboxes: Arc<[Mailbox<ToWorker>]>,
     pub link: Arc<Mailbox<FromWorker>>,
+    /// What this worker records for the link.
+    pub journal: Arc<Journal>,
 }
 
 pub(crate) struct Worker<E> {
@@ -54,8 +60,12 @@ impl<E: Engine> Worker<E> {
     pub(crate) fn new(engine: E, counters: Arc<Counters>, surroundings: Surroundings) -> Self {
         let snapshot = Arc::new(Snapshot::empty());
         let admission = Admission::new(surroundings.id, Arc::clone(&surroundings.mailboxes));
+        let journal = Arc::clone(&surroundings.journal);
+        // The only source of chance here that is unlike in every process.
+        let seed = RandomState::new().hash_one(surroundings.id.0);
+        let telemetry = Telemetry::new(Arc::clone(&counters), journal, seed);
         Self {
-            relay: Relay::new(engine, snapshot, counters, clock::now()),
+            relay: Relay::new(engine, snapshot, counters, telemetry, clock::now()),
             listeners: Listeners::default(),
             admission,
             stage: Stage::Running,
@@ -103,6 +113,7 @@ impl<E: Engine> Worker<E> {
         self.events = events;
         self.relay.expire_timers();
         self.listeners.resume_due(self.relay.time(), &mut self.relay.engine);
+        self.relay.end_turn(clock::now);
         self.report();
         Ok(())
     }
@@ -199,11 +210,31 @@ impl<E: Engine> Worker<E> {
         self.mailbox().set_load(count);
         self.relay.counters.connections_open.set(count as u64);
         self.relay.counters.turns.add(1);
+        self.report_telemetry();
         let leased = self.relay.engine.buffers().leased_buffers();
         self.relay.counters.buffers_leased.set(leased as u64);
         if self.stage == Stage::Draining && count == 0 && self.mailbox().is_empty() {
             self.stage = Stage::Drained;
             self.surroundings.link.put(FromWorker::Drained { worker });
+        }
+    }
+
+    fn report_telemetry(&mut self) {
+        let link = &self.surroundings.link;
+        let telemetry = &mut self.relay.telemetry;
+        telemetry.tell_series(|series| {
+            link.try_put(FromWorker::Series(series)).map_err(|back| match back {
+                FromWorker::Series(series) => series,
+                _ => unreachable!("it is given back as it was put in"),
+            })
+        });
+        if telemetry.take_news() {
+            link.ring();
+        }
+        if telemetry.take_overflow() {
+            let message = "metrics: paths or ids have more values than there is room for; what is \
+                new is counted under {other}; spec.metrics.http.pathMatching keeps paths few";
+            self.log(LogLevel::Warning, message.to_owned());
         }
     }
 

@@ -263,6 +263,7 @@ impl Builder {
                 host_ip: Some("10.0.0.1".to_owned()),
                 host_name: Some("h1".to_owned()),
             },
+            telemetry: std::sync::Arc::default(),
             balance: Balance::default(),
             zone: None,
             body_bytes_max: Some(4 << 20),

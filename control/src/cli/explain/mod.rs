@@ -326,6 +326,7 @@ fn app(number: u32, id: &AppId, namespace: &Namespace) -> App {
         id: id.clone(),
         namespace: namespace.clone(),
         guards: Default::default(),
+        telemetry: Default::default(),
         channel: None,
         origin: Origin::default(),
         balance: Balance::default(),

@@ -1,0 +1,395 @@
+//! The way of one exchange through telemetry: asked, planned, tried, answered, over.
+
+#![forbid(unsafe_code)]
+
+use super::{
+    Answered, BaggageError, Telemetry,
+    app::AppTelemetry,
+    baggage,
+    names::NameId,
+    observed::{Observed, Side},
+    paths,
+    record::ApiCall,
+    series::{Family, Labels, Verb},
+};
+use crate::{
+    clock::Instant,
+    dapr::{LocalCall, escape::decode_path, target::id_of},
+    error::Hop,
+    http::{Field, FieldSet, Framing, RequestHead},
+};
+use std::{rc::Rc, sync::Arc};
+
+/// A request's head, and whose sidecar it came to.
+pub(crate) struct Seen<'a> {
+    pub(crate) app: usize,
+    pub(crate) side: Side,
+    pub(crate) head: &'a RequestHead,
+    /// Its bytes.
+    pub(crate) bytes: &'a [u8],
+}
+
+/// Where a call goes.
+pub(crate) struct Planned<'a> {
+    pub(crate) hop: Hop,
+    /// As it was called, namespace included.
+    pub(crate) target: &'a [u8],
+    /// As the app sees it, without a slash before it.
+    pub(crate) method: &'a [u8],
+    pub(crate) head: &'a RequestHead,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// How an exchange ended for its client.
+#[derive(Clone, Copy)]
+pub(crate) struct Outcome {
+    /// `None`: as the app answered it, if it did.
+    pub(crate) status: Option<u16>,
+    pub(crate) response_bytes: u64,
+}
+
+impl Telemetry {
+    /// A request has come. `None`: nothing is told of this app's calls.
+    ///
+    /// # Errors
+    /// When it is to be refused for its baggage.
+    pub(crate) fn on_request<'a>(
+        &mut self,
+        seen: &Seen<'a>,
+        now: Instant,
+    ) -> Result<Option<Box<Observed>>, BaggageError<'a>> {
+        let Some(app) = self.find(seen.app).filter(|app| !app.is_silent()) else {
+            return Ok(None);
+        };
+        let mut observed = match self.spare.pop() {
+            Some(mut observed) => {
+                observed.renew(Rc::clone(&app), seen.side, now);
+                observed
+            }
+            None => Box::new(Observed::new(Rc::clone(&app), seen.side, now)),
+        };
+        observed.request_bytes = match seen.head.framing {
+            Framing::Length(bytes) => bytes,
+            _ => 0,
+        };
+        observed.verb = match app.metrics() {
+            Some(metrics) if metrics.excludes_verbs => Verb::NONE,
+            _ => Verb::of(seen.head.method),
+        };
+        if seen.side == Side::Api {
+            self.note_path(&mut observed, seen);
+        }
+        if app.tracing().is_some() && !observed.is_health_check {
+            if seen.side == Side::Api {
+                check_baggage(seen)?;
+            }
+            self.trace_request(&mut observed, seen);
+        }
+        Ok(Some(observed))
+    }
+
+    fn note_path(&mut self, observed: &mut Observed, seen: &Seen<'_>) {
+        let path = path_of(seen.head.target.of(seen.bytes));
+        self.scratch.clear();
+        let is_escaped = memchr::memchr(b'%', path).is_some();
+        let decoded = match is_escaped && decode_path(path, &mut self.scratch).is_ok() {
+            true => &self.scratch[..],
+            false => path,
+        };
+        observed.is_health_check = memchr::memmem::find(decoded, b"/healthz").is_some();
+        let app = &observed.app;
+        if let Some(metrics) = app.metrics() {
+            let (patterns, names) = (&app.patterns, &mut self.names);
+            observed.path = paths::label(decoded, metrics, patterns, names, &mut self.merged);
+        }
+        if app.api_log().is_some() || app.tracing().is_some() {
+            observed.method.push(seen.head.method_name.of(seen.bytes));
+            observed.method.push(b" ");
+            observed.method.push(path);
+        }
+        if app.api_log().is_some()
+            && let Some(line) = seen.head.lines.find(Field::UserAgent)
+        {
+            observed.user_agent.push(line.value.of(seen.bytes));
+        }
+    }
+
+    /// It is one of the endpoints that the sidecar answers itself.
+    pub(crate) fn on_local(&mut self, observed: &mut Observed, call: LocalCall) {
+        if observed.app.api_log().is_some_and(|log| log.obfuscates_urls) {
+            observed.method.clear();
+            observed.method.push(route_name(call).as_bytes());
+        }
+    }
+
+    /// It is known where the call goes. Writes what the call carries of its trace into `lines`;
+    /// returns the lines of the client that these replace.
+    pub(crate) fn on_plan(
+        &mut self,
+        observed: &mut Observed,
+        planned: &Planned<'_>,
+        lines: &mut Vec<u8>,
+    ) -> FieldSet {
+        observed.hop = Some(planned.hop);
+        let id = id_of(planned.target);
+        observed.target = self.names.intern(id);
+        observed.callee = observed.callee_number.and_then(|number| self.find(number));
+        self.note_callee_path(observed, planned.method);
+        self.note_caller(observed, planned);
+        self.name_call(observed, id, planned.method);
+        if observed.side == Side::Api && planned.hop != Hop::SelfCall {
+            let labels = Labels::of(Family::InvokeSent, observed.target);
+            self.count(&Rc::clone(&observed.app), labels);
+        }
+        if planned.hop == Hop::InboundFromPeer
+            && let Some(callee) = observed.callee.clone()
+        {
+            self.count(&callee, Labels::of(Family::InvokeTaken, observed.caller));
+        }
+        self.trace_call(observed, planned, lines)
+    }
+
+    fn note_callee_path(&mut self, observed: &mut Observed, method: &[u8]) {
+        let Some(callee) = &observed.callee else { return };
+        let Some(metrics) = callee.metrics() else { return };
+        self.scratch.clear();
+        self.scratch.push(b'/');
+        self.scratch.extend_from_slice(method);
+        let (patterns, names) = (&callee.patterns, &mut self.names);
+        observed.callee_path =
+            paths::label(&self.scratch, metrics, patterns, names, &mut self.merged);
+    }
+
+    fn note_caller(&mut self, observed: &mut Observed, planned: &Planned<'_>) {
+        observed.caller = match observed.side {
+            Side::Api => self.names.intern(observed.app.id.as_bytes()),
+            Side::Peer => {
+                let line = planned.head.lines.find(Field::DaprCallerAppId);
+                line.map_or(NameId::EMPTY, |line| self.names.intern(line.value.of(planned.bytes)))
+            }
+        };
+    }
+
+    /// For the log, where URLs are not told, and for the spans.
+    fn name_call(&mut self, observed: &mut Observed, id: &[u8], method: &[u8]) {
+        let log = observed.app.api_log();
+        if observed.side == Side::Api && log.is_some_and(|log| log.obfuscates_urls) {
+            observed.method.clear();
+            observed.method.push(b"InvokeService/");
+            observed.method.push(id);
+        }
+        if observed.own.is_some() {
+            observed.span_name.clear();
+            for part in [b"CallLocal/", id, b"/", method] {
+                observed.span_name.push(part);
+            }
+        }
+    }
+
+    /// The head of upstream's answer is here.
+    pub(crate) fn on_answer(&mut self, observed: &mut Observed, status: u16, now: Instant) {
+        observed.stop_waiting(now);
+        observed.status = status;
+        observed.answered = Some(now);
+        self.note_client_call(observed, status, now);
+        self.note_invocation(observed, status, now);
+        self.note_added(observed);
+    }
+
+    /// An attempt ended without an answer.
+    pub(crate) fn on_failure(&mut self, observed: &mut Observed, now: Instant) {
+        if observed.waiting_since.is_some() {
+            observed.stop_waiting(now);
+            self.note_client_call(observed, 500, now);
+        }
+    }
+
+    /// What the callee's sidecar tells of its call to the app.
+    fn note_client_call(&mut self, observed: &Observed, status: u16, now: Instant) {
+        let Some(callee) = observed.callee.clone() else { return };
+        let Some(metrics) = callee.metrics() else { return };
+        let verb = if metrics.excludes_verbs { Verb::NONE } else { observed.verb };
+        let labels = Labels::of(Family::Client, observed.callee_path.name).with(verb, status);
+        let series = self.series(&callee, labels);
+        series.count.add(1);
+        record(&series.latency, whole_millis(observed.attempted, now));
+        record(&series.bytes, observed.request_bytes);
+    }
+
+    fn note_invocation(&mut self, observed: &Observed, status: u16, now: Instant) {
+        if observed.hop == Some(Hop::SelfCall) {
+            return;
+        }
+        if observed.side == Side::Api && observed.app.metrics().is_some() {
+            let labels = Labels::of(Family::InvokeReceived, observed.target);
+            let series = self.series(&Rc::clone(&observed.app), labels.with(Verb::NONE, status));
+            series.count.add(1);
+            record(&series.latency, whole_millis(observed.began, now));
+        }
+        if let Some(callee) = observed.callee.clone() {
+            let labels = Labels::of(Family::InvokeAnswered, observed.caller);
+            self.count(&callee, labels.with(Verb::NONE, status));
+        }
+    }
+
+    /// The time that it takes in here ends with this turn.
+    fn note_added(&mut self, observed: &Observed) {
+        let (app, family, path, default) = match (observed.side, &observed.callee) {
+            (Side::Api, _) => {
+                (&observed.app, Family::AddedOutbound, observed.path, OUTBOUND_TEMPLATE)
+            }
+            (Side::Peer, Some(callee)) => {
+                (callee, Family::AddedInbound, observed.callee_path, INBOUND_TEMPLATE)
+            }
+            (Side::Peer, None) => return,
+        };
+        if app.metrics().is_none() {
+            return;
+        }
+        let route = if path.is_pattern { path.name } else { self.names.intern(default) };
+        let series = Arc::clone(self.series(&Rc::clone(app), Labels::of(family, route)));
+        let Observed { began, waited, .. } = *observed;
+        self.answered.push(Answered { series, began, waited });
+    }
+
+    /// An answer of our own, with one of daprd's error codes in its body.
+    pub(crate) fn on_own_answer(&mut self, observed: &mut Observed, status: u16, body: &[u8]) {
+        observed.status = status;
+        let app = Rc::clone(&observed.app);
+        let Some(metrics) = app.metrics() else { return };
+        if status >= 400
+            && metrics.counts_error_codes
+            && let Some(code) = error_code(body)
+        {
+            let name = self.names.intern(code);
+            self.count(&app, Labels::of(Family::ErrorCode, name));
+        }
+    }
+
+    /// The exchange is over, however it ended.
+    pub(crate) fn on_end(&mut self, mut observed: Box<Observed>, outcome: Outcome, now: Instant) {
+        if let Some(status) = outcome.status {
+            observed.status = status;
+        }
+        if observed.status == 0 {
+            // The client left, or was left, without an answer; daprd's handler had an error then.
+            observed.status = 500;
+        }
+        if let Some(callee) = observed.callee.clone()
+            && callee.metrics().is_some()
+            && observed.answered.is_some()
+        {
+            let labels = Labels::of(Family::ReceivedBytes, NameId::EMPTY);
+            record(&self.series(&callee, labels).bytes, outcome.response_bytes);
+        }
+        if observed.side == Side::Api {
+            self.note_server_request(&observed, outcome, now);
+            self.log_call(&observed, outcome, now);
+        }
+        self.record_spans(&observed, now);
+        if self.spare.len() < super::SPARE_MAX {
+            self.spare.push(observed);
+        }
+    }
+
+    /// What the caller's sidecar tells of a request to its API.
+    fn note_server_request(&mut self, observed: &Observed, outcome: Outcome, now: Instant) {
+        let app = Rc::clone(&observed.app);
+        if app.metrics().is_none() {
+            return;
+        }
+        let labels = Labels::of(Family::Server, observed.path.name);
+        let series = self.series(&app, labels.with(observed.verb, observed.status));
+        series.count.add(1);
+        record(&series.latency, whole_millis(observed.began, now));
+        for (family, bytes) in [
+            (Family::RequestBytes, observed.request_bytes),
+            (Family::ResponseBytes, outcome.response_bytes),
+        ] {
+            record(&self.series(&app, Labels::of(family, NameId::EMPTY)).bytes, bytes);
+        }
+    }
+
+    fn log_call(&mut self, observed: &Observed, outcome: Outcome, now: Instant) {
+        let Some(log) = observed.app.api_log() else { return };
+        if log.omits_health_checks && observed.is_health_check {
+            return;
+        }
+        let call = ApiCall {
+            app: number_of(&observed.app),
+            method: observed.method,
+            user_agent: observed.user_agent,
+            status: observed.status,
+            response_bytes: outcome.response_bytes,
+            began: observed.began,
+            ended: now,
+        };
+        self.has_news = true;
+        if !self.journal.put_call(call) {
+            self.counters.api_calls_dropped.add(1);
+        }
+    }
+}
+
+pub(super) fn number_of(app: &AppTelemetry) -> u32 {
+    u32::try_from(app.number).expect("the snapshot's number was a u32")
+}
+
+fn record(histogram: &Option<super::histogram::Histogram>, value: u64) {
+    if let Some(histogram) = histogram {
+        histogram.record(value);
+    }
+}
+
+/// Cut off, as daprd does.
+fn whole_millis(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn check_baggage<'a>(seen: &Seen<'a>) -> Result<(), BaggageError<'a>> {
+    if !seen.head.lines.has(Field::Baggage) {
+        return Ok(());
+    }
+    let lines = seen.head.lines.iter().filter(|line| line.field == Field::Baggage);
+    for line in lines {
+        baggage::check(line.value.of(seen.bytes))?;
+    }
+    Ok(())
+}
+
+/// The path of a request target, without its query.
+fn path_of(target: &[u8]) -> &[u8] {
+    let path = match memchr::memmem::find(target, b"://") {
+        Some(at) if !target.starts_with(b"/") => {
+            let rest = &target[at + 3..];
+            memchr::memchr(b'/', rest).map_or(&b"/"[..], |slash| &rest[slash..])
+        }
+        _ => target,
+    };
+    memchr::memchr2(b'?', b'#', path).map_or(path, |end| &path[..end])
+}
+
+/// The code in the body of an answer of our own.
+fn error_code(body: &[u8]) -> Option<&[u8]> {
+    let rest = body.strip_prefix(b"{\"errorCode\":\"")?;
+    Some(&rest[..memchr::memchr(b'"', rest)?])
+}
+
+/// What daprd calls its endpoints where it does not tell URLs.
+fn route_name(call: LocalCall) -> &'static str {
+    match call {
+        LocalCall::Healthz => "Healthz",
+        LocalCall::HealthzOutbound => "HealthzOutbound",
+        LocalCall::MetadataGet => "GetMetadata",
+        LocalCall::MetadataSet => "SetMetadata",
+        LocalCall::Shutdown => "Shutdown",
+        LocalCall::BadTarget(_) | LocalCall::MethodNotAllowed { .. } | LocalCall::NotFound => {
+            "Unknown"
+        }
+        LocalCall::Unconfigured(_) => "Unconfigured",
+    }
+}
+
+/// Routes of calls that no pattern matches.
+const OUTBOUND_TEMPLATE: &[u8] = b"/v1.0/invoke/{app_id}/method/{method...}";
+const INBOUND_TEMPLATE: &[u8] = b"/{method...}";
