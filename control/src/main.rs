@@ -24,7 +24,6 @@ mod port_owner;
 mod preflight;
 mod publish;
 mod registry;
-mod resident;
 mod runtime_dir;
 mod sidecar;
 mod signals;

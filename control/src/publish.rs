@@ -10,7 +10,7 @@
 use crate::admin::metadata::Metadata;
 use snapshot::{
     App, AppHealth, AppId, Change, Delta, Listener, Namespace, OnControlLost, Route, Snapshot,
-    Version, policy::Guards,
+    Telemetry, Version, policy::Guards,
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -82,6 +82,15 @@ impl Publisher {
 
     pub(crate) fn set_guards(&mut self, told: &Snapshot, number: u32, guards: &Arc<Guards>) {
         self.edit(told, number, |app| app.guards = Arc::clone(guards));
+    }
+
+    pub(crate) fn set_telemetry(
+        &mut self,
+        told: &Snapshot,
+        number: u32,
+        telemetry: Arc<Telemetry>,
+    ) {
+        self.edit(told, number, |app| app.telemetry = telemetry);
     }
 
     pub(crate) fn set_health(&mut self, told: &Snapshot, number: u32, health: AppHealth) {

@@ -14,6 +14,7 @@ use super::{
     name_resolution::{self, NameResolution},
     schema::{self, Use},
     section::Section,
+    telemetry,
 };
 use crate::yaml::{self, Node};
 use snapshot::policy::{AccessPolicy, ApiRules};
@@ -28,6 +29,7 @@ pub(crate) struct Configuration {
     /// `None`: everything is allowed.
     pub(crate) access: Option<AccessPolicy>,
     pub(crate) api: Option<ApiRules>,
+    pub(crate) telemetry: telemetry::Options,
     pub(crate) problems: Vec<Problem>,
     /// For the log: what is understood and not done.
     pub(crate) notes: Vec<String>,
@@ -307,6 +309,7 @@ impl Reader {
                 }
                 Use::Names if child.is_null() => {}
                 Use::Names => self.names(child),
+                Use::Telemetry => self.telemetry(&path, child),
                 Use::Unknown => self.unknown(&path, key.place),
                 Use::Value(found) => self.value(found, child, &path),
             }
@@ -324,6 +327,15 @@ impl Reader {
             self.refuse(Some(problem.place), "", problem.message);
         }
         self.found.names = names;
+    }
+
+    fn telemetry(&mut self, path: &str, node: &Node) {
+        for finding in telemetry::read(path, node, &mut self.found.telemetry) {
+            self.problem(Some(finding.place), &finding.key, finding.message, finding.weight);
+            if let Some(problem) = self.found.problems.last_mut() {
+                problem.suggestion = finding.suggestion;
+            }
+        }
     }
 
     fn unknown(&mut self, path: &str, place: yaml::Place) {

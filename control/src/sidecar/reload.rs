@@ -7,7 +7,7 @@
 
 use super::Sidecar;
 use crate::{
-    config::{Config, flags::Values},
+    config::{Config, flags::Values, telemetry},
     log::Log,
     registry::inotify::{DirectoryWatch, Wake, directory_of},
 };
@@ -26,6 +26,7 @@ pub(super) struct Reload {
     configure: Configure,
     values: Values,
     guards: Arc<Guards>,
+    telemetry: Arc<telemetry::Options>,
     changed: Arc<Notify>,
     /// End with the sidecar.
     _watches: JoinSet<()>,
@@ -44,7 +45,8 @@ impl Reload {
         let paths = paths.iter().map(Path::new);
         let _watches = watch_directories(paths, &changed, log);
         let guards = Arc::clone(&config.guards);
-        Some(Self { configure, values, guards, changed, _watches, refusal: None })
+        let telemetry = Arc::clone(&config.telemetry);
+        Some(Self { configure, values, guards, telemetry, changed, _watches, refusal: None })
     }
 
     /// The keys that changed and wait for a restart.
@@ -117,7 +119,9 @@ impl Sidecar {
         }
         let is_same =
             reload.values.iter().zip(values.iter()).all(|((_, a), (_, b))| a.text() == b.text())
-                && reload.guards == config.guards;
+                && reload.guards == config.guards
+                && reload.telemetry == config.telemetry;
+        reload.telemetry = Arc::clone(&config.telemetry);
         reload.values = values;
         reload.guards = Arc::clone(&config.guards);
         if !is_same {
@@ -134,14 +138,19 @@ impl Sidecar {
         self.log.set_threshold(config.log.threshold);
         self.graceful_timeout = config.graceful_timeout;
         self.block_duration = config.block_duration;
+        self.scrapes.set_rules(&config.telemetry.rules);
         for (number, served) in &mut self.apps {
             let (body, head) = (config.body_bytes_max, config.head_bytes_max());
             self.publisher.set_limits(self.supervisor.told(), *number, body, head);
             self.publisher.set_guards(self.supervisor.told(), *number, &config.guards);
+            let telemetry = config.telemetry();
+            self.publisher.set_telemetry(self.supervisor.told(), *number, telemetry);
             served.config = Arc::new(Config {
                 body_bytes_max: config.body_bytes_max,
                 read_buffer_bytes: config.read_buffer_bytes,
                 guards: Arc::clone(&config.guards),
+                logs_calls: config.logs_calls,
+                telemetry: Arc::clone(&config.telemetry),
                 ..Config::clone(&served.config)
             });
             served.entry.body_bytes_max = config.body_bytes_max;

@@ -338,6 +338,7 @@ fn app(config: &Config, number: u32, address: Option<Address>) -> App {
         origin: Origin { host_ip, host_name: host::name() },
         balance: config.balance,
         zone: config.zone.clone(),
+        telemetry: config.telemetry(),
         body_bytes_max: config.body_bytes_max,
         head_bytes_max: config.head_bytes_max(),
         health: AppHealth { unready, outbound_ready: true },

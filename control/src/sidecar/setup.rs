@@ -200,6 +200,7 @@ async fn start(
         operators,
         questions: Questions::default(),
         replies: VecDeque::new(),
+        span_count: 0,
         live: Version::default(),
         is_initialized: false,
         stage: Stage::Serving,
@@ -212,6 +213,7 @@ async fn start(
     let incoming =
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
     sidecar.scrapes = Scrapes::new(incoming);
+    sidecar.scrapes.set_rules(&base.telemetry.rules);
     let entries: Vec<_> = sidecar.apps.values().map(|served| &served.entry).collect();
     let held_routes = adopted.as_deref_mut().map(|adopted| std::mem::take(&mut adopted.routes));
     let held_routes = held_routes.unwrap_or_default();

@@ -198,7 +198,8 @@ mod tests {
             "/orders/{id}/",
             "/files/{path...}",
             "/v1.0/invoke/{app}/method/special",
-            "/{a}/{b}/c",
+            "/shop/new",
+            "/shop/{id}/c",
         ]);
         for (path, want) in [
             ("/", None),
@@ -212,8 +213,9 @@ mod tests {
             ("/orders/7/items/", Some("/orders/{id}/items/{$}")),
             ("/orders/7/items/1", Some("/orders/{id}/")),
             // A literal that leads nowhere does not hide the wildcard beside it.
-            ("/orders/new/c", Some("/{a}/{b}/c")),
-            ("/x/y/c", Some("/{a}/{b}/c")),
+            ("/shop/new/c", Some("/shop/{id}/c")),
+            ("/shop//c", None),
+            ("/shop/new/", None),
             ("/files", None),
             ("/files/", Some("/files/{path...}")),
             ("/files/a/b", Some("/files/{path...}")),

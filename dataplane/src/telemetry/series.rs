@@ -227,13 +227,17 @@ mod tests {
             counts_responses: true,
         };
         let (mut table, mut names) = (SeriesTable::default(), Names::default());
-        let own = Labels::of(Family::Server, names.intern(b"/0"));
-        for number in 0..METRIC_SERIES_MAX {
-            let name = names.intern(format!("/{number}").as_bytes());
-            let (_, place) = table.series(&shape, Labels::of(Family::Server, name), &names);
-            assert_eq!(place, Place::Own, "{number}");
+        let mut labels_of = |number: usize| {
+            let name = names.intern(format!("/{}", number / 1000).as_bytes());
+            let status = u16::try_from(number % 1000).unwrap();
+            Labels::of(Family::Server, name).with(Verb::of(Method::Get), status)
+        };
+        let own = labels_of(0);
+        let all: Vec<Labels> = (0..METRIC_SERIES_MAX).map(&mut labels_of).collect();
+        for labels in all {
+            assert_eq!(table.series(&shape, labels, &names).1, Place::Own, "{labels:?}");
         }
-        let more = Labels::of(Family::Server, NameId::EMPTY).with(Verb::of(Method::Get), 200);
+        let more = Labels::of(Family::Client, NameId::EMPTY).with(Verb::of(Method::Get), 200);
         let (series, place) = table.series(&shape, more, &names);
         assert_eq!((&*series.name, series.verb, series.status), ("{other}", "", 0));
         assert_eq!(place, Place::Overflow);
