@@ -331,7 +331,11 @@ impl Reader {
 
     fn telemetry(&mut self, path: &str, node: &Node) {
         for finding in telemetry::read(path, node, &mut self.found.telemetry) {
-            self.problem(Some(finding.place), &finding.key, finding.message, finding.weight);
+            let Some(weight) = finding.weight else {
+                self.note(&finding.key, finding.place, &finding.message);
+                continue;
+            };
+            self.problem(Some(finding.place), &finding.key, finding.message, weight);
             if let Some(problem) = self.found.problems.last_mut() {
                 problem.suggestion = finding.suggestion;
             }
@@ -483,7 +487,8 @@ spec:
 ";
         let configuration = Configuration::parse("c.yaml", text);
         assert_eq!(configuration.problems, []);
-        let notes = ["c.yaml:6:3: spec.tracing has no effect in this version"];
+        let notes = ["c.yaml:9:7: spec.tracing.zipkin has no exporter in this version: spans are \
+             recorded, and sent nowhere"];
         assert_eq!(configuration.notes, notes);
         for text in ["", "# nothing", "spec:\n  metric:\n"] {
             let configuration = Configuration::parse("c.yaml", text);

@@ -44,7 +44,8 @@ pub(super) struct Finding {
     pub(super) key: String,
     pub(super) message: String,
     pub(super) suggestion: Option<String>,
-    pub(super) weight: Weight,
+    /// `None`: it is right, and not done.
+    pub(super) weight: Option<Weight>,
 }
 
 impl Options {
@@ -64,8 +65,8 @@ impl Options {
         Telemetry { metrics, api_log, tracing: self.tracing(wanted.collector) }
     }
 
-    /// daprd's rules: without a rate nothing is recorded unless somebody collects; a rate that is no
-    /// number is the default; zero turns all of it off.
+    /// daprd's rules: without a rate nothing is recorded unless somebody collects; a rate that is
+    /// no number is the default; zero turns all of it off.
     fn tracing(&self, has_collector: bool) -> Option<Tracing> {
         let rate = match self.sampling_rate.as_str() {
             "" if has_collector => Some(1.0),
@@ -150,8 +151,9 @@ impl Reader<'_> {
             return;
         }
         self.options.has_exporter = true;
-        let message = "spans are recorded and sent nowhere in this version, which has no exporter";
-        self.finding(node.place, path, message.to_owned(), Weight::Ignored);
+        let message = "has no exporter in this version: spans are recorded, and sent nowhere";
+        let (place, key, message) = (node.place, path.to_owned(), message.to_owned());
+        self.findings.push(Finding { place, key, message, suggestion: None, weight: None });
     }
 
     /// Calls `read` with the name, path and value of each key that is known.
@@ -298,7 +300,7 @@ impl Reader<'_> {
     }
 
     fn finding(&mut self, place: Place, key: &str, message: String, weight: Weight) {
-        let key = key.to_owned();
+        let (key, weight) = (key.to_owned(), Some(weight));
         self.findings.push(Finding { place, key, message, suggestion: None, weight });
     }
 }
@@ -346,46 +348,46 @@ mod tests {
             (
                 "bool",
                 "metric:\n  http:\n    increasedCardinality: perhaps",
-                "c.yaml:4:27: spec.metric.http.increasedCardinality: write true or false",
+                "c.yaml:4:29: spec.metric.http.increasedCardinality: write true or false",
             ),
             (
                 "unknown key",
                 "metrics:\n  http:\n    excludeVerb: true",
-                "c.yaml:4:5: spec.metrics.http.excludeVerb: there is no such key; it is ignored, as \
+                "c.yaml:4:7: spec.metrics.http.excludeVerb: there is no such key; it is ignored, as \
                  with daprd; is it \"excludeVerbs\"?",
             ),
             (
                 "pattern",
                 "metrics:\n  http:\n    pathMatching: [orders]",
-                "c.yaml:4:20: spec.metrics.http.pathMatching: \"orders\": a pattern begins with a slash",
+                "c.yaml:4:22: spec.metrics.http.pathMatching: \"orders\": a pattern begins with a slash",
             ),
             (
                 "the same twice",
                 "metrics:\n  http:\n    pathMatching: ['/a/{x}', '/a/{y}']",
-                "c.yaml:4:30: spec.metrics.http.pathMatching: \"/a/{y}\": another pattern means the \
+                "c.yaml:4:32: spec.metrics.http.pathMatching: \"/a/{y}\": another pattern means the \
                  same paths",
             ),
             (
                 "buckets",
                 "metrics:\n  latencyDistributionBuckets: [5, 5]",
-                "c.yaml:3:35: spec.metrics.latencyDistributionBuckets: must be whole milliseconds \
+                "c.yaml:3:37: spec.metrics.latencyDistributionBuckets: must be whole milliseconds \
                  above zero, each more than the last",
             ),
             (
                 "rule",
                 "metrics:\n  rules:\n  - name: x\n    labels:\n    - name: path\n      regex: {a: '('}",
-                "c.yaml:7:22: spec.metrics.rules: x, label \"path\": \"(\" is not a regular expression",
+                "c.yaml:7:24: spec.metrics.rules: x, label \"path\": \"(\" is not a regular expression",
             ),
             (
                 "sampling",
                 "tracing:\n  samplingRate: often",
-                "c.yaml:3:17: spec.tracing.samplingRate: \"often\" is not a number; 0.0001 counts, as \
+                "c.yaml:3:19: spec.tracing.samplingRate: \"often\" is not a number; 0.0001 counts, as \
                  with daprd",
             ),
             (
                 "log",
                 "logging:\n  apiLogging:\n    obfuscateURLs: 7",
-                "c.yaml:4:20: spec.logging.apiLogging.obfuscateURLs: write true or false",
+                "c.yaml:4:22: spec.logging.apiLogging.obfuscateURLs: write true or false",
             ),
         ] {
             let (_, problems) = parse(spec);

@@ -26,4 +26,5 @@ mod shutdown;
 mod sidecar;
 mod support;
 mod survival;
+mod telemetry;
 mod unix_sockets;

@@ -194,13 +194,14 @@ impl Link {
             let due = self.alone.on_time(clock::now());
             self.act(due);
             self.read_inbox();
-            self.send_records();
             if socket_ready {
                 self.read_socket();
             }
             if listener_ready {
                 self.accept();
             }
+            // Also to a control that has just come.
+            self.send_records();
             // After all that somebody waits for: freeing the table of a replaced state takes its
             // time.
             drop(self.progress.take_outlived());

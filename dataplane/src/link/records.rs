@@ -15,7 +15,8 @@ use snapshot::wire::{self, FromDataPlane};
 use std::sync::Arc;
 
 impl Link {
-    /// Ready to be called whenever the link is awake; a worker wakes it after it recorded something.
+    /// Ready to be called whenever the link is awake; a worker wakes it after it recorded
+    /// something.
     pub(super) fn send_records(&mut self) {
         let wall = Wall::now();
         for index in 0..self.counted.journals.len() {

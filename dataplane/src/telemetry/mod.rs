@@ -5,9 +5,10 @@
 //! threads may be a moment behind.
 //!
 //! ```text
-//! observed.rs   one exchange, until it is over          trace.rs, baggage.rs, ids.rs   trace context
-//! series.rs     numbers by labels                       record.rs, journal.rs   log and spans, to the link
-//! paths.rs      which label a path has                  expose.rs   all workers' series as metrics
+//! observed.rs   one exchange, until it is over          trace.rs, baggage.rs, ids.rs   trace
+//! context series.rs     numbers by labels                       record.rs, journal.rs   log and
+//! spans, to the link paths.rs      which label a path has                  expose.rs   all
+//! workers' series as metrics
 //! ```
 
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ mod journal;
 mod names;
 mod observed;
 mod paths;
+mod probe;
 mod record;
 mod series;
 mod spans;
@@ -34,6 +36,7 @@ pub(crate) use counters::{Counters, Description, Kind};
 pub(crate) use expose::expose;
 pub(crate) use journal::Journal;
 pub(crate) use observed::{Observed, Side};
+pub use probe::Probe;
 pub(crate) use record::{ApiCall, Span, SpanKind};
 pub(crate) use series::Series;
 

@@ -1,7 +1,7 @@
 //! Which label a path has: a pattern that it matches, itself, or none.
 //!
-//! Go's `ServeMux` decides: at each segment a literal beats a wildcard, and a wildcard beats a rest;
-//! where that leads nowhere the next one is tried. Matching allocates nothing.
+//! Go's `ServeMux` decides: at each segment a literal beats a wildcard, and a wildcard beats a
+//! rest; where that leads nowhere the next one is tried. Matching allocates nothing.
 
 #![forbid(unsafe_code)]
 

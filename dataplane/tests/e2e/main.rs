@@ -22,6 +22,7 @@ mod guards;
 mod headers;
 mod lifecycle;
 mod link;
+mod measured;
 mod pieces;
 mod pools;
 mod pressure;
@@ -31,6 +32,7 @@ mod retries;
 mod routing;
 mod smuggling;
 mod soak;
+mod tracing;
 mod upgrade;
 
 /// A request without body; `lines` are whole, with their CRLF.

@@ -18,7 +18,10 @@ use std::{
         unix::net::UnixListener,
     },
     path::PathBuf,
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, channel},
+    },
 };
 
 pub(crate) struct Plane {
@@ -263,7 +266,7 @@ impl Builder {
                 host_ip: Some("10.0.0.1".to_owned()),
                 host_name: Some("h1".to_owned()),
             },
-            telemetry: std::sync::Arc::default(),
+            telemetry: Arc::default(),
             balance: Balance::default(),
             zone: None,
             body_bytes_max: Some(4 << 20),
