@@ -73,9 +73,9 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 /// Header lines in a head; more are refused with 431. Twice what a browser with many cookies sends.
 pub const HEADER_LINES_MAX: usize = 112;
 
-/// What of these bounds is kept for the lines that the caller's sidecar adds (at most nine: who
-/// calls, whom, through whom, `Host`, an upgrade), so that a head that passed the caller's sidecar
-/// also passes the callee's.
+/// What of these bounds is kept for the lines that the caller's sidecar adds (at most ten: who
+/// calls, whom, through whom, `Host`, an upgrade, its trace), so that a head that passed the
+/// caller's sidecar also passes the callee's.
 pub const PEER_HEADER_LINES: usize = 12;
 pub const PEER_HEAD_BYTES: usize = 2 * 1024;
 

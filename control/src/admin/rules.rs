@@ -33,8 +33,12 @@ impl Rule {
     /// Why the expression is none.
     pub(crate) fn new(label: &str, expression: &str, replacement: &str) -> Result<Self, String> {
         let built = RegexBuilder::new(expression).size_limit(EXPRESSION_BYTES_MAX).build();
-        let expression =
-            built.map_err(|e| format!("{expression:?} is not a regular expression: {e}"))?;
+        let expression = built.map_err(|e| {
+            // Its text shows the place in lines of its own; the last one says what is wrong.
+            let text = e.to_string();
+            let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            format!("{expression:?} is not a regular expression: {reason}")
+        })?;
         let (label, replacement) = (label.to_owned(), replacement.to_owned());
         Ok(Self { label, expression, replacement })
     }

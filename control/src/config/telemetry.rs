@@ -376,7 +376,7 @@ mod tests {
             (
                 "rule",
                 "metrics:\n  rules:\n  - name: x\n    labels:\n    - name: path\n      regex: {a: '('}",
-                "c.yaml:7:24: spec.metrics.rules: x, label \"path\": \"(\" is not a regular expression",
+                "c.yaml:7:20: spec.metrics.rules: x, label \"path\": \"(\" is not a regular expression",
             ),
             (
                 "sampling",

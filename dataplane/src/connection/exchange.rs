@@ -87,6 +87,7 @@ impl Exchange {
             self.upstream.is_none(),
             "the last exchange gave its upstream connection back"
         );
+        debug_assert!(self.observed.is_none(), "the last exchange was told of");
         let Buffers { notes, url_path, replay, cors } = buffers;
         *self = Self { notes, url_path, replay, cors, ..Self::default() };
     }

@@ -620,7 +620,7 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         guards: Default::default(),
         channel: Some(AppChannel { address: address_of(place), protocol: AppProtocol::Http }),
         origin: Origin { host_ip: Some("10.0.0.1".to_owned()), host_name: None },
-        telemetry: std::sync::Arc::default(),
+        telemetry: Arc::new(told()),
         balance: Balance::default(),
         zone: None,
         body_bytes_max: Some(BODY_BYTES_MAX as u64),
@@ -646,4 +646,17 @@ fn route(id: &str, place: Place) -> Route {
         namespace: Namespace::default(),
         endpoints: [place, FAR_TOO].map(endpoint).to_vec(),
     }
+}
+
+/// Whatever can be told without changing what goes over the wire.
+fn told() -> snapshot::Telemetry {
+    let metrics = snapshot::Metrics {
+        has_raw_paths: true,
+        patterns: Vec::new(),
+        excludes_verbs: false,
+        counts_error_codes: true,
+        latency_bounds_ms: vec![1, 10, 100],
+    };
+    let api_log = Some(snapshot::ApiLog::default());
+    snapshot::Telemetry { metrics: Some(metrics), api_log, tracing: None }
 }

@@ -5,10 +5,12 @@
 //! threads may be a moment behind.
 //!
 //! ```text
-//! observed.rs   one exchange, until it is over          trace.rs, baggage.rs, ids.rs   trace
-//! context series.rs     numbers by labels                       record.rs, journal.rs   log and
-//! spans, to the link paths.rs      which label a path has                  expose.rs   all
-//! workers' series as metrics
+//! calls.rs      an exchange's way: asked, planned, tried, answered, over
+//! observed.rs   what is remembered of it until then
+//! paths.rs      which label a path has
+//! series.rs     numbers by labels; expose.rs: all workers' as metrics
+//! spans.rs      which trace it belongs to, and what is recorded of that
+//! journal.rs    records on their way to the link
 //! ```
 
 #![forbid(unsafe_code)]
