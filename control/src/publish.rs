@@ -157,7 +157,9 @@ pub(crate) enum MetadataError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapshot::{Address, Balance, Endpoint, InstanceId, ListenerId, ListenerKind, Origin};
+    use snapshot::{
+        Address, ApiLog, Balance, Endpoint, InstanceId, ListenerId, ListenerKind, Origin,
+    };
 
     fn app(number: u32, id: &str) -> App {
         App {
@@ -215,6 +217,25 @@ mod tests {
         let document = |snapshot: &Snapshot| snapshot.apps.get(0).unwrap().metadata_json.clone();
         assert!(!document(&first).contains("\"k\""));
         assert!(document(&second).contains("\"k\":\"v\""));
+    }
+
+    #[test]
+    fn changes_of_one_app_add_up() {
+        let first = one_app();
+        let telemetry =
+            Arc::new(Telemetry { api_log: Some(ApiLog::default()), ..Telemetry::default() });
+        let (second, count) = told(&first, |publisher, told| {
+            publisher.set_limits(told, 0, Some(7), 9);
+            publisher.set_telemetry(told, 0, Arc::clone(&telemetry));
+        });
+        let app = second.apps.get(0).unwrap();
+        assert_eq!((app.body_bytes_max, app.head_bytes_max, count), (Some(7), 9, 1));
+        assert_eq!(app.telemetry, telemetry);
+        let (third, _) = told(&second, |publisher, told| {
+            publisher.remove(told, 0);
+            publisher.set_limits(told, 0, None, 1);
+        });
+        assert!(third.apps.get(0).is_none(), "what is gone does not come back");
     }
 
     #[test]
