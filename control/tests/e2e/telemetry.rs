@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use crate::support::{App, Connection, Place, Process, call, eventually, free_port, get};
+use rustix::process::Signal;
 use std::fs;
 
 /// A sidecar with a metrics page; its ports, of the API and of the page.
@@ -180,6 +181,10 @@ fn calls_are_logged_when_wished() {
         assert!(line.contains(want), "{want} in: {line}");
     }
     assert!(!line.contains("secret"), "{line}");
+    get(port, "/v1.0/invoke/orders/method/last");
+    process.signal(Signal::TERM);
+    let said = process.wait().output;
+    assert!(said.contains("method/last\""), "the last calls are in the log, too:\n{said}");
 
     let file = "spec: {logging: {apiLogging: {enabled: true, obfuscateURLs: true, \
         omitHealthChecks: true}}}\n";

@@ -200,7 +200,6 @@ impl Link {
             if listener_ready {
                 self.accept();
             }
-            // Also to a control that has just come.
             self.send_records();
             // After all that somebody waits for: freeing the table of a replaced state takes its
             // time.
@@ -611,6 +610,8 @@ impl Link {
                 FromWorker::Drained { worker } => {
                     self.drained[worker.index()] = true;
                     if self.drained.iter().all(|drained| *drained) {
+                        // Control ends at the word, and its log should be whole.
+                        self.send_records();
                         self.send(&FromDataPlane::Drained);
                         self.end_if_drained();
                     }

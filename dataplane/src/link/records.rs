@@ -1,7 +1,7 @@
 //! Calls and spans on their way from the workers' journals to control.
 //!
-//! While there is no control they stay where they are; what then finds no room there is counted by
-//! its worker.
+//! While there is no control, or one that still finds its way, they stay where they are; what then
+//! finds no room there is counted by its worker.
 
 #![forbid(unsafe_code)]
 
@@ -45,7 +45,7 @@ impl Link {
     ) {
         // No more than fit a journal: workers go on recording, and others wait for the link.
         for _ in 0..=RECORDS_MAX / RECORDS_PER_FRAME {
-            if self.socket.is_none() {
+            if self.socket.is_none() || !self.is_fed {
                 return;
             }
             let records = std::iter::from_fn(|| take(journal)).take(RECORDS_PER_FRAME);

@@ -332,10 +332,12 @@ on_both_engines! {
             client.read_response();
         }
         plane.relink();
-        let mut count = 0;
-        while count < 512 {
+        plane.send_state(|_| {});
+        let (mut count, mut is_live) = (0, false);
+        while count < 512 || !is_live {
             match plane.link.receive() {
                 FromDataPlane::ApiCalls(calls) => count += calls.len(),
+                FromDataPlane::Live { .. } => is_live = true,
                 other => panic!("no calls, but {other:?}"),
             }
         }
