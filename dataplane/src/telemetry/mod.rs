@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! calls.rs      an exchange's way: asked, planned, tried, answered, over
+//! notes.rs      what is counted and logged of it
 //! observed.rs   what is remembered of it until then
 //! paths.rs      which label a path has
 //! series.rs     numbers by labels; expose.rs: all workers' as metrics
@@ -24,6 +25,7 @@ mod histogram;
 mod ids;
 mod journal;
 mod names;
+mod notes;
 mod observed;
 mod paths;
 mod probe;

@@ -9,7 +9,8 @@
 
 use super::{
     Telemetry,
-    calls::{Planned, Seen, number_of},
+    calls::{Planned, Seen},
+    notes::number_of,
     observed::{Observed, Side, Traced},
     record::{Span, SpanKind},
     trace::{Context, SAMPLED, is_tracestate},
