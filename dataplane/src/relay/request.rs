@@ -113,9 +113,7 @@ impl<E: Engine> Relay<E> {
         if !self.observe_request(key, &chunk) {
             return;
         }
-        let Some(connection) = self.connections.find_mut(key) else { return };
-        let head = &self.request_head;
-        let exchange = &mut connection.exchange;
+        let Some(connection) = self.connections.find(key) else { return };
         if connection.listener == ListenerKind::Peer {
             return self.call(key, chunk);
         }
