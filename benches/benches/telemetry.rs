@@ -26,6 +26,7 @@ fn probe(telemetry: Telemetry) -> Probe {
         number,
         id: AppId::new(id).unwrap(),
         namespace: Namespace::default(),
+        guards: Arc::default(),
         channel: None,
         origin: Origin::default(),
         telemetry: Arc::clone(&telemetry),

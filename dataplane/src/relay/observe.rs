@@ -19,8 +19,9 @@ impl<E: Engine> Relay<E> {
     pub(super) fn observe_request(&mut self, key: ConnectionKey, chunk: &Chunk) -> bool {
         let Some(connection) = self.connections.find_mut(key) else { return false };
         let side = match connection.listener {
-            ListenerKind::Api | ListenerKind::Public => Side::Api,
+            ListenerKind::Api => Side::Api,
             ListenerKind::Peer => Side::Peer,
+            ListenerKind::Public => Side::Public,
         };
         let seen = Seen { app: connection.app, side, head: &self.request_head, bytes: chunk };
         match self.telemetry.on_request(&seen, self.now) {
@@ -40,6 +41,13 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(key) else { return };
         if let Some(observed) = &mut connection.exchange.observed {
             self.telemetry.on_local(observed, call);
+        }
+    }
+
+    pub(super) fn observe_turned_away(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        if let Some(observed) = &mut connection.exchange.observed {
+            observed.on_turned_away();
         }
     }
 

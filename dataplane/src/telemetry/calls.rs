@@ -74,11 +74,11 @@ impl Telemetry {
             Some(metrics) if metrics.excludes_verbs => Verb::NONE,
             _ => Verb::of(seen.head.method),
         };
-        if seen.side == Side::Api {
+        if seen.side.is_client() {
             self.note_path(&mut observed, seen);
         }
         if app.tracing().is_some() && !observed.is_health_check {
-            if seen.side == Side::Api {
+            if seen.side.is_client() {
                 check_baggage(seen)?;
             }
             self.trace_request(&mut observed, seen);
@@ -160,7 +160,7 @@ impl Telemetry {
 
     fn note_caller(&mut self, observed: &mut Observed, planned: &Planned<'_>) {
         observed.caller = match observed.side {
-            Side::Api => self.names.intern(observed.app.id.as_bytes()),
+            Side::Api | Side::Public => self.names.intern(observed.app.id.as_bytes()),
             Side::Peer => {
                 let line = planned.head.lines.find(Field::DaprCallerAppId);
                 line.map_or(NameId::EMPTY, |line| self.names.intern(line.value.of(planned.bytes)))
@@ -232,7 +232,7 @@ impl Telemetry {
             let labels = Labels::of(Family::ReceivedBytes, NameId::EMPTY);
             record(&self.series(&callee, labels).bytes, outcome.response_bytes);
         }
-        if observed.side == Side::Api {
+        if observed.side.is_client() {
             self.note_server_request(&observed, outcome, now);
             self.log_call(&observed, outcome, now);
         }

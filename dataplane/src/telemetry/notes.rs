@@ -50,7 +50,7 @@ impl Telemetry {
     /// The time that it takes in here ends with this turn.
     pub(super) fn note_added(&mut self, observed: &Observed) {
         let (app, family, path, default) = match (observed.side, &observed.callee) {
-            (Side::Api, _) => {
+            (Side::Api | Side::Public, _) => {
                 (&observed.app, Family::AddedOutbound, observed.path, OUTBOUND_TEMPLATE)
             }
             (Side::Peer, Some(callee)) => {
@@ -92,7 +92,7 @@ impl Telemetry {
 
     pub(super) fn log_call(&mut self, observed: &Observed, outcome: Outcome, now: Instant) {
         let Some(log) = observed.app.api_log() else { return };
-        if log.omits_health_checks && observed.is_health_check {
+        if !observed.is_logged || (log.omits_health_checks && observed.is_health_check) {
             return;
         }
         let call = ApiCall {

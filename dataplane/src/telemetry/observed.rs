@@ -24,6 +24,14 @@ pub(crate) enum Side {
     Api,
     /// Another sidecar.
     Peer,
+    /// A client of the public port, whose calls are not logged.
+    Public,
+}
+
+impl Side {
+    pub(super) fn is_client(self) -> bool {
+        matches!(self, Self::Api | Self::Public)
+    }
 }
 
 #[derive(Debug)]
@@ -37,6 +45,8 @@ pub(crate) struct Observed {
     pub(super) path: Label,
     pub(super) request_bytes: u64,
     pub(super) is_health_check: bool,
+    /// It came so far that the log names it.
+    pub(super) is_logged: bool,
     /// The number of the app that this data plane calls itself.
     pub(super) callee_number: Option<usize>,
     pub(super) callee: Option<Rc<AppTelemetry>>,
@@ -85,6 +95,7 @@ impl Observed {
             path: Label::default(),
             request_bytes: 0,
             is_health_check: false,
+            is_logged: side == Side::Api,
             callee_number: None,
             callee: None,
             callee_path: Label::default(),
@@ -117,6 +128,11 @@ impl Observed {
     /// The app that this data plane calls is told now.
     pub(crate) fn on_callee(&mut self, number: usize) {
         self.callee_number = Some(number);
+    }
+
+    /// It was answered at the door; daprd's API log stands behind that.
+    pub(crate) fn on_turned_away(&mut self) {
+        self.is_logged = false;
     }
 
     /// Upstream has, or is about to have, the request.

@@ -90,7 +90,7 @@ impl Telemetry {
         let ended = observed.answered.unwrap_or(now);
         if let Some(own) = observed.own.filter(|own| own.is_recorded) {
             let kind = match observed.side {
-                Side::Api => SpanKind::Client,
+                Side::Api | Side::Public => SpanKind::Client,
                 Side::Peer => SpanKind::Server,
             };
             self.record_span(span(observed, own, kind, number_of(&observed.app), ended));

@@ -5,11 +5,12 @@
 
 use crate::{
     X, get, request,
-    support::{DEADLINE, Plane, ServedApp, on_both_engines},
+    support::{DEADLINE, Plane, ServedApp, Wire, on_both_engines},
 };
 use dataplane::{clock, engine::Choice};
 use snapshot::{
-    ApiLog, Metrics, PathPattern, State, Telemetry,
+    ApiLog, ListenerKind, Metrics, PathPattern, State, Telemetry,
+    policy::Token,
     wire::{ApiCall, Counter, FromDataPlane, Histogram, ToDataPlane},
 };
 use std::sync::Arc;
@@ -304,6 +305,18 @@ on_both_engines! {
         let [call] = &calls(&mut plane, 1)[..] else { unreachable!() };
         assert_eq!((&*call.method, call.status), ("GET /v1.0/healthz", 204));
 
+        let mut public = Wire::connect(plane.address_of(0, ListenerKind::Public));
+        public.send(get("/v1.0/healthz"));
+        public.read_response();
+        plane.publish(|state| {
+            let guards = Arc::make_mut(&mut state.apps[0].guards);
+            guards.api_token = Some(Token::new("t").unwrap());
+        });
+        client.send(get(X));
+        assert_eq!(client.read_response().status(), 401);
+        plane.publish(|state| state.apps[0].guards = Arc::default());
+
+        // Neither the public port nor who lacks the token is in it.
         let shy = log(ApiLog { obfuscates_urls: true, omits_health_checks: true });
         plane.publish(told(&shy));
         client.send(get("/v1.0/healthz"));
@@ -325,13 +338,13 @@ on_both_engines! {
             .edit(told(&log))
             .edit(|state| state.on_control_lost = on_control_lost)
             .start();
-        plane.link = crate::support::Link::nowhere();
+        // A control that has not told anything yet is not told anything.
+        plane.relink();
         let mut client = plane.client();
         for _ in 0..600 {
             client.send(get("/v1.0/metadata"));
             client.read_response();
         }
-        plane.relink();
         plane.send_state(|_| {});
         let (mut count, mut is_live) = (0, false);
         while count < 512 || !is_live {
