@@ -2,9 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::{paths::Patterns, series::Shape};
+use super::{
+    names::{NameId, Names},
+    paths::Patterns,
+    series::{Family, Series, Shape},
+};
 use snapshot::{ApiLog, App, Apps, Metrics, Telemetry as Wishes, Tracing};
-use std::sync::Arc;
+use std::{cell::OnceCell, sync::Arc};
 
 #[derive(Debug)]
 pub(super) struct AppTelemetry {
@@ -13,6 +17,9 @@ pub(super) struct AppTelemetry {
     pub(super) patterns: Patterns,
     wishes: Arc<Wishes>,
     latency: Arc<[u64]>,
+    name: OnceCell<NameId>,
+    /// Of bodies: sent by clients, sent to them, received from the app.
+    bytes: [OnceCell<Arc<Series>>; 3],
 }
 
 /// Buckets that are the same for all.
@@ -33,6 +40,8 @@ impl AppTelemetry {
             patterns: Patterns::new(patterns),
             wishes: Arc::clone(&app.telemetry),
             latency: bounds.iter().map(|bound| u64::from(*bound)).collect(),
+            name: OnceCell::new(),
+            bytes: Default::default(),
         }
     }
 
@@ -41,6 +50,19 @@ impl AppTelemetry {
         self.number == app.number as usize
             && *self.id == *app.id.as_str()
             && self.wishes == app.telemetry
+    }
+
+    /// Its id as a label of other apps.
+    pub(super) fn name(&self, names: &mut Names) -> NameId {
+        *self.name.get_or_init(|| names.intern(self.id.as_bytes()))
+    }
+
+    pub(super) fn kept(&self, family: Family) -> Option<&Arc<Series>> {
+        self.bytes[place_of(family)].get()
+    }
+
+    pub(super) fn keep(&self, family: Family, series: Arc<Series>) -> &Arc<Series> {
+        self.bytes[place_of(family)].get_or_init(|| series)
     }
 
     pub(super) fn slot(&self) -> usize {
@@ -79,6 +101,14 @@ impl AppTelemetry {
 impl Default for Bounds {
     fn default() -> Self {
         Self { bytes: Arc::from(SIZE_BOUNDS), added: Arc::from(ADDED_BOUNDS_NS) }
+    }
+}
+
+fn place_of(family: Family) -> usize {
+    match family {
+        Family::RequestBytes => 0,
+        Family::ResponseBytes => 1,
+        _ => 2,
     }
 }
 

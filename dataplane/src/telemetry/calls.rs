@@ -5,9 +5,8 @@
 use super::{
     BaggageError, Telemetry, baggage,
     names::NameId,
-    notes::record,
     observed::{Observed, Side},
-    paths,
+    paths::{self, merge_slashes},
     series::{Family, Labels, Verb},
 };
 use crate::{
@@ -94,11 +93,11 @@ impl Telemetry {
             true => &self.scratch[..],
             false => path,
         };
-        observed.is_health_check = memchr::memmem::find(decoded, b"/healthz").is_some();
+        observed.is_health_check = self.finders.healthz.find(decoded).is_some();
         let app = &observed.app;
         if let Some(metrics) = app.metrics() {
-            let (patterns, names) = (&app.patterns, &mut self.names);
-            observed.path = paths::label(decoded, metrics, patterns, names, &mut self.merged);
+            let path = merge_slashes(decoded, &self.finders.slashes, &mut self.merged);
+            observed.path = paths::label(path, metrics, &app.patterns, &mut self.names);
         }
         if app.api_log().is_some() || app.tracing().is_some() {
             observed.method.push(seen.head.method_name.of(seen.bytes));
@@ -153,14 +152,13 @@ impl Telemetry {
         self.scratch.clear();
         self.scratch.push(b'/');
         self.scratch.extend_from_slice(method);
-        let (patterns, names) = (&callee.patterns, &mut self.names);
-        observed.callee_path =
-            paths::label(&self.scratch, metrics, patterns, names, &mut self.merged);
+        let path = merge_slashes(&self.scratch, &self.finders.slashes, &mut self.merged);
+        observed.callee_path = paths::label(path, metrics, &callee.patterns, &mut self.names);
     }
 
     fn note_caller(&mut self, observed: &mut Observed, planned: &Planned<'_>) {
         observed.caller = match observed.side {
-            Side::Api | Side::Public => self.names.intern(observed.app.id.as_bytes()),
+            Side::Api | Side::Public => observed.app.name(&mut self.names),
             Side::Peer => {
                 let line = planned.head.lines.find(Field::DaprCallerAppId);
                 line.map_or(NameId::EMPTY, |line| self.names.intern(line.value.of(planned.bytes)))
@@ -229,8 +227,7 @@ impl Telemetry {
             && callee.metrics().is_some()
             && observed.answered.is_some()
         {
-            let labels = Labels::of(Family::ReceivedBytes, NameId::EMPTY);
-            record(&self.series(&callee, labels).bytes, outcome.response_bytes);
+            self.record_bytes(&callee, Family::ReceivedBytes, outcome.response_bytes);
         }
         if observed.side.is_client() {
             self.note_server_request(&observed, outcome, now);
@@ -256,13 +253,14 @@ fn check_baggage<'a>(seen: &Seen<'a>) -> Result<(), BaggageError<'a>> {
 
 /// The path of a request target, without its query.
 fn path_of(target: &[u8]) -> &[u8] {
-    let path = match memchr::memmem::find(target, b"://") {
-        Some(at) if !target.starts_with(b"/") => {
-            let rest = &target[at + 3..];
-            memchr::memchr(b'/', rest).map_or(&b"/"[..], |slash| &rest[slash..])
-        }
-        _ => target,
+    let authority = match target {
+        [b'/', ..] => None,
+        _ => memchr::memmem::find(target, b"://"),
     };
+    let path = authority.map_or(target, |at| {
+        let rest = &target[at + 3..];
+        memchr::memchr(b'/', rest).map_or(&b"/"[..], |slash| &rest[slash..])
+    });
     memchr::memchr2(b'?', b'#', path).map_or(path, |end| &path[..end])
 }
 

@@ -47,8 +47,9 @@ pub(crate) use series::Series;
 use crate::{adoption::Difference, clock::Instant};
 use app::{AppTelemetry, Bounds};
 use ids::Ids;
+use memchr::memmem::Finder;
 use names::{NameId, Names};
-use series::{Labels, Place, SeriesTable};
+use series::{Family, Labels, Place, SeriesTable};
 use snapshot::{Apps, Snapshot};
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -68,6 +69,10 @@ pub(crate) struct Telemetry {
     spare: Vec<Box<Observed>>,
     /// Answered in this turn; their time ends with it.
     answered: Vec<Answered>,
+    /// Routes of calls that no pattern matches.
+    outbound_route: NameId,
+    inbound_route: NameId,
+    finders: Finders,
     scratch: Vec<u8>,
     merged: Vec<u8>,
     overflow: Overflow,
@@ -82,6 +87,18 @@ enum Overflow {
     Told,
 }
 
+/// Made once: making one costs more than a search in a path.
+struct Finders {
+    healthz: Finder<'static>,
+    slashes: Finder<'static>,
+}
+
+impl Default for Finders {
+    fn default() -> Self {
+        Self { healthz: Finder::new("/healthz"), slashes: Finder::new("//") }
+    }
+}
+
 struct Answered {
     series: Arc<Series>,
     began: Instant,
@@ -90,10 +107,14 @@ struct Answered {
 
 impl Telemetry {
     pub(crate) fn new(counters: Arc<Counters>, journal: Arc<Journal>, seed: u64) -> Self {
+        let mut names = Names::default();
         Self {
+            outbound_route: names.intern(b"/v1.0/invoke/{app_id}/method/{method...}"),
+            inbound_route: names.intern(b"/{method...}"),
+            finders: Finders::default(),
             apps: Vec::new(),
             bounds: Bounds::default(),
-            names: Names::default(),
+            names,
             series: SeriesTable::default(),
             counters,
             journal,
@@ -121,6 +142,8 @@ impl Telemetry {
                 continue;
             }
             self.series.forget(slot);
+            // They hold on to the app of their last exchange.
+            self.spare.clear();
             self.apps[slot] = app.map(|app| Rc::new(AppTelemetry::new(app)));
         }
     }
@@ -140,6 +163,20 @@ impl Telemetry {
             }
         }
         series
+    }
+
+    /// In a series that an app has once, and so keeps at hand.
+    fn record_bytes(&mut self, app: &AppTelemetry, family: Family, bytes: u64) {
+        let series = match app.kept(family) {
+            Some(series) => series,
+            None => {
+                let series = Arc::clone(self.series(app, Labels::of(family, NameId::EMPTY)));
+                app.keep(family, series)
+            }
+        };
+        if let Some(histogram) = &series.bytes {
+            histogram.record(bytes);
+        }
     }
 
     fn count(&mut self, app: &AppTelemetry, labels: Labels) {

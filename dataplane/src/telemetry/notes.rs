@@ -10,7 +10,6 @@ use super::{
     app::AppTelemetry,
     calls::Outcome,
     histogram::Histogram,
-    names::NameId,
     observed::{Observed, Side},
     record::ApiCall,
     series::{Family, Labels, Verb},
@@ -51,17 +50,17 @@ impl Telemetry {
     pub(super) fn note_added(&mut self, observed: &Observed) {
         let (app, family, path, default) = match (observed.side, &observed.callee) {
             (Side::Api | Side::Public, _) => {
-                (&observed.app, Family::AddedOutbound, observed.path, OUTBOUND_TEMPLATE)
+                (&observed.app, Family::AddedOutbound, observed.path, self.outbound_route)
             }
             (Side::Peer, Some(callee)) => {
-                (callee, Family::AddedInbound, observed.callee_path, INBOUND_TEMPLATE)
+                (callee, Family::AddedInbound, observed.callee_path, self.inbound_route)
             }
             (Side::Peer, None) => return,
         };
         if app.metrics().is_none() {
             return;
         }
-        let route = if path.is_pattern { path.name } else { self.names.intern(default) };
+        let route = if path.is_pattern { path.name } else { default };
         let series = Arc::clone(self.series(&Rc::clone(app), Labels::of(family, route)));
         let Observed { began, waited, .. } = *observed;
         self.answered.push(Answered { series, began, waited });
@@ -86,7 +85,7 @@ impl Telemetry {
             (Family::RequestBytes, observed.request_bytes),
             (Family::ResponseBytes, outcome.response_bytes),
         ] {
-            record(&self.series(&app, Labels::of(family, NameId::EMPTY)).bytes, bytes);
+            self.record_bytes(&app, family, bytes);
         }
     }
 
@@ -125,7 +124,3 @@ pub(super) fn record(histogram: &Option<Histogram>, value: u64) {
 fn whole_millis(from: Instant, to: Instant) -> u64 {
     u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX)
 }
-
-/// Routes of calls that no pattern matches.
-const OUTBOUND_TEMPLATE: &[u8] = b"/v1.0/invoke/{app_id}/method/{method...}";
-const INBOUND_TEMPLATE: &[u8] = b"/{method...}";

@@ -120,9 +120,35 @@ impl Observed {
 
     /// As [`Self::new`], with the room that it has grown.
     pub(super) fn renew(&mut self, app: Rc<AppTelemetry>, side: Side, now: Instant) {
-        let mut echo = std::mem::take(&mut self.echo);
-        echo.clear();
-        *self = Self { echo, ..Self::new(app, side, now) };
+        self.app = app;
+        self.side = side;
+        self.began = now;
+        self.verb = Verb::NONE;
+        self.path = Label::default();
+        self.request_bytes = 0;
+        self.is_health_check = false;
+        self.is_logged = side == Side::Api;
+        self.callee_number = None;
+        self.callee = None;
+        self.callee_path = Label::default();
+        self.hop = None;
+        self.target = NameId::EMPTY;
+        self.caller = NameId::EMPTY;
+        self.waiting_since = None;
+        self.waited = Duration::ZERO;
+        self.attempted = now;
+        self.status = 0;
+        self.answered = None;
+        self.own = None;
+        self.callee_span = None;
+        self.keeps_tracestate = false;
+        self.echo.clear();
+        self.echo_trace_bytes = 0;
+        // Their bytes stay: to write over 600 of them for each request would cost more than all
+        // else.
+        self.method.clear();
+        self.span_name.clear();
+        self.user_agent.clear();
     }
 
     /// The app that this data plane calls is told now.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::names::{NameId, Names};
+use memchr::memmem::Finder;
 use snapshot::{Metrics, PathPattern, Segment};
 
 /// The patterns of one app, as a tree of segments.
@@ -118,15 +119,14 @@ impl Patterns {
     }
 }
 
-/// The label of `path`, decoded, as daprd 1.18 has it for requests to its API.
+/// The label of `path`, decoded and without double slashes, as daprd 1.18 has it for requests to
+/// its API.
 pub(super) fn label(
     path: &[u8],
     metrics: &Metrics,
     patterns: &Patterns,
     names: &mut Names,
-    scratch: &mut Vec<u8>,
 ) -> Label {
-    let path = merge_slashes(path, scratch);
     if let Some(pattern) = patterns.find(path) {
         return Label { name: names.intern(pattern.as_bytes()), is_pattern: true };
     }
@@ -147,8 +147,13 @@ pub(super) struct Label {
     pub(super) is_pattern: bool,
 }
 
-fn merge_slashes<'a>(path: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
-    if memchr::memmem::find(path, b"//").is_none() {
+/// `double` finds two of them.
+pub(super) fn merge_slashes<'a>(
+    path: &'a [u8],
+    double: &Finder<'_>,
+    scratch: &'a mut Vec<u8>,
+) -> &'a [u8] {
+    if double.find(path).is_none() {
         return path;
     }
     scratch.clear();
@@ -252,7 +257,9 @@ mod tests {
             let none = Patterns::new(&[]);
             let tree = if has_patterns { &tree } else { &none };
             let mut names = Names::default();
-            let label = label(path.as_bytes(), &metrics, tree, &mut names, &mut Vec::new());
+            let mut merged = Vec::new();
+            let path = merge_slashes(path.as_bytes(), &Finder::new("//"), &mut merged);
+            let label = label(path, &metrics, tree, &mut names);
             assert_eq!(&**names.text(label.name), want, "{case}");
         }
     }

@@ -276,7 +276,9 @@ on_both_engines! {
         plane.publish(|state| {
             state.apps[0].telemetry = Arc::new(measured(metrics(&["/new/{x}"])));
         });
-        Page::once(&mut plane, |page| page.labels(COUNT).is_empty());
+        Page::once(&mut plane, |page| {
+            page.labels(COUNT).is_empty() && page.histograms.is_empty()
+        });
         plane.publish(|state| state.apps[0].telemetry = Arc::default());
         client.send(get("/v1.0/metadata"));
         client.read_response();
