@@ -31,6 +31,7 @@ fn snapshot_of(routes: usize) -> Snapshot {
         guards: Default::default(),
         channel: None,
         origin: Origin::default(),
+        telemetry: std::sync::Arc::default(),
         balance: Balance::default(),
         resiliency: None,
         zone: None,

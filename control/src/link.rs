@@ -263,6 +263,7 @@ mod tests {
             guards: Default::default(),
             channel: None,
             origin: snapshot::Origin::default(),
+            telemetry: std::sync::Arc::default(),
             balance: snapshot::Balance::default(),
             resiliency: None,
             zone: None,

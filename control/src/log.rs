@@ -32,6 +32,13 @@ struct Shared {
     instance: String,
 }
 
+/// The value of a field.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Field<'a> {
+    Number(u64),
+    Text(&'a str),
+}
+
 enum Output {
     Stdout,
     File(File),
@@ -132,10 +139,31 @@ impl Log {
     }
 
     pub(crate) fn write(&self, level: Level, message: &dyn Display) {
-        if (level as u8) < self.shared.threshold.load(Ordering::Relaxed) {
+        if !self.is_written(level) {
             return;
         }
-        let line = self.line(Timestamp::now(), level, &message.to_string());
+        self.put(&self.line(Timestamp::now(), level, &message.to_string(), &[]));
+    }
+
+    /// A line with more than the usual fields, of a time that may have passed.
+    pub(crate) fn write_fields(
+        &self,
+        time: Timestamp,
+        level: Level,
+        message: &str,
+        fields: &[(&str, Field<'_>)],
+    ) {
+        if self.is_written(level) {
+            self.put(&self.line(time, level, message, fields));
+        }
+    }
+
+    /// Whether lines of this weight go anywhere.
+    pub(crate) fn is_written(&self, level: Level) -> bool {
+        (level as u8) >= self.shared.threshold.load(Ordering::Relaxed)
+    }
+
+    fn put(&self, line: &str) {
         // A log that cannot be written has nobody left to tell; the sidecar serves on.
         let _ = match &self.shared.output {
             Output::Stdout => {
@@ -146,10 +174,17 @@ impl Log {
         };
     }
 
-    fn line(&self, time: Timestamp, level: Level, message: &str) -> String {
+    /// `more` may give a usual field another value.
+    fn line(
+        &self,
+        time: Timestamp,
+        level: Level,
+        message: &str,
+        more: &[(&str, Field<'_>)],
+    ) -> String {
         let (time, version) = (time.rfc3339(), crate::version::DAPR);
         let Shared { app_id, instance, .. } = &*self.shared;
-        let fields = [
+        let usual = [
             ("app_id", app_id.as_str()),
             ("instance", instance),
             ("level", level.name()),
@@ -159,6 +194,13 @@ impl Log {
             ("type", "log"),
             ("ver", version),
         ];
+        let mut fields: Vec<(&str, Field<'_>)> = more.to_vec();
+        for (key, value) in usual {
+            if !more.iter().any(|(other, _)| *other == key) {
+                fields.push((key, Field::Text(value)));
+            }
+        }
+        fields.sort_unstable_by_key(|(key, _)| *key);
         match self.shared.format {
             Format::Json => json_line(&fields),
             Format::Text => text_line(&fields),
@@ -167,11 +209,14 @@ impl Log {
 }
 
 /// Keys in alphabetical order, as Go's JSON encoder has them.
-fn json_line(fields: &[(&str, &str)]) -> String {
+fn json_line(fields: &[(&str, Field<'_>)]) -> String {
     let mut line = String::with_capacity(256);
     for (index, (key, value)) in fields.iter().enumerate() {
         let separator = if index == 0 { '{' } else { ',' };
-        let value = serde_json::Value::from(*value);
+        let value = match *value {
+            Field::Number(number) => serde_json::Value::from(number),
+            Field::Text(text) => serde_json::Value::from(text),
+        };
         let _ = write!(line, "{separator}\"{key}\":{value}");
     }
     line.push_str("}\n");
@@ -179,15 +224,19 @@ fn json_line(fields: &[(&str, &str)]) -> String {
 }
 
 /// logrus' text formatter: time, level and message first, then the fields in alphabetical order.
-fn text_line(fields: &[(&str, &str)]) -> String {
-    let value_of = |key| fields.iter().find(|(k, _)| *k == key).map_or("", |(_, v)| *v);
+fn text_line(fields: &[(&str, Field<'_>)]) -> String {
+    let value_of =
+        |key| fields.iter().find(|(k, _)| *k == key).map_or(Field::Text(""), |(_, v)| *v);
     let first = ["time", "level", "msg"];
     let rest = fields.iter().filter(|(key, _)| !first.contains(key)).copied();
     let mut line = String::with_capacity(256);
     for (key, value) in first.map(|key| (key, value_of(key))).into_iter().chain(rest) {
         let separator = if line.is_empty() { "" } else { " " };
         let _ = write!(line, "{separator}{key}=");
-        push_text_value(&mut line, value);
+        match value {
+            Field::Number(number) => _ = write!(line, "{number}"),
+            Field::Text(text) => push_text_value(&mut line, text),
+        }
     }
     line.push('\n');
     line
@@ -244,7 +293,7 @@ mod tests {
             instance: "box 1".to_owned(),
             file: None,
         };
-        Log::open(settings).unwrap().line(Timestamp(0), Level::Warning, message)
+        Log::open(settings).unwrap().line(Timestamp(0), Level::Warning, message, &[])
     }
 
     #[test]
@@ -281,6 +330,37 @@ mod tests {
             ("type", "log"),
         ] {
             assert_eq!(value[key], want, "{key}");
+        }
+    }
+
+    #[test]
+    fn more_fields_stand_among_the_usual_ones() {
+        for (format, want) in [
+            (
+                Format::Text,
+                "msg=Called app_id=other code=200 instance= method=\"GET /a b\" scope=dapr.runtime",
+            ),
+            (
+                Format::Json,
+                "{\"app_id\":\"other\",\"code\":200,\"instance\":\"\",\"level\":\"info\",\
+                 \"method\":\"GET /a b\",\"msg\":\"Called\"",
+            ),
+        ] {
+            let settings = Settings {
+                format,
+                threshold: Level::Info,
+                app_id: "orders".to_owned(),
+                instance: String::new(),
+                file: None,
+            };
+            let fields = [
+                ("method", Field::Text("GET /a b")),
+                ("code", Field::Number(200)),
+                ("app_id", Field::Text("other")),
+            ];
+            let log = Log::open(settings).unwrap();
+            let line = log.line(Timestamp(0), Level::Info, "Called", &fields);
+            assert!(line.replace("instance=\"\"", "instance=").contains(want), "{line}");
         }
     }
 

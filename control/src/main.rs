@@ -25,7 +25,6 @@ mod port_owner;
 mod preflight;
 mod publish;
 mod registry;
-mod resident;
 mod resources;
 mod runtime_dir;
 mod sidecar;

@@ -10,7 +10,7 @@
 use crate::admin::metadata::Metadata;
 use snapshot::{
     App, AppHealth, AppId, Change, Delta, Listener, Namespace, OnControlLost, Route, Snapshot,
-    Version,
+    Telemetry, Version,
     policy::{Guards, resiliency::Resiliency},
 };
 use std::{collections::BTreeSet, sync::Arc};
@@ -87,6 +87,15 @@ impl Publisher {
         self.edit(told, number, |app| app.guards = Arc::clone(guards));
     }
 
+    pub(crate) fn set_telemetry(
+        &mut self,
+        told: &Snapshot,
+        number: u32,
+        telemetry: Arc<Telemetry>,
+    ) {
+        self.edit(told, number, |app| app.telemetry = telemetry);
+    }
+
     pub(crate) fn set_health(&mut self, told: &Snapshot, number: u32, health: AppHealth) {
         self.edit(told, number, |app| app.health = health);
     }
@@ -159,7 +168,9 @@ pub(crate) enum MetadataError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snapshot::{Address, Balance, Endpoint, InstanceId, ListenerId, ListenerKind, Origin};
+    use snapshot::{
+        Address, ApiLog, Balance, Endpoint, InstanceId, ListenerId, ListenerKind, Origin,
+    };
 
     fn app(number: u32, id: &str) -> App {
         App {
@@ -169,6 +180,7 @@ mod tests {
             guards: Default::default(),
             channel: None,
             origin: Origin::default(),
+            telemetry: std::sync::Arc::default(),
             balance: Balance::default(),
             resiliency: None,
             zone: None,
@@ -218,6 +230,25 @@ mod tests {
         let document = |snapshot: &Snapshot| snapshot.apps.get(0).unwrap().metadata_json.clone();
         assert!(!document(&first).contains("\"k\""));
         assert!(document(&second).contains("\"k\":\"v\""));
+    }
+
+    #[test]
+    fn changes_of_one_app_add_up() {
+        let first = one_app();
+        let telemetry =
+            Arc::new(Telemetry { api_log: Some(ApiLog::default()), ..Telemetry::default() });
+        let (second, count) = told(&first, |publisher, told| {
+            publisher.set_limits(told, 0, Some(7), 9, None);
+            publisher.set_telemetry(told, 0, Arc::clone(&telemetry));
+        });
+        let app = second.apps.get(0).unwrap();
+        assert_eq!((app.body_bytes_max, app.head_bytes_max, count), (Some(7), 9, 1));
+        assert_eq!(app.telemetry, telemetry);
+        let (third, _) = told(&second, |publisher, told| {
+            publisher.remove(told, 0);
+            publisher.set_limits(told, 0, None, 1, None);
+        });
+        assert!(third.apps.get(0).is_none(), "what is gone does not come back");
     }
 
     #[test]

@@ -49,6 +49,13 @@ pub fn now() -> Instant {
     Instant(part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec))
 }
 
+/// Wall-clock nanoseconds since 1970.
+pub fn unix_nanos() -> u64 {
+    let time = clock_gettime(ClockId::Realtime);
+    let part = |value: i64| u64::try_from(value).unwrap_or(0);
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
+}
+
 /// Wall-clock seconds since 1970, for `Date` lines.
 pub fn unix_seconds() -> u64 {
     u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or(0)

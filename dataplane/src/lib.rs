@@ -26,7 +26,7 @@ pub mod route;
 #[cfg(test)]
 mod sim;
 mod slab;
-mod telemetry;
+pub mod telemetry;
 mod timer;
 mod upstream;
 mod worker;

@@ -73,9 +73,9 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 /// Header lines in a head; more are refused with 431. Twice what a browser with many cookies sends.
 pub const HEADER_LINES_MAX: usize = 112;
 
-/// What of these bounds is kept for the lines that the caller's sidecar adds (at most nine: who
-/// calls, whom, through whom, `Host`, an upgrade), so that a head that passed the caller's sidecar
-/// also passes the callee's.
+/// What of these bounds is kept for the lines that the caller's sidecar adds (at most ten: who
+/// calls, whom, through whom, `Host`, an upgrade, its trace), so that a head that passed the
+/// caller's sidecar also passes the callee's.
 pub const PEER_HEADER_LINES: usize = 12;
 pub const PEER_HEAD_BYTES: usize = 2 * 1024;
 
@@ -256,6 +256,31 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Messages waiting for one worker; control sends few, accepts are the bulk.
 pub const MAILBOX_MESSAGES_MAX: usize = 4096;
 
+/// Series of metrics per worker. daprd's default shows every path as it is, and strangers choose
+/// paths; with 0.7 KB each this is 1.5 MB, and a page of some megabytes.
+pub const METRIC_SERIES_MAX: usize = 2048;
+
+/// Paths and ids of other apps that are labels, per worker, and how long each may be.
+pub const METRIC_NAMES_MAX: usize = 2048;
+pub const METRIC_NAME_BYTES_MAX: usize = 512;
+
+/// Calls to be logged, and spans, that wait for the link thread, per worker; made when an app wants
+/// them. What the link cannot take is counted and dropped.
+pub const RECORDS_MAX: usize = 512;
+
+/// Records that go to control in one message, so that none is large.
+pub const RECORDS_PER_FRAME: usize = 256;
+
+/// Longest `tracestate` that is passed on, as daprd; and its members (W3C Trace Context §3.3.1.1).
+pub const TRACESTATE_BYTES_MAX: usize = 512;
+pub const TRACESTATE_MEMBERS_MAX: usize = 32;
+
+/// `baggage` as OpenTelemetry's library bounds it for daprd: the whole, one member, and how many.
+pub const BAGGAGE_BYTES_MAX: usize = 8192;
+pub const BAGGAGE_MEMBER_BYTES_MAX: usize = 4096;
+pub const BAGGAGE_MEMBERS_MAX: usize = 180;
+
+const _: () = assert!(METRIC_NAMES_MAX <= u16::MAX as usize);
 const _: () = assert!(BUFFERS_MAX.is_power_of_two() && BUFFERS_START <= BUFFERS_MAX);
 const _: () = assert!(RELAY_LOW_BYTES < RELAY_HIGH_BYTES);
 const _: () = assert!(EJECTION_MIN.as_nanos() <= EJECTION_MAX.as_nanos());

@@ -9,6 +9,7 @@ use crate::{
     gate::GateMessage,
     limits::MAILBOX_MESSAGES_MAX,
     route::{Name, Question},
+    telemetry::Series,
 };
 use crossbeam_queue::ArrayQueue;
 use snapshot::{
@@ -105,6 +106,8 @@ pub(crate) enum FromWorker {
         query: u64,
         scores: Vec<Score>,
     },
+    /// A series that is written from now on.
+    Series(Arc<Series>),
     /// The worker ended; nothing of it goes on.
     Ended {
         worker: WorkerId,
@@ -141,10 +144,15 @@ impl<M> Mailbox<M> {
     /// Returns the message when the receiver is so far behind that MAILBOX_MESSAGES_MAX wait.
     pub(crate) fn try_put(&self, message: M) -> Result<(), M> {
         self.queue.push(message)?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Wakes the receiver for something that does not come through here.
+    pub(crate) fn ring(&self) {
         if let Some(bell) = self.bell.get() {
             bell.wake();
         }
-        Ok(())
     }
 
     /// Waits for room. For the link thread, whose receivers empty their mailboxes each turn, and

@@ -4,11 +4,11 @@
 
 use crate::{
     engine::{self, Backend, Choice, Engine, EngineError, Waker},
-    link::{End, Introduction, Link},
+    link::{End, Introduction, Link, Workers},
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
     policy::resiliency::Breakers,
     resolver::Resolver,
-    telemetry::Counters,
+    telemetry::{Counters, Journal},
     worker::{Surroundings, Worker},
 };
 use rustix::io::Errno;
@@ -62,6 +62,7 @@ pub fn run(options: Options) -> Result<(), RunError> {
 
     let breakers = Arc::new(Breakers::default());
     let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
+    let journals: Vec<Arc<Journal>> = (0..count).map(|_| Arc::default()).collect();
     let mut threads = Vec::with_capacity(count);
     for (index, counters) in counters.iter().enumerate() {
         let id = WorkerId(u32::try_from(index).expect("workers are few"));
@@ -71,6 +72,7 @@ pub fn run(options: Options) -> Result<(), RunError> {
             link: Arc::clone(&inbox),
             breakers: Arc::clone(&breakers),
             resolver: Arc::clone(&resolver),
+            journal: Arc::clone(&journals[index]),
         };
         let counters = Arc::clone(counters);
         match start_worker(selected.backend, surroundings, counters) {
@@ -83,7 +85,14 @@ pub fn run(options: Options) -> Result<(), RunError> {
     }
     let introduction =
         Introduction { engine: selected.backend.name().to_owned(), engine_reason: selected.reason };
-    let link = Link::new(options.link, introduction, bell, inbox, Arc::clone(&mailboxes), counters);
+    let link = Link::new(
+        options.link,
+        introduction,
+        bell,
+        inbox,
+        Arc::clone(&mailboxes),
+        Workers { counters, journals },
+    );
     let end = link.run();
     stop(&mailboxes, threads);
     match end {

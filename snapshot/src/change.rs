@@ -243,6 +243,7 @@ mod tests {
             channel: (port > 0)
                 .then(|| AppChannel::http(Address::Tcp(([127, 0, 0, 1], port).into()))),
             origin: Origin::default(),
+            telemetry: std::sync::Arc::default(),
             balance: Balance::default(),
             resiliency: None,
             zone: None,

@@ -15,9 +15,11 @@ mod draw;
 pub mod handover;
 mod id;
 mod outbound;
+mod path_pattern;
 pub mod policy;
 mod state;
 mod table;
+mod telemetry;
 pub mod wire;
 
 pub use address::Address;
@@ -26,7 +28,9 @@ pub use build::{BuildError, Snapshot};
 pub use change::{ApplyError, Change, Delta, Replaced};
 pub use id::{AppId, ID_BYTES_MAX, IdError, InstanceId, ListenerId, Namespace, Version};
 pub use outbound::{HttpEndpoint, Outbound};
+pub use path_pattern::{PathPattern, PatternError, Segment};
 pub use state::{
     App, AppChannel, AppHealth, AppProtocol, Balance, Endpoint, Listener, ListenerKind,
     OnControlLost, Origin, Route, State,
 };
+pub use telemetry::{ApiLog, Metrics, Sampling, Telemetry, Tracing};

@@ -4,7 +4,7 @@
 //! together.
 
 use crate::{
-    Address, AppId, InstanceId, ListenerId, Namespace, Version,
+    Address, AppId, InstanceId, ListenerId, Namespace, Telemetry, Version,
     outbound::Outbound,
     policy::{Guards, resiliency::Resiliency},
 };
@@ -50,6 +50,8 @@ pub struct App {
     /// `None`: daprd's `--app-port 0`, the app makes calls and takes none.
     pub channel: Option<AppChannel>,
     pub origin: Origin,
+    /// What is told of its calls.
+    pub telemetry: Arc<Telemetry>,
     /// How its calls are spread over the endpoints of the app they go to.
     pub balance: Balance,
     /// How its calls are carried when they fail; `None`: as they are without any policy.

@@ -117,7 +117,12 @@ pub enum FromDataPlane {
     Stats {
         query: u64,
         counters: Vec<Counter>,
+        histograms: Vec<Histogram>,
     },
+    /// Requests to apps' APIs, for the log.
+    ApiCalls(Vec<ApiCall>),
+    /// Hops of traces that are recorded.
+    Spans(Vec<Span>),
     Log {
         level: LogLevel,
         message: String,
@@ -199,6 +204,58 @@ pub struct Counter {
     pub labels: Vec<(String, String)>,
     pub kind: CounterKind,
     pub value: f64,
+}
+
+/// Observations of one kind, summed over the workers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    pub name: String,
+    pub labels: Vec<(String, String)>,
+    /// Upper ends of the buckets, ascending; the last bucket has none.
+    pub bounds: Vec<f64>,
+    /// Of each bucket alone.
+    pub counts: Vec<u64>,
+    pub sum: f64,
+}
+
+/// One request to an app's API, answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApiCall {
+    /// [`crate::App::number`].
+    pub app: u32,
+    /// Verb and path, or the route.
+    pub method: String,
+    pub user_agent: String,
+    pub status: u16,
+    pub response_bytes: u64,
+    pub duration: Duration,
+    /// In nanoseconds since 1970.
+    pub ended: u64,
+}
+
+/// One hop of a trace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Span {
+    /// [`crate::App::number`].
+    pub app: u32,
+    pub kind: SpanKind,
+    pub trace: [u8; 16],
+    pub span: [u8; 8],
+    /// Zero for the first span of a trace.
+    pub parent: [u8; 8],
+    pub name: String,
+    pub status: u16,
+    /// In nanoseconds since 1970.
+    pub began: u64,
+    pub ended: u64,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum SpanKind {
+    /// At the caller's sidecar.
+    Client,
+    /// At the callee's.
+    Server,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]

@@ -5,3 +5,5 @@
 pub(crate) mod metadata;
 pub(crate) mod metrics;
 pub(crate) mod page;
+pub(crate) mod process;
+pub(crate) mod rules;

@@ -14,6 +14,7 @@ use super::{
     name_resolution::{self, NameResolution},
     schema::{self, Use},
     section::Section,
+    telemetry,
 };
 use crate::yaml::{self, Node};
 use snapshot::policy::{AccessPolicy, ApiRules};
@@ -28,6 +29,7 @@ pub(crate) struct Configuration {
     /// `None`: everything is allowed.
     pub(crate) access: Option<AccessPolicy>,
     pub(crate) api: Option<ApiRules>,
+    pub(crate) telemetry: telemetry::Options,
     pub(crate) problems: Vec<Problem>,
     /// For the log: what is understood and not done.
     pub(crate) notes: Vec<String>,
@@ -307,6 +309,7 @@ impl Reader {
                 }
                 Use::Names if child.is_null() => {}
                 Use::Names => self.names(child),
+                Use::Telemetry => self.telemetry(&path, child),
                 Use::Unknown => self.unknown(&path, key.place),
                 Use::Value(found) => self.value(found, child, &path),
             }
@@ -324,6 +327,19 @@ impl Reader {
             self.refuse(Some(problem.place), "", problem.message);
         }
         self.found.names = names;
+    }
+
+    fn telemetry(&mut self, path: &str, node: &Node) {
+        for finding in telemetry::read(path, node, &mut self.found.telemetry) {
+            let Some(weight) = finding.weight else {
+                self.note(&finding.key, finding.place, &finding.message);
+                continue;
+            };
+            self.problem(Some(finding.place), &finding.key, finding.message, weight);
+            if let Some(problem) = self.found.problems.last_mut() {
+                problem.suggestion = finding.suggestion;
+            }
+        }
     }
 
     fn unknown(&mut self, path: &str, place: yaml::Place) {
@@ -471,7 +487,8 @@ spec:
 ";
         let configuration = Configuration::parse("c.yaml", text);
         assert_eq!(configuration.problems, []);
-        let notes = ["c.yaml:6:3: spec.tracing has no effect in this version"];
+        let notes = ["c.yaml:9:7: spec.tracing.zipkin has no exporter in this version: spans are \
+             recorded, and sent nowhere"];
         assert_eq!(configuration.notes, notes);
         for text in ["", "# nothing", "spec:\n  metric:\n"] {
             let configuration = Configuration::parse("c.yaml", text);

@@ -248,7 +248,7 @@ pub(crate) const KEYS: &[Key] = &[
     flag("zone", Text, "", Now, "Zone this sidecar runs in; calls stay in it while healthy instances of the other app are there"),
     flag("balance", Text, "p2c", Now, "How calls are spread over an app's instances: p2c, to the quicker of two, or round-robin"),
     flag("keep-data-plane", Duration, "8s", Now, "Time for which calls are served when this process was killed and none took its place; 0s: not at all"),
-    flag("enable-api-logging", Bool, "false", Later, "Log every API call").at("spec.logging.apiLogging.enabled"),
+    flag("enable-api-logging", Bool, "false", Now, "Log every API call").at("spec.logging.apiLogging.enabled").reloaded(),
     flag("enable-app-health-check", Bool, "false", Now, "Probe the app's health, and refuse its calls while it is not well"),
     flag("app-health-check-path", Text, "/healthz", Now, "Path of the probe"),
     flag("app-health-probe-interval", Number, "5", Now, "Seconds between probes"),

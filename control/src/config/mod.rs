@@ -19,6 +19,7 @@ pub(crate) mod name_resolution;
 pub(crate) mod quantity;
 mod schema;
 mod section;
+pub(crate) mod telemetry;
 pub(crate) mod token;
 pub(crate) mod zone;
 
@@ -87,6 +88,11 @@ pub(crate) struct Config {
     pub(crate) resiliency: Option<Arc<Resiliency>>,
     /// The directories that they come from.
     pub(crate) resources: Vec<PathBuf>,
+    /// What of its calls flags and environment want told, and how the files want it.
+    pub(crate) tells_metrics: bool,
+    pub(crate) logs_calls: bool,
+    pub(crate) has_collector: bool,
+    pub(crate) telemetry: Arc<telemetry::Options>,
     /// For the log: what was asked for and is not done.
     pub(crate) warnings: Vec<String>,
 }
@@ -220,6 +226,12 @@ impl Config {
             registries: Arc::default(),
             resiliency: None,
             resources: Vec::new(),
+            tells_metrics: values.is_set("enable-metrics"),
+            logs_calls: values.is_set("enable-api-logging"),
+            has_collector: COLLECTOR_VARIABLES
+                .iter()
+                .any(|name| env(name).is_some_and(|text| !text.is_empty())),
+            telemetry: Arc::default(),
             host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
             warnings: warnings(values, &protocol)?,
             protocol,
@@ -232,6 +244,7 @@ impl Config {
         self.warnings.extend(files.notes);
         self.warnings.extend(files.names.warnings);
         self.registries = Arc::new(files.names.settings);
+        self.telemetry = Arc::new(files.telemetry);
         self.guard(files.access.map(Arc::new), files.api.map(Arc::new));
     }
 
@@ -256,11 +269,26 @@ impl Config {
         }
     }
 
+    /// What the data plane is to tell of the app's calls.
+    pub(crate) fn telemetry(&self) -> Arc<snapshot::Telemetry> {
+        let Self { tells_metrics, logs_calls, has_collector, .. } = *self;
+        let wanted = telemetry::Wanted {
+            metrics: tells_metrics,
+            api_log: logs_calls,
+            collector: has_collector,
+        };
+        Arc::new(self.telemetry.compile(wanted))
+    }
+
     /// Whether calls to the app can be carried in this version.
     pub(crate) fn carries_protocol(&self) -> bool {
         self.protocol == "http"
     }
 }
+
+/// OpenTelemetry's names for where traces are collected.
+const COLLECTOR_VARIABLES: [&str; 2] =
+    ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
 fn namespace(env: Environment<'_>) -> Result<Namespace, ConfigError> {
     match env("NAMESPACE").filter(|text| !text.is_empty()) {

@@ -383,12 +383,16 @@ impl<'a> Reader<'a> {
         };
         match Config::from_flags(&values, &env) {
             Ok(mut config) => {
-                match files {
+                let telemetry = match files {
                     Some(files) => {
-                        config.guard(files.access.map(Arc::new), files.api.map(Arc::new))
+                        config.guard(files.access.map(Arc::new), files.api.map(Arc::new));
+                        Arc::new(files.telemetry)
                     }
-                    None => config.guard(base.guards.access.clone(), base.guards.api.clone()),
-                }
+                    None => {
+                        config.guard(base.guards.access.clone(), base.guards.api.clone());
+                        Arc::clone(&base.telemetry)
+                    }
+                };
                 let config = Config {
                     metrics: None,
                     graceful_timeout: base.graceful_timeout,
@@ -397,6 +401,9 @@ impl<'a> Reader<'a> {
                     log: base.log.clone(),
                     registries: Arc::clone(&base.registries),
                     zone: base.zone.clone(),
+                    tells_metrics: base.tells_metrics,
+                    logs_calls: base.logs_calls || config.logs_calls,
+                    telemetry,
                     ..config
                 };
                 self.with_resources(config, &values, node.place)

@@ -23,13 +23,14 @@ mod scrapes;
 mod served;
 mod setup;
 mod sockets;
+mod told;
 mod watches;
 
 pub(crate) use reload::Configure;
 pub(crate) use setup::{StartError, prepare, prepare_node};
 
 use crate::{
-    admin::page::Scrape,
+    admin::{metrics::Measured, page::Scrape},
     adopt::Introduction,
     app_channel::Patience,
     app_health::{HealthChecks, Verdict},
@@ -90,6 +91,8 @@ pub(crate) struct Sidecar {
     operators: Operators,
     questions: Questions,
     replies: VecDeque<Reply>,
+    /// Spans that came from the data plane.
+    span_count: u64,
     /// The last version that every worker runs on.
     live: Version,
     /// It was said once that the sidecar is ready.
@@ -188,7 +191,7 @@ impl Sidecar {
             Wake::Order(order) => self.on_order(order),
             Wake::Registry(change) => self.on_registry(change),
             Wake::Scrape(scrape) => {
-                if let Some(query) = self.scrapes.ask(scrape, self.registries.counters()) {
+                if let Some(query) = self.scrapes.ask(scrape, self.own_counters()) {
                     self.supervisor.send(&ToDataPlane::Stats { query });
                 }
             }
@@ -317,6 +320,7 @@ impl Sidecar {
             | FromDataPlane::Resync { .. } => {
                 self.log.error("Data plane sent a message out of turn; it is ignored");
             }
+            FromDataPlane::ApiCalls(calls) => self.log_calls(&calls),
             FromDataPlane::Live { version } => return self.on_live(version),
             FromDataPlane::Log { level, message } => {
                 self.log.scoped("dapr.runtime.dataplane").write(level_of(level), &message);
@@ -327,8 +331,11 @@ impl Sidecar {
                 }
             }
             FromDataPlane::Scores { query, scores } => self.questions.answer(query, scores),
+            FromDataPlane::Spans(spans) => self.on_spans(&spans),
             FromDataPlane::Refused { version, problems } => self.on_refused(version, &problems),
-            FromDataPlane::Stats { query, counters } => self.scrapes.answer(query, &counters),
+            FromDataPlane::Stats { query, counters, histograms } => {
+                self.scrapes.answer(query, &Measured { counters, histograms });
+            }
         }
         None
     }

@@ -179,6 +179,7 @@ impl Sidecar {
         self.log.set_threshold(config.base.log.threshold);
         self.graceful_timeout = config.base.graceful_timeout;
         self.block_duration = config.base.block_duration;
+        self.scrapes.set_rules(&config.base.telemetry.rules);
         let told = self.supervisor.told();
         self.publisher.set_on_control_lost(told, config.on_control_lost);
         let before = self.version();

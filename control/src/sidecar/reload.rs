@@ -7,7 +7,7 @@
 
 use super::{Sidecar, watches::Watches};
 use crate::{
-    config::{Config, flags::Values},
+    config::{Config, flags::Values, telemetry},
     log::Log,
     registry::inotify::directory_of,
 };
@@ -22,6 +22,7 @@ pub(super) struct Reload {
     values: Values,
     resiliency: Option<Arc<Resiliency>>,
     guards: Arc<Guards>,
+    telemetry: Arc<telemetry::Options>,
     watches: Watches,
     /// What was wrong the last time.
     refusal: Option<String>,
@@ -39,7 +40,8 @@ impl Reload {
         let files = paths.iter().map(|path| directory_of(Path::new(path)));
         watches.add(files.chain(config.resources.iter().cloned()).collect::<Vec<_>>(), log);
         let (guards, resiliency) = (Arc::clone(&config.guards), config.resiliency.clone());
-        Some(Self { configure, values, resiliency, guards, watches, refusal: None })
+        let telemetry = Arc::clone(&config.telemetry);
+        Some(Self { configure, values, resiliency, guards, telemetry, watches, refusal: None })
     }
 
     /// The keys that changed and wait for a restart.
@@ -88,8 +90,10 @@ impl Sidecar {
         let is_same =
             reload.values.iter().zip(values.iter()).all(|((_, a), (_, b))| a.text() == b.text())
                 && reload.resiliency == config.resiliency
-                && reload.guards == config.guards;
+                && reload.guards == config.guards
+                && reload.telemetry == config.telemetry;
         reload.resiliency.clone_from(&config.resiliency);
+        reload.telemetry = Arc::clone(&config.telemetry);
         reload.values = values;
         reload.guards = Arc::clone(&config.guards);
         if !is_same {
@@ -106,15 +110,20 @@ impl Sidecar {
         self.log.set_threshold(config.log.threshold);
         self.graceful_timeout = config.graceful_timeout;
         self.block_duration = config.block_duration;
+        self.scrapes.set_rules(&config.telemetry.rules);
         for (number, served) in &mut self.apps {
             let (body, head) = (config.body_bytes_max, config.head_bytes_max());
             let (told, policies) = (self.supervisor.told(), config.resiliency.as_ref());
             self.publisher.set_limits(told, *number, body, head, policies);
             self.publisher.set_guards(self.supervisor.told(), *number, &config.guards);
+            let telemetry = config.telemetry();
+            self.publisher.set_telemetry(self.supervisor.told(), *number, telemetry);
             served.config = Arc::new(Config {
                 body_bytes_max: config.body_bytes_max,
                 read_buffer_bytes: config.read_buffer_bytes,
                 guards: Arc::clone(&config.guards),
+                logs_calls: config.logs_calls,
+                telemetry: Arc::clone(&config.telemetry),
                 ..Config::clone(&served.config)
             });
             served.entry.body_bytes_max = config.body_bytes_max;

@@ -3,15 +3,14 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{
-    admin::{
-        metrics::{self, Facts},
-        page::Scrape,
-    },
-    resident,
+use crate::admin::{
+    metrics::{self, Facts, Measured},
+    page::Scrape,
+    process,
+    rules::Rules,
 };
 use snapshot::wire::Counter;
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::mpsc;
 
 pub(super) struct Scrapes {
@@ -21,8 +20,9 @@ pub(super) struct Scrapes {
     waiting: VecDeque<(u64, Scrape)>,
     query_count: u64,
     facts: Facts,
-    /// Of the registries, as they were at the last scrape.
-    registries: Vec<Counter>,
+    /// Of control, as they were at the last scrape.
+    own: Vec<Counter>,
+    rules: Arc<Rules>,
 }
 
 impl Scrapes {
@@ -32,8 +32,13 @@ impl Scrapes {
             waiting: VecDeque::new(),
             query_count: 0,
             facts: Facts::default(),
-            registries: Vec::new(),
+            own: Vec::new(),
+            rules: Arc::default(),
         }
+    }
+
+    pub(super) fn set_rules(&mut self, rules: &Arc<Rules>) {
+        self.rules = Arc::clone(rules);
     }
 
     /// Dropping the future before it is ready loses nothing.
@@ -61,14 +66,14 @@ impl Scrapes {
     pub(super) fn on_lost(&mut self) {
         self.facts.data_plane_pid = None;
         self.facts.restarts += 1;
-        self.answer(self.query_count, &[]);
+        self.answer(self.query_count, &Measured::default());
     }
 
     /// The query to put to the data plane; without one the page is answered at once.
-    pub(super) fn ask(&mut self, scrape: Scrape, registries: Vec<Counter>) -> Option<u64> {
-        self.registries = registries;
+    pub(super) fn ask(&mut self, scrape: Scrape, own: Vec<Counter>) -> Option<u64> {
+        self.own = own;
         if self.facts.data_plane_pid.is_none() || self.waiting.len() >= WAITING_MAX {
-            self.answer_one(scrape, &[]);
+            self.answer_one(scrape, &Measured::default());
             return None;
         }
         self.query_count += 1;
@@ -77,22 +82,21 @@ impl Scrapes {
     }
 
     /// Counters that answer a query are recent enough for those before it.
-    pub(super) fn answer(&mut self, query: u64, counters: &[Counter]) {
+    pub(super) fn answer(&mut self, query: u64, measured: &Measured) {
         let due = self.waiting.iter().take_while(|(waiting, _)| *waiting <= query).count();
         let scrapes: Vec<Scrape> = self.waiting.drain(..due).map(|(_, scrape)| scrape).collect();
-        scrapes.into_iter().for_each(|scrape| self.answer_one(scrape, counters));
+        scrapes.into_iter().for_each(|scrape| self.answer_one(scrape, measured));
     }
 
-    fn answer_one(&self, scrape: Scrape, counters: &[Counter]) {
+    fn answer_one(&self, scrape: Scrape, measured: &Measured) {
         let processes =
             [("control", Some(std::process::id())), ("dataplane", self.facts.data_plane_pid)];
-        let resident: Vec<(&str, u64)> = processes
-            .into_iter()
-            .filter_map(|(process, pid)| Some((process, resident::bytes(pid?)?)))
-            .collect();
-        let counters = [counters, &self.registries].concat();
+        let of_processes =
+            processes.into_iter().filter_map(|(name, pid)| Some(process::counters(name, pid?)));
+        let mut own = self.own.clone();
+        own.extend(of_processes.flatten());
         // The scraper may have left meanwhile.
-        let _ = scrape.send(metrics::emit(&self.facts, &counters, &resident));
+        let _ = scrape.send(metrics::emit(&self.facts, measured, own, &self.rules));
     }
 }
 
@@ -120,7 +124,7 @@ mod tests {
         let (second, mut second_page) = ask(&mut scrapes);
         assert_eq!((first, second), (Some(1), Some(2)));
         assert!(first_page.try_recv().is_err());
-        scrapes.answer(1, &[]);
+        scrapes.answer(1, &Measured::default());
         assert!(first_page.try_recv().unwrap().contains("engine=\"epoll\""));
         assert!(second_page.try_recv().is_err());
         scrapes.on_lost();

@@ -346,6 +346,7 @@ fn app(config: &Config, number: u32, address: Option<Address>) -> App {
         balance: config.balance,
         resiliency: config.resiliency.clone(),
         zone: config.zone.clone(),
+        telemetry: config.telemetry(),
         body_bytes_max: config.body_bytes_max,
         head_bytes_max: config.head_bytes_max(),
         health: AppHealth { unready, outbound_ready: true },

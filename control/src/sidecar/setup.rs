@@ -168,8 +168,7 @@ async fn start(
         Some(Found::Predecessor(predecessor)) => (None, Some(predecessor)),
         None => (None, None),
     };
-    let held_apps = adopted.as_deref_mut().map(|adopted| std::mem::take(&mut adopted.held.apps));
-    let held_apps = held_apps.unwrap_or_default();
+    let held_apps = take_held(&mut adopted, |adopted| &mut adopted.held.apps);
     let version = adopted.as_deref().map(|adopted| adopted.held.version).unwrap_or_default();
     if let Some(adopted) = adopted.as_deref() {
         tell_adoption(adopted, log);
@@ -199,6 +198,7 @@ async fn start(
         operators,
         questions: Questions::default(),
         replies: VecDeque::new(),
+        span_count: 0,
         live: Version::default(),
         is_initialized: false,
         stage: Stage::Serving,
@@ -211,9 +211,9 @@ async fn start(
     let incoming =
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
     sidecar.scrapes = Scrapes::new(incoming);
+    sidecar.scrapes.set_rules(&base.telemetry.rules);
     let entries: Vec<_> = sidecar.apps.values().map(|served| &served.entry).collect();
-    let held_routes = adopted.as_deref_mut().map(|adopted| std::mem::take(&mut adopted.routes));
-    let held_routes = held_routes.unwrap_or_default();
+    let held_routes = take_held(&mut adopted, |adopted| &mut adopted.routes);
     sidecar.registries =
         Registries::start(&base.registries, &sidecar.dir, &entries, held_routes, log)?;
     sidecar.take_routes(plan.on_control_lost);
@@ -222,6 +222,14 @@ async fn start(
     }
     sidecar.start_apps(adopted);
     Ok(sidecar)
+}
+
+/// Part of what an adopted data plane has; nothing where none was adopted.
+fn take_held<T: Default>(
+    adopted: &mut Option<Box<Adopted>>,
+    part: impl FnOnce(&mut Adopted) -> &mut T,
+) -> T {
+    adopted.as_deref_mut().map(|adopted| std::mem::take(part(adopted))).unwrap_or_default()
 }
 
 fn tell_adoption(Adopted { introduction, held, .. }: &Adopted, log: &Log) {

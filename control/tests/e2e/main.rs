@@ -28,5 +28,6 @@ mod shutdown;
 mod sidecar;
 mod support;
 mod survival;
+mod telemetry;
 mod unix_sockets;
 mod websocket;

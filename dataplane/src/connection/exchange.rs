@@ -13,6 +13,7 @@ use crate::{
     http::{BodyReader, Method, Version},
     limits::{PEER_RETRY_INTERVAL, PEER_RETRY_MAX, REPLAY_BYTES_MAX},
     policy::resiliency::Attempts,
+    telemetry::Observed,
     upstream::{EndpointKey, Seat, UpstreamKey},
 };
 use std::{collections::VecDeque, mem, net::SocketAddr, time::Duration};
@@ -42,6 +43,8 @@ pub(crate) struct External {
 #[derive(Default)]
 pub(crate) struct Exchange {
     pub notes: CallNotes,
+    /// What is remembered of it to be told; `None` where nothing is, or all has been.
+    pub observed: Option<Box<Observed>>,
     /// Escaped path and query as sent upstream; error texts name it.
     pub url_path: Vec<u8>,
     /// As sent upstream; daprd knows these verbs only.
@@ -105,6 +108,7 @@ impl Exchange {
             "the last exchange gave its upstream connection back"
         );
         debug_assert!(matches!(self.pass, Pass::None), "the last exchange gave its token back");
+        debug_assert!(self.observed.is_none(), "the last exchange was told of");
         let Buffers { notes, url_path, replay, cors } = buffers;
         *self = Self { notes, url_path, replay, cors, ..Self::default() };
     }

@@ -124,6 +124,7 @@ mod tests {
             guards: Default::default(),
             channel: None,
             origin,
+            telemetry: std::sync::Arc::default(),
             balance: Balance::default(),
             resiliency: None,
             zone: None,

@@ -37,8 +37,11 @@ pub enum Field {
     Other,
     RingcarError,
     RingcarTrustDomain,
+    Traceparent,
+    Tracestate,
     TransferEncoding,
     Upgrade,
+    UserAgent,
 }
 
 impl Field {
@@ -57,7 +60,10 @@ impl Field {
             (9, b'f') if is(name, b"forwarded") => Self::Forwarded,
             (10, b'c') if is(name, b"connection") => Self::Connection,
             (10, b'k') if is(name, b"keep-alive") => Self::HopByHop,
+            (10, b't') if is(name, b"tracestate") => Self::Tracestate,
+            (10, b'u') if is(name, b"user-agent") => Self::UserAgent,
             (11, b'd') if is(name, b"dapr-app-id") => Self::DaprAppId,
+            (11, b't') if is(name, b"traceparent") => Self::Traceparent,
             (12, b'c') if is(name, b"content-type") => Self::ContentType,
             (13, b'a') if is(name, b"authorization") => Self::Authorization,
             (13, b'r') if is(name, b"ringcar-error") => Self::RingcarError,
@@ -112,7 +118,7 @@ pub(super) fn has_prefix(name: &[u8], prefix: &[u8]) -> bool {
 /// The bit that a small letter has and its capital has not; digits and dashes have it too.
 const LOWER: u8 = 0x20;
 
-const _: () = assert!((Field::Upgrade as u8) < 64, "a FieldSet has one bit per field");
+const _: () = assert!((Field::UserAgent as u8) < 64, "a FieldSet has one bit per field");
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct FieldSet(u64);
@@ -181,6 +187,9 @@ mod tests {
             ("Content-Type", Field::ContentType),
             ("AUTHORIZATION", Field::Authorization),
             ("ringcar-error", Field::RingcarError),
+            ("traceparent", Field::Traceparent),
+            ("TraceState", Field::Tracestate),
+            ("User-Agent", Field::UserAgent),
             ("Content-Length", Field::ContentLength),
             ("dapr-api-token", Field::DaprApiToken),
             ("HTTP2-Settings", Field::HopByHop),

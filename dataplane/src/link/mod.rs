@@ -15,12 +15,14 @@ mod addresses;
 mod alone;
 mod handover;
 mod progress;
+mod records;
 mod resolving;
 mod scores;
 mod socket;
 mod stats;
 
 pub(crate) use addresses::Addresses;
+pub(crate) use stats::Workers;
 
 use crate::{
     adoption::{Adoption, Difference},
@@ -30,7 +32,7 @@ use crate::{
     limits::ASKED_MAX,
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
     route::{self, Name},
-    telemetry::Counters,
+    telemetry::Series,
 };
 use alone::{Alone, Due};
 use progress::Progress;
@@ -69,7 +71,9 @@ pub(crate) struct Link {
     bell: Waker,
     inbox: Arc<Mailbox<FromWorker>>,
     workers: Arc<[Mailbox<ToWorker>]>,
-    counters: Vec<Arc<Counters>>,
+    counted: Workers,
+    /// Of all workers, as they told them.
+    series: Vec<Arc<Series>>,
     progress: Progress,
     gates: Gates,
     addresses: Addresses,
@@ -151,7 +155,7 @@ impl Link {
         bell: Waker,
         inbox: Arc<Mailbox<FromWorker>>,
         workers: Arc<[Mailbox<ToWorker>]>,
-        counters: Vec<Arc<Counters>>,
+        counted: Workers,
     ) -> Self {
         let count = workers.len();
         Self {
@@ -161,7 +165,8 @@ impl Link {
             bell,
             inbox,
             workers,
-            counters,
+            counted,
+            series: Vec::new(),
             progress: Progress::new(count),
             gates: Gates::new(count),
             addresses: Addresses::default(),
@@ -198,6 +203,7 @@ impl Link {
             if listener_ready {
                 self.accept();
             }
+            self.send_records();
             // After all that somebody waits for: freeing the table of a replaced state takes its
             // time.
             drop(self.progress.take_outlived());
@@ -386,8 +392,10 @@ impl Link {
                 worker.put(ToWorker::ControlReply { connection, status, content_type, body });
             }
             ToDataPlane::Stats { query } => {
-                let counters = stats::sum(&self.counters);
-                self.send(&FromDataPlane::Stats { query, counters });
+                // What no worker holds any more belonged to an app that is gone.
+                self.series.retain(|series| Arc::strong_count(series) > 1);
+                let (counters, histograms) = stats::sum(&self.counted.counters, &self.series);
+                self.send(&FromDataPlane::Stats { query, counters, histograms });
             }
             ToDataPlane::Scores { query, id, namespace } => {
                 if self.scores.begin(query, self.workers.len()) {
@@ -606,6 +614,8 @@ impl Link {
                 FromWorker::Drained { worker } => {
                     self.drained[worker.index()] = true;
                     if self.drained.iter().all(|drained| *drained) {
+                        // Control ends at the word, and its log should be whole.
+                        self.send_records();
                         self.send(&FromDataPlane::Drained);
                         self.end_if_drained();
                     }
@@ -615,6 +625,7 @@ impl Link {
                         self.send(&FromDataPlane::Scores { query, scores });
                     }
                 }
+                FromWorker::Series(series) => self.series.push(series),
                 FromWorker::Ended { error: None, .. } => {}
                 FromWorker::Ended { worker, error: Some(error) } => {
                     let problem = format!("worker {} ended: {error}", worker.0);

@@ -1,16 +1,25 @@
-//! Sums the workers' counters when control asks; no worker is disturbed.
+//! Sums the workers' counters and series when control asks; no worker is disturbed.
 
 #![forbid(unsafe_code)]
 
-use crate::telemetry::{Counters, Description, Kind};
-use snapshot::wire::{Counter, CounterKind};
+use crate::telemetry::{Counters, Description, Journal, Kind, Series, expose};
+use snapshot::wire::{Counter, CounterKind, Histogram};
 use std::sync::Arc;
+
+/// What the workers write and the link reads.
+pub(crate) struct Workers {
+    pub(crate) counters: Vec<Arc<Counters>>,
+    pub(crate) journals: Vec<Arc<Journal>>,
+}
 
 #[expect(
     clippy::cast_precision_loss,
     reason = "Prometheus values are doubles; 2^53 counts are enough"
 )]
-pub(super) fn sum(workers: &[Arc<Counters>]) -> Vec<Counter> {
+pub(super) fn sum(
+    workers: &[Arc<Counters>],
+    series: &[Arc<Series>],
+) -> (Vec<Counter>, Vec<Histogram>) {
     let descriptions = Counters::describe();
     let mut sums = vec![0; descriptions.len()];
     for counters in workers {
@@ -25,5 +34,7 @@ pub(super) fn sum(workers: &[Arc<Counters>]) -> Vec<Counter> {
         },
         value: sum as f64,
     };
-    descriptions.iter().zip(sums).map(to_counter).collect()
+    let (of_calls, histograms) = expose(series);
+    let counters = descriptions.iter().zip(sums).map(to_counter).chain(of_calls).collect();
+    (counters, histograms)
 }

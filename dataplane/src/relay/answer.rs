@@ -22,6 +22,7 @@ impl<E: Engine> Relay<E> {
     /// A request for one of Dapr's own endpoints. `chunk` starts with its head.
     pub(super) fn answer_local(&mut self, key: ConnectionKey, mut chunk: Chunk, call: LocalCall) {
         self.counters.requests_own.add(1);
+        self.observe_local(key, call);
         let forced = self.request_head.lines.find(crate::http::Field::DaprForceShutdown);
         let force = forced.is_some_and(|line| line.value.of(&chunk).eq_ignore_ascii_case(b"true"));
         chunk.advance(self.request_head.bytes as usize);
@@ -85,6 +86,7 @@ impl<E: Engine> Relay<E> {
     /// The exchange ends with `cause`: the client gets an answer, or, when it has part of the app's
     /// already, a cut connection, so that it cannot take what it has for the whole.
     pub(super) fn give_up(&mut self, key: ConnectionKey, cause: Cause) {
+        self.observe_failure(key);
         self.release_upstream(key);
         self.leave_gate(key);
         let Some(connection) = self.connections.find_mut(key) else { return };
@@ -136,6 +138,19 @@ impl<E: Engine> Relay<E> {
         self.body = body;
     }
 
+    /// The exchange ends before its body was looked at. `chunk` starts with its head.
+    pub(super) fn refuse_baggage(&mut self, key: ConnectionKey, mut chunk: Chunk, text: &str) {
+        chunk.advance(self.request_head.bytes as usize);
+        if self.take_body(key, chunk).is_none() {
+            return;
+        }
+        let body = format!("{text}\n");
+        let content_type = Some("text/plain; charset=utf-8");
+        let lines = "X-Content-Type-Options: nosniff\r\n";
+        let body = body.as_bytes();
+        self.answer(key, &Answer { status: 400, content_type, lines, body, close: false });
+    }
+
     pub(super) fn answer_text(&mut self, key: ConnectionKey, status: u16, text: &str) {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
@@ -147,6 +162,7 @@ impl<E: Engine> Relay<E> {
     }
 
     pub(super) fn answer(&mut self, key: ConnectionKey, answer: &Answer<'_>) {
+        self.observe_own_answer(key, answer.status, answer.body);
         let Some(connection) = self.connections.find_mut(key) else { return };
         let is_last = connection.is_last_request();
         let exchange = &mut connection.exchange;
@@ -159,6 +175,7 @@ impl<E: Engine> Relay<E> {
             && !is_last;
         exchange.keep_alive = keep_alive;
         let asks_more = exchange.asks_more;
+        let echo = exchange.observed.as_ref().map_or(&b""[..], |observed| observed.echo(false));
         let reply = Reply {
             status: answer.status,
             content_type: answer.content_type,
@@ -167,11 +184,13 @@ impl<E: Engine> Relay<E> {
             version: exchange.version,
             head_only: exchange.method == Method::Head,
             date: self.date.at(self.unix_seconds),
-            lines: &[answer.lines.as_bytes(), &exchange.cors],
+            lines: &[answer.lines.as_bytes(), &exchange.cors, echo],
         };
         let mut writer = self.engine.buffers().writer();
         reply.emit(&mut |bytes| writer.put(bytes));
         self.engine.send(connection.socket, writer.finish());
+        self.observe_end(key, Some((answer.status, answer.body.len())));
+        let Some(connection) = self.connections.find_mut(key) else { return };
         if !keep_alive {
             self.close_after_flush(key, asks_more || !complete);
         } else if complete {

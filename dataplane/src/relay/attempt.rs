@@ -90,6 +90,7 @@ impl<E: Engine> Relay<E> {
     /// From now on the upstream connection works for this exchange, and its endpoint is busier by
     /// one request. `is_open`: it need not be opened first.
     pub(super) fn occupy(&mut self, key: ConnectionKey, upstream_key: UpstreamKey, is_open: bool) {
+        self.observe_attempt(key);
         let Some(connection) = self.connections.find_mut(key) else { return };
         connection.state = State::Exchanging;
         let is_awaited = connection.paused;
@@ -119,6 +120,7 @@ impl<E: Engine> Relay<E> {
 
     /// The head of the answer is here.
     pub(super) fn note_answer(&mut self, key: ConnectionKey) {
+        self.observe_answer(key);
         let Some(connection) = self.connections.find(key) else { return };
         let Some(seat) = connection.exchange.seat else { return };
         let latency = self.now.since(connection.exchange.attempted);

@@ -32,10 +32,13 @@ impl<E: Engine> Relay<E> {
     pub(super) fn call(&mut self, key: ConnectionKey, chunk: Chunk) {
         let view = Rc::clone(&self.view);
         match self.plan(key, &view, &chunk) {
-            Ok((way, drop)) => match self.begin_policy(key, &view) {
-                Ok(()) => self.dispatch(key, chunk, way, drop),
-                Err(cause) => self.fail_with_body(key, chunk, cause),
-            },
+            Ok((way, drop)) => {
+                let drop = drop.union(self.observe_plan(key, &chunk));
+                match self.begin_policy(key, &view) {
+                    Ok(()) => self.dispatch(key, chunk, way, drop),
+                    Err(cause) => self.fail_with_body(key, chunk, cause),
+                }
+            }
             Err(cause) => self.fail_with_body(key, chunk, cause),
         }
     }
@@ -184,7 +187,8 @@ impl<E: Engine> Relay<E> {
         }
     }
 
-    /// Keeps what is to be sent while the call waits for its turn, for as long as its policy allows.
+    /// Keeps what is to be sent while the call waits for its turn, for as long as its policy
+    /// allows.
     pub(super) fn hold(&mut self, key: ConnectionKey, request: impl IntoIterator<Item = Chunk>) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         if connection.state != State::Queued {

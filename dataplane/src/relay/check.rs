@@ -82,6 +82,13 @@ impl<E: Engine> Relay<E> {
                 complain("its upstream connection is gone, or somebody else's");
             }
         }
+        let is_over = matches!(
+            connection.state,
+            State::Idle | State::ReadingHead | State::Flushing { .. } | State::Lingering { .. }
+        );
+        if is_over && connection.exchange.observed.is_some() {
+            complain("its exchange is over, and was not told of");
+        }
         let is_idle = matches!(connection.state, State::Idle);
         if is_idle && self.draining && connection.input.is_empty() {
             complain("is idle while draining");

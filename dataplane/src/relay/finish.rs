@@ -19,6 +19,7 @@ const SPARE_MAX: usize = 64;
 impl<E: Engine> Relay<E> {
     /// The response has been forwarded whole.
     pub(super) fn finish(&mut self, key: ConnectionKey) {
+        self.observe_end(key, None);
         self.end_policy(key);
         self.leave_gate(key);
         let Some(connection) = self.connections.find_mut(key) else { return };
@@ -95,6 +96,7 @@ impl<E: Engine> Relay<E> {
 
     pub(super) fn close_downstream(&mut self, key: ConnectionKey) {
         self.leave_gate(key);
+        self.observe_end(key, None);
         let Some(mut connection) = self.connections.remove(key) else { return };
         debug_assert!(
             connection.exchange.upstream.is_none(),
@@ -115,6 +117,7 @@ impl<E: Engine> Relay<E> {
     /// Closes with a reset: what the client has is not the whole answer.
     pub(super) fn reset_downstream(&mut self, key: ConnectionKey) {
         self.leave_gate(key);
+        self.observe_end(key, None);
         let Some(connection) = self.connections.remove(key) else { return };
         self.owners.clear(connection.socket);
         self.engine.reset(connection.socket);

@@ -91,6 +91,7 @@ impl<E: Engine> Relay<E> {
 
     /// `chunk` starts with the request's head; its body is of no interest.
     fn answer_without_body(&mut self, key: ConnectionKey, mut chunk: Chunk, answer: &Answer<'_>) {
+        self.observe_turned_away(key);
         chunk.advance(self.request_head.bytes as usize);
         if self.take_body(key, chunk).is_some() {
             self.answer(key, answer);

@@ -18,6 +18,7 @@
 //! policy.rs    what the caller's resiliency policy has to say to that
 //! response.rs  upstream bytes → head → downstream
 //! finish.rs    what becomes of both connections afterwards
+//! observe.rs   what telemetry is told of all that
 //! tunnel.rs    after 101: bytes only
 //! ```
 
@@ -33,6 +34,7 @@ mod finish;
 mod gate;
 mod guards;
 mod hosts;
+mod observe;
 mod owner;
 mod parked;
 mod plan;
@@ -48,7 +50,7 @@ pub(crate) use check::EngineFacts;
 pub(crate) use view::View;
 
 use crate::{
-    adoption::Adoption,
+    adoption::{Adoption, Difference},
     clock::Instant,
     connection::{Buffers, Connection, ConnectionKey, State},
     draw::Draw,
@@ -64,7 +66,7 @@ use crate::{
     },
     route::Question,
     slab::Slab,
-    telemetry::Counters,
+    telemetry::{Counters, Telemetry},
     timer::Wheel,
     upstream::{Balancer, Endpoints, Upstream, UpstreamKey},
 };
@@ -139,6 +141,9 @@ pub(crate) struct Relay<E> {
     draw: Draw,
     gates: GateDesk,
     hosts: Hosts,
+    pub telemetry: Telemetry,
+    /// Calls that began to leave in this turn.
+    leaving: Vec<ConnectionKey>,
 }
 
 impl<E: Engine> Relay<E> {
@@ -153,9 +158,11 @@ impl<E: Engine> Relay<E> {
         snapshot: Arc<Snapshot>,
         counters: Arc<Counters>,
         breakers: Arc<Breakers>,
+        mut telemetry: Telemetry,
         now: Instant,
     ) -> Self {
         let mut endpoints = Endpoints::default();
+        telemetry.adopt(&snapshot, &Difference::between(&Snapshot::empty(), &snapshot));
         Self {
             engine,
             counters,
@@ -190,6 +197,8 @@ impl<E: Engine> Relay<E> {
             gates: GateDesk::default(),
             hosts: Hosts::default(),
             host_questions: Vec::new(),
+            telemetry,
+            leaving: Vec::new(),
         }
     }
 
@@ -209,6 +218,7 @@ impl<E: Engine> Relay<E> {
             self.close_upstream(key);
         }
         let snapshot = Arc::clone(&adoption.snapshot);
+        self.telemetry.adopt(&snapshot, &adoption.difference);
         // Nobody else holds the view between two events, so nothing is copied.
         let view = Rc::make_mut(&mut self.view);
         view.adopt(snapshot, &adoption.difference, &mut self.endpoints);

@@ -148,6 +148,9 @@ impl<'v> Planner<'_, 'v> {
         if let Some(gate) = gate {
             self.exchange.pass = Pass::Wanted(Arc::clone(gate));
         }
+        if let Some(observed) = &mut self.exchange.observed {
+            observed.on_callee(index);
+        }
         self.write_app_path()?;
         self.lines.extend_from_slice(host);
         self.finish(To::App(*endpoint), drop)

@@ -114,6 +114,10 @@ impl<E: Engine> Relay<E> {
         exchange.request = BodyReader::of(head.framing, &head.lines);
         connection.state = State::Exchanging;
         connection.deadline = None;
+        if !self.observe_request(key, &chunk) {
+            return;
+        }
+        let Some(connection) = self.connections.find(key) else { return };
         if connection.listener == ListenerKind::Peer {
             return self.call(key, chunk);
         }

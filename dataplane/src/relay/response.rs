@@ -155,6 +155,9 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(borrower) else { return };
         let date = self.date.at(self.unix_seconds);
         let drop = prepare(connection, head, &chunk, date, self.draining, &mut self.lines);
+        if let Some(observed) = &connection.exchange.observed {
+            self.lines.extend_from_slice(observed.echo(head.lines.has(Field::Traceparent)));
+        }
         let mut status = [0; STATUS_LINE_BYTES_MAX];
         let start_line = status_line(head, &chunk, connection.exchange.version, &mut status);
         let rewrite = Rewrite { start_line: &[start_line], drop, added: &[&self.lines] };

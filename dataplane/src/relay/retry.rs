@@ -2,12 +2,12 @@
 //!
 //! Whatever a request is sent again for is decided here. Four times only is it done without anybody
 //! asking for it. A pooled connection may have been closed by the other side just as we used it, so
-//! a request that is safe to repeat (RFC 9110 §9.2.2) goes out once more on a fresh one. A peer that
-//! breaks a fresh one before it answered has died, and such a request goes to another endpoint where
-//! there is one. A peer that cannot be reached at all has seen no byte, so another endpoint gets any
-//! request, and when none takes it, daprd's built-in retry applies. And a peer that serves another
-//! app has delivered nothing. All else is for the caller's policy to ask for, which goes around
-//! these: see `policy.rs`.
+//! a request that is safe to repeat (RFC 9110 §9.2.2) goes out once more on a fresh one. A peer
+//! that breaks a fresh one before it answered has died, and such a request goes to another endpoint
+//! where there is one. A peer that cannot be reached at all has seen no byte, so another endpoint
+//! gets any request, and when none takes it, daprd's built-in retry applies. And a peer that serves
+//! another app has delivered nothing. All else is for the caller's policy to ask for, which goes
+//! around these: see `policy.rs`.
 
 #![forbid(unsafe_code)]
 

@@ -12,6 +12,8 @@ use crate::{
 impl<E: Engine> Relay<E> {
     /// `early` came from upstream right behind its 101.
     pub(super) fn open_tunnel(&mut self, key: ConnectionKey, early: Chunk) {
+        // What follows is no exchange any more.
+        self.observe_end(key, None);
         let Some(connection) = self.connections.find_mut(key) else { return };
         connection.state = State::Tunnel;
         connection.deadline = None;

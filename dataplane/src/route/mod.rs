@@ -97,6 +97,7 @@ mod tests {
             guards: Default::default(),
             channel: None,
             origin: Origin::default(),
+            telemetry: std::sync::Arc::default(),
             balance: Balance::default(),
             resiliency: None,
             zone: None,

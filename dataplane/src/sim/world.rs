@@ -25,6 +25,7 @@ use crate::{
     link::Addresses,
     relay::{EngineFacts, Relay},
     route::Name,
+    telemetry::Telemetry,
 };
 use snapshot::{
     App as OwnApp, AppChannel, AppHealth, AppId, Balance, Delta, Endpoint, InstanceId,
@@ -202,7 +203,9 @@ impl World {
         let mut difference = Difference::between(&nothing, &snapshot);
         let mut gates = Gates::new(1);
         difference.gates = gates.update(&snapshot, &difference.apps);
-        let mut relay = Relay::new(engine, nothing, Arc::default(), Arc::default(), self.now);
+        let telemetry = Telemetry::new(Arc::default(), Arc::default(), 7);
+        let mut relay =
+            Relay::new(engine, nothing, Arc::default(), Arc::default(), telemetry, self.now);
         let (shared, left) = (Arc::clone(&snapshot), Default::default());
         relay.adopt(&Adoption { epoch: 0, snapshot: shared, difference, left });
         relay.set_resolver(self.weather.has_dns);
@@ -437,6 +440,7 @@ impl World {
         }
         node.events = events;
         node.relay.expire_timers();
+        node.relay.end_turn(|| self.now);
         let control_answers = self.weather.control_answers;
         node.take_calls(self.now, control_answers, &mut self.random);
         self.check(index);
@@ -668,6 +672,7 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         guards: Default::default(),
         channel: Some(AppChannel::http(address_of(place))),
         origin: Origin { host_ip: Some("10.0.0.1".to_owned()), host_name: None },
+        telemetry: Arc::new(told()),
         balance: Balance::default(),
         resiliency: None,
         zone: None,
@@ -695,4 +700,17 @@ fn route(id: &str, place: Place) -> Route {
         namespace: Namespace::default(),
         endpoints: [place, FAR_TOO].map(endpoint).to_vec(),
     }
+}
+
+/// Whatever can be told without changing what goes over the wire.
+fn told() -> snapshot::Telemetry {
+    let metrics = snapshot::Metrics {
+        has_raw_paths: true,
+        patterns: Vec::new(),
+        excludes_verbs: false,
+        counts_error_codes: true,
+        latency_bounds_ms: vec![1, 10, 100],
+    };
+    let api_log = Some(snapshot::ApiLog::default());
+    snapshot::Telemetry { metrics: Some(metrics), api_log, tracing: None }
 }

@@ -119,6 +119,12 @@ counters! {
     /// Calls that waited for an app at its limit, and those that found too many waiting.
     gate_waits: Counter "ringcar_app_queue_waits_total",
     gate_refusals: Counter "ringcar_app_queue_refusals_total",
+    /// Recordings whose labels had no room, and went to the series of all others.
+    series_overflowed: Counter "ringcar_metric_series_overflowed_total",
+    /// Logged calls and spans that the link thread had no room for.
+    api_calls_dropped: Counter "ringcar_log_records_dropped_total",
+    spans_dropped: Counter "ringcar_spans_dropped_total",
+    spans_recorded: Counter "ringcar_spans_recorded_total",
     tunnels: Counter "ringcar_tunnels_total",
     buffers_leased: Gauge "ringcar_buffers_leased",
     turns: Counter "ringcar_worker_turns_total",

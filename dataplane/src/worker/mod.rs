@@ -18,13 +18,18 @@ use crate::{
     relay::Relay,
     resolver::Resolver,
     slab::Key,
-    telemetry::Counters,
+    telemetry::{Counters, Journal, Telemetry},
 };
 use snapshot::{
     Snapshot,
     wire::{AdminCallId, LogLevel},
 };
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 /// What a worker has from the process: who it is, and whom it can talk to.
 pub(crate) struct Surroundings {
@@ -35,6 +40,8 @@ pub(crate) struct Surroundings {
     /// Circuit breakers, which count what all workers see.
     pub breakers: Arc<Breakers>,
     pub resolver: Arc<Resolver>,
+    /// What this worker records for the link.
+    pub journal: Arc<Journal>,
 }
 
 pub(crate) struct Worker<E> {
@@ -61,7 +68,11 @@ impl<E: Engine> Worker<E> {
         let snapshot = Arc::new(Snapshot::empty());
         let admission = Admission::new(surroundings.id, Arc::clone(&surroundings.mailboxes));
         let breakers = Arc::clone(&surroundings.breakers);
-        let mut relay = Relay::new(engine, snapshot, counters, breakers, clock::now());
+        let journal = Arc::clone(&surroundings.journal);
+        // The only source of chance here that is unlike in every process.
+        let seed = RandomState::new().hash_one(surroundings.id.0);
+        let telemetry = Telemetry::new(Arc::clone(&counters), journal, seed);
+        let mut relay = Relay::new(engine, snapshot, counters, breakers, telemetry, clock::now());
         relay.set_worker(surroundings.id.0);
         Self {
             relay,
@@ -112,6 +123,7 @@ impl<E: Engine> Worker<E> {
         self.events = events;
         self.relay.expire_timers();
         self.listeners.resume_due(self.relay.time(), &mut self.relay.engine);
+        self.relay.end_turn(clock::now);
         self.report();
         Ok(())
     }
@@ -213,6 +225,7 @@ impl<E: Engine> Worker<E> {
         self.mailbox().set_load(count);
         self.relay.counters.connections_open.set(count as u64);
         self.relay.counters.turns.add(1);
+        self.report_telemetry();
         let leased = self.relay.engine.buffers().leased_buffers();
         self.relay.counters.buffers_leased.set(leased as u64);
         if self.stage == Stage::Draining && count == 0 && self.mailbox().is_empty() {
@@ -243,6 +256,25 @@ impl<E: Engine> Worker<E> {
             }
         }
         self.relay.return_gate_messages(kept);
+    }
+
+    fn report_telemetry(&mut self) {
+        let link = &self.surroundings.link;
+        let telemetry = &mut self.relay.telemetry;
+        telemetry.tell_series(|series| {
+            link.try_put(FromWorker::Series(series)).map_err(|back| match back {
+                FromWorker::Series(series) => series,
+                _ => unreachable!("it is given back as it was put in"),
+            })
+        });
+        if telemetry.take_news() {
+            link.ring();
+        }
+        if telemetry.take_overflow() {
+            let message = "metrics: paths or ids have more values than there is room for; what is \
+                new is counted under {other}; spec.metrics.http.pathMatching keeps paths few";
+            self.log(LogLevel::Warning, message.to_owned());
+        }
     }
 
     fn log(&self, level: LogLevel, message: String) {

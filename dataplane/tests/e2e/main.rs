@@ -25,6 +25,7 @@ mod guards;
 mod headers;
 mod lifecycle;
 mod link;
+mod measured;
 mod pieces;
 mod pools;
 mod pressure;
@@ -35,6 +36,7 @@ mod retries;
 mod routing;
 mod smuggling;
 mod soak;
+mod tracing;
 mod upgrade;
 
 /// A request without body; `lines` are whole, with their CRLF.

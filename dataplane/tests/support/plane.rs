@@ -17,7 +17,10 @@ use std::{
         unix::net::UnixListener,
     },
     path::PathBuf,
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, channel},
+    },
 };
 
 pub(crate) struct Plane {
@@ -262,6 +265,7 @@ impl Builder {
                 host_ip: Some("10.0.0.1".to_owned()),
                 host_name: Some("h1".to_owned()),
             },
+            telemetry: Arc::default(),
             balance: Balance::default(),
             resiliency: None,
             zone: None,

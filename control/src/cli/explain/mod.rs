@@ -327,6 +327,7 @@ fn app(number: u32, id: &AppId, namespace: &Namespace) -> App {
         namespace: namespace.clone(),
         resiliency: None,
         guards: Default::default(),
+        telemetry: Default::default(),
         channel: None,
         origin: Origin::default(),
         balance: Balance::default(),

@@ -1,0 +1,92 @@
+//! What the data plane tells of calls: lines for the log, spans, and the counters beside its own.
+
+#![forbid(unsafe_code)]
+
+use super::Sidecar;
+use crate::{
+    log::{Field, Level},
+    timestamp::Timestamp,
+};
+use snapshot::wire::{ApiCall, Counter, CounterKind, Span, SpanKind};
+
+impl Sidecar {
+    /// One line a call, as daprd's.
+    pub(super) fn log_calls(&self, calls: &[ApiCall]) {
+        let log = self.log.scoped("dapr.runtime.http-info");
+        for call in calls {
+            let millis = u64::try_from(call.duration.as_millis()).unwrap_or(u64::MAX);
+            let mut fields = vec![
+                ("code", Field::Number(call.status.into())),
+                ("duration", Field::Number(millis)),
+                ("method", Field::Text(&call.method)),
+                ("size", Field::Number(call.response_bytes)),
+            ];
+            if !call.user_agent.is_empty() {
+                fields.push(("useragent", Field::Text(&call.user_agent)));
+            }
+            // An app that went meanwhile is not known by its number any more.
+            if let Some(served) = self.apps.get(&call.app) {
+                fields.push(("app_id", Field::Text(served.entry.id.as_str())));
+            }
+            log.write_fields(Timestamp(call.ended), Level::Info, "HTTP API Called", &fields);
+        }
+    }
+
+    /// There is no exporter: they are counted, and told to who looks closely.
+    pub(super) fn on_spans(&mut self, spans: &[Span]) {
+        self.span_count += spans.len() as u64;
+        let log = self.log.scoped("dapr.runtime.tracing");
+        if !log.is_written(Level::Debug) {
+            return;
+        }
+        for span in spans {
+            let kind = match span.kind {
+                SpanKind::Client => "client",
+                SpanKind::Server => "server",
+            };
+            let micros = span.ended.saturating_sub(span.began) / 1000;
+            log.debug(format_args!(
+                "Span {} of trace {}, parent {}: {kind} {}, status {}, {micros} us",
+                hex(&span.span),
+                hex(&span.trace),
+                hex(&span.parent),
+                span.name,
+                span.status,
+            ));
+        }
+    }
+
+    /// What control counts itself.
+    pub(super) fn own_counters(&self) -> Vec<Counter> {
+        let mut counters = self.registries.counters();
+        #[expect(clippy::cast_precision_loss, reason = "the page has no other numbers")]
+        let spans = self.span_count as f64;
+        counters.push(counter("ringcar_spans_not_exported_total", Vec::new(), spans));
+        for served in self.apps.values().filter(|served| served.config.tells_metrics) {
+            for name in ALWAYS_ZERO {
+                let app = ("app_id".to_owned(), served.entry.id.as_str().to_owned());
+                counters.push(counter(name, vec![app], 0.0));
+            }
+        }
+        counters
+    }
+}
+
+fn counter(name: &str, labels: Vec<(String, String)>, value: f64) -> Counter {
+    Counter { name: name.to_owned(), labels, kind: CounterKind::Counter, value }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Dapr's dashboards add these up; without them they show no data instead of zero.
+const ALWAYS_ZERO: [&str; 7] = [
+    "dapr_runtime_component_init_fail_total",
+    "dapr_runtime_component_init_total",
+    "dapr_runtime_component_loaded",
+    "dapr_runtime_mtls_init_fail_total",
+    "dapr_runtime_mtls_init_total",
+    "dapr_runtime_mtls_workload_cert_rotated_fail_total",
+    "dapr_runtime_mtls_workload_cert_rotated_total",
+];
