@@ -12,7 +12,9 @@ import websockets
 
 
 async def echo(socket):
-    await socket.send(f"hello {socket.request.path}")
+    # Debian 12's package has the path itself.
+    path = socket.request.path if hasattr(socket, "request") else socket.path
+    await socket.send(f"hello {path}")
     async for message in socket:
         if message == "bye":
             await socket.close(4000, "as you wish")

@@ -405,8 +405,8 @@ mod tests {
             ("empty", &["--placement-host-address", "", "--resources-path="], &[]),
             (
                 "changed",
-                &["--enable-mtls", "--enable-api-logging", "--resources-path", "d"],
-                &["enable-api-logging", "enable-mtls"],
+                &["--enable-mtls", "--sentry-address", "s", "--resources-path", "d"],
+                &["enable-mtls", "sentry-address"],
             ),
             ("no effect in daprd either", &["--actors-service", "x"], &[]),
         ] {

@@ -105,11 +105,11 @@ fn commands_say_when_there_is_no_such_app() {
 #[test]
 fn warns_once_of_each_flag_without_effect() {
     let place = Place::new();
-    let more = ["--enable-mtls", "--enable-api-logging", "--app-max-concurrency", "-1"];
+    let more = ["--enable-mtls", "--sentry-address", "s", "--app-max-concurrency", "-1"];
     let (mut process, _) = place.start_sidecar("a", None, &more);
-    process.wait_for("--enable-api-logging is accepted, but has no effect in this version");
+    process.wait_for("--enable-mtls is accepted, but has no effect in this version");
     let line = process.wait_for("level=warning");
-    assert!(line.contains("--enable-mtls is accepted"), "{line}");
+    assert!(line.contains("--sentry-address is accepted"), "{line}");
     process.wait_for("dapr initialized");
     drop(process);
 }
