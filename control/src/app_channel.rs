@@ -17,7 +17,7 @@ use std::{
 };
 use tokio::{
     net::{TcpStream, UnixStream},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
 };
 
 pub(crate) struct AppChannel {
@@ -29,6 +29,8 @@ pub(crate) struct AppChannel {
     pub(crate) asks_config: bool,
     pub(crate) log: Log,
     pub(crate) patience: Patience,
+    /// Rung by whoever hears that the app listens; it is looked for at once then.
+    pub(crate) bell: Arc<Notify>,
 }
 
 /// How many look for their app at once. The more there are, the less often each one looks, so that
@@ -95,7 +97,10 @@ impl AppChannel {
             if let Ok(true) = tokio::time::timeout(DIAL_TIMEOUT, self.is_listening()).await {
                 return;
             }
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.bell.notified() => {}
+            }
             pause = (pause * 2).min(self.patience.pause_max());
         }
     }
@@ -162,6 +167,7 @@ mod tests {
             protocol: "http".to_owned(),
             app_id: "orders".to_owned(),
             token: Some(Token::new("secret").unwrap()),
+            bell: Arc::default(),
             asks_config,
             log: Log::silent(),
             patience: Patience::default(),

@@ -29,6 +29,7 @@ mod resources;
 mod runtime_dir;
 mod sidecar;
 mod signals;
+mod steering;
 mod supervisor;
 #[cfg(test)]
 mod test_dir;

@@ -68,6 +68,11 @@ impl Publisher {
         }
     }
 
+    /// A listener that is another's from the next version on, or lets others in.
+    pub(crate) fn set_listener(&mut self, listener: Listener) {
+        self.pending.push(Change::Listener(listener));
+    }
+
     pub(crate) fn set_limits(
         &mut self,
         told: &Snapshot,
@@ -193,7 +198,7 @@ mod tests {
     }
 
     fn listener(id: u32, app: u32) -> Listener {
-        Listener { id: ListenerId(id), kind: ListenerKind::Api, app }
+        Listener { id: ListenerId(id), kind: ListenerKind::Api, app, caller: None }
     }
 
     fn route(id: &str, path: &str) -> Route {

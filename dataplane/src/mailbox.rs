@@ -13,7 +13,7 @@ use crate::{
 };
 use crossbeam_queue::ArrayQueue;
 use snapshot::{
-    AppId, ListenerId, ListenerKind, Namespace,
+    AppId, Listener, ListenerId, Namespace,
     wire::{AdminCallId, AdminRequest, LogLevel, Score},
 };
 use std::{
@@ -38,9 +38,7 @@ impl WorkerId {
 pub(crate) enum ToWorker {
     Adopt(Arc<Adoption>),
     Listen {
-        id: ListenerId,
-        kind: ListenerKind,
-        app: usize,
+        listener: Listener,
         socket: OwnedFd,
     },
     Unlisten(ListenerId),

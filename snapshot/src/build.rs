@@ -226,7 +226,8 @@ mod tests {
 
     #[test]
     fn reports_every_problem_at_once() {
-        let listener = |id, app| Listener { id: ListenerId(id), kind: ListenerKind::Api, app };
+        let listener =
+            |id, app| Listener { id: ListenerId(id), kind: ListenerKind::Api, app, caller: None };
         let errors = Snapshot::build(state(
             vec![app(0, "a"), app(1, "a"), app(0x1_0000, "b")],
             vec![route("b", "default", 0), route("c", "x", 1), route("c", "x", 1)],

@@ -269,7 +269,7 @@ mod tests {
     }
 
     fn listener(id: u32, app: u32) -> Listener {
-        Listener { id: ListenerId(id), kind: ListenerKind::Api, app }
+        Listener { id: ListenerId(id), kind: ListenerKind::Api, app, caller: None }
     }
 
     fn route_removed(id: &str) -> Change {

@@ -48,6 +48,7 @@ impl Socket {
             ListenerKind::Api => 0,
             ListenerKind::Peer => 1,
             ListenerKind::Public => 2,
+            ListenerKind::Inbound => 3,
         };
         Self { kind, namespace: namespace.to_owned(), id: id.to_owned() }
     }
@@ -58,6 +59,7 @@ impl Socket {
             0 => Some(ListenerKind::Api),
             1 => Some(ListenerKind::Peer),
             2 => Some(ListenerKind::Public),
+            3 => Some(ListenerKind::Inbound),
             _ => None,
         }
     }

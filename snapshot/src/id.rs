@@ -126,6 +126,11 @@ pub struct InstanceId(pub CompactString);
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct ListenerId(pub u32);
 
+/// A control group, as Linux names it; no two of one boot have the same, one after the other
+/// included.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub struct CgroupId(pub u64);
+
 /// Which state this is. Control counts up by one with each change.
 #[derive(
     Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,

@@ -26,7 +26,7 @@ pub use address::Address;
 pub use apps::{APPS_MAX, Apps};
 pub use build::{BuildError, Snapshot};
 pub use change::{ApplyError, Change, Delta, Replaced};
-pub use id::{AppId, ID_BYTES_MAX, IdError, InstanceId, ListenerId, Namespace, Version};
+pub use id::{AppId, CgroupId, ID_BYTES_MAX, IdError, InstanceId, ListenerId, Namespace, Version};
 pub use outbound::{HttpEndpoint, Outbound};
 pub use path_pattern::{PathPattern, PatternError, Segment};
 pub use state::{

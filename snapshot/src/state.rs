@@ -4,7 +4,7 @@
 //! together.
 
 use crate::{
-    Address, AppId, InstanceId, ListenerId, Namespace, Telemetry, Version,
+    Address, AppId, CgroupId, InstanceId, ListenerId, Namespace, Telemetry, Version,
     outbound::Outbound,
     policy::{Guards, resiliency::Resiliency},
 };
@@ -145,12 +145,17 @@ pub struct Listener {
     pub kind: ListenerKind,
     /// [`App::number`]: whose sidecar answers here.
     pub app: u32,
+    /// The cgroup whose processes alone may connect here, as the kernel tells who dialled. `None`:
+    /// whoever reaches the socket may.
+    pub caller: Option<CgroupId>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum ListenerKind {
     /// The Dapr HTTP API: the app calls out.
     Api,
+    /// Connections to the app's own port that the kernel sent here: plain requests to the app.
+    Inbound,
     /// Other sidecars call in.
     Peer,
     /// `--dapr-public-port`: health and metadata only, no invoke fallback.

@@ -7,6 +7,8 @@
 mod check;
 mod config;
 mod dataplane;
+mod deny_log;
+mod ebpf;
 mod explain;
 mod invoke;
 mod list;
@@ -52,6 +54,10 @@ enum Command {
     List(list::Arguments),
     /// Serve the apps of a node with one control and one data plane
     Node(node::Arguments),
+    /// List the connections that a node's programs in the kernel refused
+    DenyLog(deny_log::Arguments),
+    /// See and remove Ringcar's programs in the kernel
+    Ebpf(ebpf::Arguments),
     /// Stop running apps and their sidecars
     Stop(stop::Arguments),
     /// Serve as the data plane of a control process
@@ -87,6 +93,8 @@ impl Command {
     fn execute(self) -> ExitCode {
         match self {
             Self::Dataplane(arguments) => dataplane::main(&arguments),
+            Self::DenyLog(arguments) => block_on(deny_log::main(arguments)),
+            Self::Ebpf(arguments) => ebpf::main(&arguments),
             Self::Explain(arguments) => explain::main(&arguments),
             Self::Invoke(arguments) => block_on(invoke::main(arguments)),
             Self::List(arguments) => list::main(&arguments),

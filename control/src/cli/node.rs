@@ -37,6 +37,9 @@ pub(super) struct Arguments {
     /// The node's name, instead of the one in its file
     #[arg(long)]
     name: Option<String>,
+    /// Take the programs of the node that runs out of the kernel, and let it serve on
+    #[arg(long, conflicts_with = "config")]
+    detach: bool,
 }
 
 #[derive(clap::Subcommand)]
@@ -47,12 +50,15 @@ enum NodeCommand {
     Remove(Remove),
     /// List the apps that are served
     List(List),
+    /// As --detach
+    #[command(hide = true)]
+    Detach(Which),
     /// Read the node's file anew
     Reload(Which),
 }
 
 #[derive(clap::Args)]
-struct Which {
+pub(super) struct Which {
     /// The node's name, where several run
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -120,7 +126,7 @@ struct Row {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum NodeCommandError {
+pub(super) enum NodeCommandError {
     #[error("{0}")]
     Answer(String),
     #[error("{0}")]
@@ -138,7 +144,9 @@ enum NodeCommandError {
 }
 
 pub(super) fn main(arguments: Arguments) -> ExitCode {
-    let Arguments { command, config, name } = arguments;
+    let Arguments { command, config, name, detach } = arguments;
+    let command =
+        if detach { Some(NodeCommand::Detach(Which { node: name.clone() })) } else { command };
     let Some(command) = command else { return serve(Files { path: config, name }) };
     block_on(async {
         match command.execute().await {
@@ -217,6 +225,11 @@ impl NodeCommand {
                 });
                 Ok(())
             }
+            Self::Detach(which) => {
+                ask(&which, Method::POST, "/v1/detach", String::new()).await?;
+                say("✅  Connections are steered no longer");
+                Ok(())
+            }
             Self::Reload(which) => {
                 ask(&which, Method::POST, "/v1/reload", String::new()).await?;
                 say("✅  The node's file is in force");
@@ -260,7 +273,7 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 /// The node's answer to an order, once it is in force.
-async fn ask(
+pub(super) async fn ask(
     which: &Which,
     method: Method,
     path: &str,

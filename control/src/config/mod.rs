@@ -31,6 +31,7 @@ pub(crate) use app_place::{AppPlace, AppPlaceError};
 use crate::{
     log::{Format, Level},
     registry::Settings,
+    steering::AppSteering,
 };
 use flags::Values;
 use snapshot::{
@@ -93,6 +94,8 @@ pub(crate) struct Config {
     pub(crate) logs_calls: bool,
     pub(crate) has_collector: bool,
     pub(crate) telemetry: Arc<telemetry::Options>,
+    /// What the kernel does for it, on a node.
+    pub(crate) steering: AppSteering,
     /// For the log: what was asked for and is not done.
     pub(crate) warnings: Vec<String>,
 }
@@ -179,6 +182,23 @@ impl Config {
     /// # Errors
     /// The first problem, in daprd's words where daprd has any.
     pub(crate) fn from_flags(values: &Values, env: Environment<'_>) -> Result<Self, ConfigError> {
+        Self::read(values, env, &|port, app_port| port == app_port)
+    }
+
+    /// As [`Self::from_flags`], for an app of a node, where 0 is any free port, and no port of the
+    /// app's.
+    ///
+    /// # Errors
+    /// The first problem.
+    pub(crate) fn of_node(values: &Values, env: Environment<'_>) -> Result<Self, ConfigError> {
+        Self::read(values, env, &|port, app_port| port == app_port && port != 0)
+    }
+
+    fn read(
+        values: &Values,
+        env: Environment<'_>,
+        conflicts: &dyn Fn(u16, u16) -> bool,
+    ) -> Result<Self, ConfigError> {
         let app_id = AppId::new(values.text("app-id"))?;
         let namespace = namespace(env)?;
         let log = log_choice(values)?;
@@ -187,11 +207,12 @@ impl Config {
         let http_port = port(values, "dapr-http-port")?;
         let grpc_port = port(values, "dapr-grpc-port")?;
         for (flag, port) in [("dapr-http-port", http_port), ("dapr-grpc-port", grpc_port)] {
-            if port == app_port {
+            if conflicts(port, app_port) {
                 return Err(ConfigError::PortConflict { flag, port });
             }
         }
         Ok(Self {
+            steering: AppSteering::default(),
             app_id,
             namespace,
             app: AppPlace::parse(values.text("app-channel-address"), app_port)?,

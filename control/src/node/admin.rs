@@ -7,6 +7,8 @@
 //!   PUT /v1/apps                       one app or a list, in the keys of the node's file
 //!   DELETE /v1/apps/{namespace}/{id}   no longer
 //!   POST /v1/reload                    read the file anew
+//!   GET /v1/denials                    what the kernel refused
+//!   POST /v1/detach                    steer no longer
 //! ```
 //! Every order is passed to the event loop, and answered once it is in force.
 
@@ -42,6 +44,8 @@ pub(crate) struct Order {
 pub(crate) enum Wish {
     Add(String),
     Explain(Question),
+    Denials,
+    Detach,
     List,
     Reload,
     Remove { namespace: String, id: String },
@@ -127,6 +131,8 @@ fn wish(method: &Method, path: &str, body: String) -> Option<Wish> {
         (&Method::GET, "/v1/apps") => Some(Wish::List),
         (&Method::PUT, "/v1/apps") => Some(Wish::Add(body)),
         (&Method::POST, "/v1/explain") => serde_json::from_str(&body).ok().map(Wish::Explain),
+        (&Method::GET, "/v1/denials") => Some(Wish::Denials),
+        (&Method::POST, "/v1/detach") => Some(Wish::Detach),
         (&Method::POST, "/v1/reload") => Some(Wish::Reload),
         (&Method::DELETE, path) => {
             let (namespace, id) = path.strip_prefix("/v1/apps/")?.split_once('/')?;
@@ -177,6 +183,10 @@ mod tests {
             (Method::DELETE, "/v1/apps/default/", None),
             (Method::DELETE, "/v1/apps/default/orders/x", None),
             (Method::DELETE, "/v1/apps/default/orders", remove("default", "orders")),
+            (Method::POST, "/v1/denials", None),
+            (Method::GET, "/v1/detach", None),
+            (Method::GET, "/v1/denials", Some(Wish::Denials)),
+            (Method::POST, "/v1/detach", Some(Wish::Detach)),
             (Method::GET, "/v1/apps", Some(Wish::List)),
             (Method::PUT, "/v1/apps", Some(Wish::Add("{}".into()))),
             (Method::POST, "/v1/reload", Some(Wish::Reload)),

@@ -16,6 +16,7 @@ use crate::{
     },
     host,
     resources::{self, Resources},
+    steering::{AppSteering, NodeSteering, settings::Key as Steer},
     yaml::{self, Key, Node, Place, Value},
 };
 use snapshot::{OnControlLost, policy::Token};
@@ -34,6 +35,7 @@ pub(crate) struct NodeConfig {
     pub(crate) on_control_lost: OnControlLost,
     /// Files that it names.
     pub(crate) configuration: Vec<PathBuf>,
+    pub(crate) steering: NodeSteering,
     /// For apps that come while the node runs.
     pub(crate) defaults: Defaults,
 }
@@ -45,6 +47,7 @@ pub(crate) struct Defaults {
     namespace: Option<String>,
     /// By the variable whose place they take.
     tokens: Tokens,
+    steering: AppSteering,
 }
 
 type Tokens = BTreeMap<&'static str, Token>;
@@ -178,6 +181,7 @@ impl<'a> Reader<'a> {
         let entries = root.as_ref().map(|root| self.entries(root, keys::NODE)).unwrap_or_default();
         let mut values = self.of_environment();
         let mut own_name = None;
+        let mut steering = NodeSteering::default();
         let (mut defaults, mut apps) = (None, None);
         for (what, key, node) in entries {
             match what {
@@ -185,6 +189,7 @@ impl<'a> Reader<'a> {
                 Use::Name => own_name = self.text(key, node),
                 Use::Defaults => defaults = Some(node),
                 Use::Apps => apps = Some(node),
+                Use::Steering(steer) => self.node_steering(steer, key, node, &mut steering),
                 Use::Address | Use::Namespace | Use::Token(_) => {}
             }
         }
@@ -205,7 +210,7 @@ impl<'a> Reader<'a> {
         };
         let name = name.unwrap_or_else(|| "node".to_owned());
         let configuration = values.list("config").into_iter().map(PathBuf::from).collect();
-        Some(NodeConfig { name, base, apps, on_control_lost, configuration, defaults })
+        Some(NodeConfig { name, base, apps, on_control_lost, configuration, steering, defaults })
     }
 
     /// Variables stand above the file, for the keys of the process.
@@ -272,8 +277,12 @@ impl<'a> Reader<'a> {
     }
 
     fn defaults(&mut self, node: Option<&Node>) -> Defaults {
-        let mut defaults =
-            Defaults { values: Values::defaults(), namespace: None, tokens: BTreeMap::new() };
+        let mut defaults = Defaults {
+            values: Values::defaults(),
+            namespace: None,
+            tokens: BTreeMap::new(),
+            steering: AppSteering::default(),
+        };
         let entries = node.map(|node| self.entries(node, keys::APP)).unwrap_or_default();
         for (what, key, node) in entries {
             match what {
@@ -281,6 +290,10 @@ impl<'a> Reader<'a> {
                 Use::Flag(flag) => self.value(flag, key, node, &mut defaults.values),
                 Use::Namespace => defaults.namespace = self.text(key, node),
                 Use::Address => self.refuse(key.place, "address", "each app has its own"),
+                Use::Steering(Steer::Cgroup) => {
+                    self.refuse(key.place, "cgroup", "each app has its own");
+                }
+                Use::Steering(what) => self.steering(what, key, node, &mut defaults.steering),
                 Use::Token(name) => self.token(name, key, node, &mut defaults.tokens),
                 Use::Apps | Use::Defaults | Use::Name => {}
             }
@@ -354,17 +367,15 @@ impl<'a> Reader<'a> {
         let mut values = defaults.values.clone();
         let mut namespace = defaults.namespace.clone();
         let mut tokens = defaults.tokens.clone();
+        let mut steering = defaults.steering.clone();
         let mut places: BTreeMap<&str, Place> = BTreeMap::new();
         for (what, key, child) in &entries {
             places.insert(&key.text, child.place);
             match *what {
                 Use::Flag(flag) => self.value(flag, key, child, &mut values),
                 Use::Namespace => namespace = self.text(key, child),
-                Use::Address => {
-                    if let Some(text) = self.text(key, child) {
-                        self.address(&text, child.place, &mut values);
-                    }
-                }
+                Use::Address => self.address(key, child, &mut values),
+                Use::Steering(what) => self.steering(what, key, child, &mut steering),
                 Use::Token(name) => self.token(name, key, child, &mut tokens),
                 Use::Apps | Use::Defaults | Use::Name => {}
             }
@@ -381,7 +392,7 @@ impl<'a> Reader<'a> {
                 None => (self.env)(name),
             },
         };
-        match Config::from_flags(&values, &env) {
+        match Config::of_node(&values, &env) {
             Ok(mut config) => {
                 let telemetry = match files {
                     Some(files) => {
@@ -404,6 +415,7 @@ impl<'a> Reader<'a> {
                     tells_metrics: base.tells_metrics,
                     logs_calls: base.logs_calls || config.logs_calls,
                     telemetry,
+                    steering,
                     ..config
                 };
                 self.with_resources(config, &values, node.place)
@@ -442,8 +454,31 @@ impl<'a> Reader<'a> {
         Some(config)
     }
 
+    fn node_steering(&mut self, what: Steer, key: &Key, node: &Node, into: &mut NodeSteering) {
+        if let Some(text) = self.text(key, node)
+            && let Err(reason) = into.set(what, &text)
+        {
+            self.refuse(node.place, &key.text, reason);
+        }
+    }
+
+    fn steering(&mut self, what: Steer, key: &Key, node: &Node, into: &mut AppSteering) {
+        let texts = match &node.value {
+            Value::Sequence(nodes) => nodes.iter().map(Node::text).collect::<Option<Vec<_>>>(),
+            _ => node.text().map(|text| vec![text]),
+        };
+        let Some(texts) = texts else {
+            return self.refuse(node.place, &key.text, "must be a value or a list of values");
+        };
+        if let Err(reason) = into.set(what, texts.into_iter().map(str::to_owned).collect()) {
+            self.refuse(node.place, &key.text, reason);
+        }
+    }
+
     /// A port, host and port, or `unix:///path`.
-    fn address(&mut self, text: &str, place: Place, values: &mut Values) {
+    fn address(&mut self, key: &Key, node: &Node, values: &mut Values) {
+        let Some(text) = self.text(key, node) else { return };
+        let (text, place) = (text.as_str(), node.place);
         let (host, port) = match text.rsplit_once(':') {
             _ if text.starts_with("unix:") => (Some(text), None),
             Some((host, port)) => (Some(host), Some(port)),

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use crate::steering::settings::Key as Steer;
+
 /// What becomes of a key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Use {
@@ -15,11 +17,12 @@ pub(super) enum Use {
     Flag(&'static str),
     Name,
     Namespace,
+    Steering(Steer),
     /// Where the token of this variable is to be found.
     Token(&'static str),
 }
 
-use Use::{Address, Apps, Defaults, Flag, Name, Namespace, Token};
+use Use::{Address, Apps, Defaults, Flag, Name, Namespace, Steering, Token};
 
 pub(super) const NODE: &[(&str, Use)] = &[
     ("apps", Apps),
@@ -38,6 +41,10 @@ pub(super) const NODE: &[(&str, Use)] = &[
     ("name", Name),
     ("resources-paths", Flag("resources-path")),
     ("zone", Flag("zone")),
+    ("steering", Steering(Steer::NodeMode)),
+    ("steering-cgroup", Steering(Steer::NodeCgroup)),
+    ("steering-port", Steering(Steer::NodePort)),
+    ("steering-without-data-plane", Steering(Steer::NodeWithoutDataPlane)),
 ];
 
 pub(super) const APP: &[(&str, Use)] = &[
@@ -45,11 +52,15 @@ pub(super) const APP: &[(&str, Use)] = &[
     ("allowed-origins", Flag("allowed-origins")),
     ("app-token", Token("APP_API_TOKEN")),
     ("balance", Flag("balance")),
+    ("cgroup", Steering(Steer::Cgroup)),
     ("configuration", Flag("config")),
     ("app-health-check-path", Flag("app-health-check-path")),
     ("app-health-probe-interval", Flag("app-health-probe-interval")),
     ("app-health-probe-timeout", Flag("app-health-probe-timeout")),
     ("app-health-threshold", Flag("app-health-threshold")),
+    ("direct", Steering(Steer::Direct)),
+    ("direct-allow", Steering(Steer::DirectAllow)),
+    ("direct-deny", Steering(Steer::DirectDeny)),
     ("disable-init-endpoints", Flag("disable-init-endpoints")),
     ("enable-api-logging", Flag("enable-api-logging")),
     ("enable-app-health-check", Flag("enable-app-health-check")),

@@ -2,19 +2,45 @@
 
 #![forbid(unsafe_code)]
 
-use super::Finding;
+use super::{Finding, State};
+use ebpf_loader::probe::{self, Ability};
 use std::{fs, path::Path};
 
-pub(super) fn findings() -> [Finding; 5] {
+pub(super) fn findings() -> Vec<Finding> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    [
+    let capabilities = judge_capabilities(effective(&status));
+    let mut findings = vec![
         judge_types(Path::new(TYPES).exists()),
         judge_groups(&mounts),
         judge_mounts(&mounts),
-        judge_capabilities(effective(&status)),
         judge_lockdown(fs::read_to_string(LOCKDOWN).ok().as_deref()),
-    ]
+    ];
+    // Without them nothing can be tried.
+    if capabilities.state == State::Ok {
+        findings.extend(probe::abilities().iter().filter_map(judge_ability));
+    }
+    findings.push(capabilities);
+    findings
+}
+
+/// What is there needs no line.
+fn judge_ability(ability: &Ability) -> Option<Finding> {
+    const CHECK: &str = "ebpf programs";
+    let Ability { name, since, state } = ability;
+    match state {
+        probe::State::There => None,
+        probe::State::Missing => Some(Finding::warning(
+            CHECK,
+            format!("the kernel has no {name}"),
+            format!("{WITHOUT}; Linux {since} brought them"),
+        )),
+        probe::State::Unknown(reason) => Some(Finding::warning(
+            CHECK,
+            format!("whether the kernel has {name} cannot be told: {reason}"),
+            format!("{WITHOUT}; a kernel that is locked down refuses all of them"),
+        )),
+    }
 }
 
 fn judge_types(are_there: bool) -> Finding {
@@ -110,7 +136,6 @@ const CAP_BPF: u32 = 39;
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
     use super::*;
 
     #[test]
@@ -141,6 +166,18 @@ mod tests {
         assert_eq!(judge_groups("").state, State::Warning);
         let mounts = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         assert_eq!(judge_groups(mounts).found, "/sys/fs/cgroup/unified");
+    }
+
+    #[test]
+    fn what_a_kernel_lacks_is_a_warning() {
+        let ability = |state| Ability { name: "event rings", since: "5.8", state };
+        assert_eq!(judge_ability(&ability(probe::State::There)), None);
+        let missing = judge_ability(&ability(probe::State::Missing)).unwrap();
+        assert_eq!(missing.state, State::Warning);
+        assert!(missing.found.contains("no event rings"), "{missing:?}");
+        let unknown = probe::State::Unknown("refused".to_owned());
+        let unknown = judge_ability(&ability(unknown)).unwrap();
+        assert!(unknown.found.ends_with("refused"), "{unknown:?}");
     }
 
     #[test]

@@ -164,6 +164,7 @@ impl Sidecar {
             self.take_in(number, config, prepared, &mut sockets);
         }
         self.pool.close();
+        self.steer();
         let version = match self.publisher.is_empty() {
             true => self.version(),
             false => self.publish_with(sockets),
@@ -191,9 +192,13 @@ impl Sidecar {
         &mut self,
         number: u32,
         config: Arc<Config>,
-        prepared: served::Prepared,
+        mut prepared: served::Prepared,
         sockets: &mut supervisor::Sockets,
     ) {
+        let group = self.steering.as_ref().and_then(|steering| steering.group_of(&config.steering));
+        prepared.sockets.iter_mut().for_each(|bound| {
+            bound.set_caller(group);
+        });
         let new = prepared.sockets.iter().filter(|bound| bound.is_new);
         sockets.extend(new.map(|bound| (bound.listener.id, Arc::clone(&bound.socket))));
         let listeners = prepared.listeners();

@@ -23,6 +23,7 @@ mod scrapes;
 mod served;
 mod setup;
 mod sockets;
+mod steer;
 mod told;
 mod watches;
 
@@ -42,6 +43,7 @@ use crate::{
     registry::{Change, Registries, Settings},
     runtime_dir::RuntimeDir,
     signals::{Signal, Signals, Source as _},
+    steering::{self, Steering},
     supervisor::{self, Event, Supervisor},
 };
 use admin::Reply;
@@ -90,6 +92,8 @@ pub(crate) struct Sidecar {
     node: Option<Node>,
     operators: Operators,
     questions: Questions,
+    /// `None` without programs in the kernel.
+    steering: Option<Steering>,
     replies: VecDeque<Reply>,
     /// Spans that came from the data plane.
     span_count: u64,
@@ -138,6 +142,7 @@ enum Wake {
     Registry(Change),
     Scrape(Scrape),
     Signal(Signal),
+    Steering(steering::Event),
 }
 
 impl Sidecar {
@@ -151,6 +156,9 @@ impl Sidecar {
         self.close_sockets();
         tokio::join!(self.registries.end(), self.supervisor.end());
         self.operators.end();
+        if let Some(steering) = self.steering {
+            steering.end();
+        }
         if let Some(node) = self.node {
             node.end();
         }
@@ -177,6 +185,7 @@ impl Sidecar {
             () = reload::changed(&self.reload) => Wake::Files,
             () = node::changed(&self.node) => Wake::NodeFile,
             order = self.operators.next() => Wake::Order(order),
+            event = steering::next(&self.steering) => Wake::Steering(event),
         }
     }
 
@@ -196,6 +205,7 @@ impl Sidecar {
                 }
             }
             Wake::Signal(signal) => return self.on_signal(signal),
+            Wake::Steering(event) => self.on_steering(event),
         }
         None
     }
@@ -282,6 +292,9 @@ impl Sidecar {
         match event {
             Event::Greeted(introduction) => {
                 let Introduction { pid, workers, engine, engine_reason } = introduction;
+                if self.steering.as_mut().is_some_and(|steering| steering.on_data_plane(pid)) {
+                    self.steer();
+                }
                 self.log.info(format_args!(
                     "Data plane (process {pid}) serves on {engine} with {workers} workers: {engine_reason}"
                 ));

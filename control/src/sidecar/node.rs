@@ -22,6 +22,7 @@ use crate::{
     },
     registry::inotify::directory_of,
     runtime_dir::RuntimeDir,
+    steering::NodeSteering,
 };
 use serde::Serialize;
 use snapshot::{AppId, Namespace, wire::AdminCallId};
@@ -36,6 +37,8 @@ pub(super) struct Node {
     files: Files,
     base: Config,
     defaults: Defaults,
+    /// As the node was started.
+    steering: NodeSteering,
     /// Of the file.
     apps: Vec<Arc<Config>>,
     changes: Changes,
@@ -76,6 +79,7 @@ impl Node {
             files,
             base: config.base.clone(),
             defaults: config.defaults.clone(),
+            steering: config.steering.clone(),
             apps: config.apps.iter().cloned().map(Arc::new).collect(),
             changes,
             added: BTreeMap::new(),
@@ -139,6 +143,8 @@ impl Sidecar {
                 answer.send(404, "this is a sidecar, not a node".to_owned());
             }
             Wish::Add(text) => self.add_apps(&text, answer),
+            Wish::Denials => self.tell_denials(answer),
+            Wish::Detach => self.detach(answer),
             Wish::List => answer.send(200, self.list_apps()),
             Wish::Reload => {
                 self.reload_node();
@@ -174,6 +180,9 @@ impl Sidecar {
         node.watch_files(&config.configuration, &self.log);
         if node.base.metrics != config.base.metrics {
             self.log.warning("Changes of the metrics page wait for the next start");
+        }
+        if node.steering != config.steering {
+            self.log.warning("Changes of the node's own steering wait for the next start");
         }
         let wanted = node.wanted(&self.log);
         self.log.set_threshold(config.base.log.threshold);
@@ -268,7 +277,7 @@ impl Sidecar {
         }
     }
 
-    fn answer_when_live(&mut self, answer: Answer) {
+    pub(super) fn answer_when_live(&mut self, answer: Answer) {
         self.answer_at(self.version(), answer);
     }
 

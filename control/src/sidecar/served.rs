@@ -30,7 +30,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::task::AbortHandle;
+use tokio::{sync::Notify, task::AbortHandle};
 
 pub(super) struct Served {
     pub(super) config: Arc<Config>,
@@ -40,6 +40,10 @@ pub(super) struct Served {
     /// To look for the app with, once it is registered.
     pub(super) channel: Option<AppChannel>,
     pub(super) search: Option<AbortHandle>,
+    /// Where the app listens, if that is a port.
+    pub(super) app_address: Option<SocketAddr>,
+    /// Rings when the kernel says that the app listens.
+    pub(super) bell: Arc<Notify>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -166,6 +170,9 @@ fn gather(
     let api = bind_api(config, place, sockets)?;
     if let Some(public) = &config.public {
         take_tcp(ListenerKind::Public, &public.host, public.port, place, sockets)?;
+    }
+    if config.steering.wants_inbound() && config.carries_protocol() {
+        take_tcp(ListenerKind::Inbound, "127.0.0.1", 0, place, sockets)?;
     }
     let (id, namespace) = (config.app_id.clone(), config.namespace.clone());
     let peer = Address::Unix(peer);
@@ -387,6 +394,7 @@ fn app_channel(config: &Config, address: Address, place: &Place<'_>) -> AppChann
         app_id: config.app_id.as_str().to_owned(),
         token: config.guards.app_token.clone(),
         asks_config: config.asks_app_config && config.carries_protocol(),
+        bell: Arc::default(),
         log: place.log.clone(),
         patience: place.search.clone(),
     }
@@ -410,7 +418,14 @@ impl Prepared {
 
     pub(super) fn serve(self, config: Arc<Config>) -> (Served, App, Metadata) {
         let Self { app, metadata, entry, sockets, channel } = self;
-        let served = Served { config, entry, sockets, stage: Stage::New, channel, search: None };
+        let app_address = app.channel.as_ref().and_then(|channel| match channel.address {
+            Address::Tcp(address) => Some(address),
+            Address::Unix(_) => None,
+        });
+        let stage = Stage::New;
+        let bell = channel.as_ref().map(|channel| Arc::clone(&channel.bell)).unwrap_or_default();
+        let search = None;
+        let served = Served { config, entry, sockets, stage, channel, search, app_address, bell };
         (served, app, metadata)
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     publish::Publisher,
     registry::{Registries, RegistryError},
     runtime_dir::{RuntimeDir, RuntimeDirError},
+    steering::{self, Steering, SteeringError},
     supervisor::{Program, Supervisor},
     version,
 };
@@ -56,6 +57,8 @@ pub(crate) enum StartError {
     Registry(#[from] RegistryError),
     #[error("{0}")]
     RuntimeDir(#[from] RuntimeDirError),
+    #[error("steering is to be on and cannot: {0}")]
+    Steering(#[from] SteeringError),
     #[error("cannot serve the metrics page: {0}")]
     Page(io::Error),
     #[error("cannot listen for signals: {0}")]
@@ -71,6 +74,7 @@ struct Plan<'a> {
     on_control_lost: OnControlLost,
     /// An app of a node that cannot be served is left out, instead of ending all.
     node: Option<Node>,
+    steering: Option<Steering>,
 }
 
 /// Must be called within the runtime the sidecar will run on.
@@ -84,7 +88,7 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
         time => OnControlLost::ServeFor(time),
     };
     let (name, apps) = (plane_name(config), vec![Arc::new(config.clone())]);
-    let plan = Plan { name, base: config, apps, on_control_lost, node: None };
+    let plan = Plan { name, base: config, apps, on_control_lost, node: None, steering: None };
     let dir = runtime_dir()?;
     let claim = claim(&plan.name, &dir, log).await?;
     let sidecar = start(plan, claim, dir, log).await?;
@@ -111,7 +115,11 @@ pub(crate) async fn prepare_node(
     let mut node = Node::start(&config, files, &dir, &name, log);
     let on_control_lost = config.on_control_lost;
     let apps = node.wanted(log);
-    let plan = Plan { name, base: &config.base, apps, on_control_lost, node: Some(node) };
+    let is_wanted = apps.iter().any(|app| app.steering.is_any());
+    let pin_name = steering::pin_name(&config.name, dir.path());
+    let steering = Steering::of_node(&config.steering, is_wanted, &pin_name, log)?;
+    let node = Some(node);
+    let plan = Plan { name, base: &config.base, apps, on_control_lost, node, steering };
     let control = start(plan, claim, dir, log).await?;
     log.info(format_args!("Node {} serves {} apps", config.name, control.apps.len()));
     Ok(control)
@@ -170,9 +178,7 @@ async fn start(
     };
     let held_apps = take_held(&mut adopted, |adopted| &mut adopted.held.apps);
     let version = adopted.as_deref().map(|adopted| adopted.held.version).unwrap_or_default();
-    if let Some(adopted) = adopted.as_deref() {
-        tell_adoption(adopted, log);
-    }
+    adopted.iter().for_each(|adopted| tell_adoption(adopted, &mut plan.steering, log));
     let operators = Operators::meet(&plan.name, plan.node.is_some(), &dir, log)?;
     let metrics = base.metrics.as_ref();
     let metrics = metrics.map(|place| bind_tcp(&place.host, place.port, log)).transpose()?;
@@ -197,6 +203,7 @@ async fn start(
         node: plan.node.take(),
         operators,
         questions: Questions::default(),
+        steering: plan.steering.take(),
         replies: VecDeque::new(),
         span_count: 0,
         live: Version::default(),
@@ -207,6 +214,7 @@ async fn start(
     };
     let numbers = sidecar.inherit(predecessor.as_deref());
     sidecar.take_apps(plan.apps, &held_apps, numbers)?;
+    sidecar.steer();
     drop(held_apps);
     let incoming =
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
@@ -232,9 +240,17 @@ fn take_held<T: Default>(
     adopted.as_deref_mut().map(|adopted| std::mem::take(part(adopted))).unwrap_or_default()
 }
 
-fn tell_adoption(Adopted { introduction, held, .. }: &Adopted, log: &Log) {
+fn tell_adoption(
+    Adopted { introduction, held, .. }: &Adopted,
+    steering: &mut Option<Steering>,
+    log: &Log,
+) {
     let (process, state) = (introduction.pid, held.version.0);
     log.info(format_args!("Adopted the running data plane (process {process}) at state {state}"));
+    if let Some(steering) = steering {
+        // Before the kernel hears of the apps: its connects must not be judged for a moment.
+        steering.on_data_plane(process);
+    }
 }
 
 fn bind_tcp(host: &str, port: u16, log: &Log) -> Result<Bound, ListenError> {

@@ -8,7 +8,7 @@
 
 use crate::{adopt::Adopted, runtime_dir::RuntimeDir};
 use rustix::net::getsockname;
-use snapshot::{Address, InstanceId, Listener, ListenerId, ListenerKind};
+use snapshot::{Address, CgroupId, InstanceId, Listener, ListenerId, ListenerKind};
 use std::{
     collections::BTreeMap,
     fs,
@@ -70,7 +70,7 @@ impl Pool {
     pub(super) fn inherit_new(&mut self, kind: ListenerKind, app: u32, socket: &Arc<OwnedFd>) {
         let Some(address) = address_of(socket) else { return };
         self.last += 1;
-        let listener = Listener { id: ListenerId(self.last), kind, app };
+        let listener = Listener { id: ListenerId(self.last), kind, app, caller: None };
         let bound = Bound { listener, socket: Arc::clone(socket), address, is_new: true };
         self.free.push(Free { bound, only: None });
     }
@@ -119,6 +119,14 @@ impl Pool {
 }
 
 impl Bound {
+    /// Of all of an app's sockets, the API's ports are the ones that are its own alone. Whether
+    /// that is news.
+    pub(super) fn set_caller(&mut self, group: Option<CgroupId>) -> bool {
+        let is_tcp = matches!(self.address, Address::Tcp(_));
+        let caller = group.filter(|_| is_tcp && self.listener.kind == ListenerKind::Api);
+        std::mem::replace(&mut self.listener.caller, caller) != caller
+    }
+
     fn remove_file(&self) {
         if let Address::Unix(path) = &self.address {
             let _ = fs::remove_file(path);
@@ -133,7 +141,8 @@ impl<'a> Sockets<'a> {
 
     pub(super) fn add(&mut self, kind: ListenerKind, socket: OwnedFd, address: Address) {
         self.pool.last += 1;
-        let listener = Listener { id: ListenerId(self.pool.last), kind, app: self.app };
+        let listener =
+            Listener { id: ListenerId(self.pool.last), kind, app: self.app, caller: None };
         self.new.push(Bound { listener, socket: Arc::new(socket), address, is_new: true });
     }
 
@@ -223,7 +232,7 @@ mod tests {
 
     fn pool(kind: ListenerKind, socket: OwnedFd) -> Pool {
         let address = address_of(&socket).unwrap();
-        let listener = Listener { id: ListenerId(7), kind, app: 0 };
+        let listener = Listener { id: ListenerId(7), kind, app: 0, caller: None };
         let bound = Bound { listener, socket: Arc::new(socket), address, is_new: false };
         Pool { free: vec![Free { bound, only: None }], last: 7 }
     }

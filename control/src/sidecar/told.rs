@@ -5,6 +5,7 @@
 use super::Sidecar;
 use crate::{
     log::{Field, Level},
+    steering::Steering,
     timestamp::Timestamp,
 };
 use snapshot::wire::{ApiCall, Counter, CounterKind, Span, SpanKind};
@@ -59,6 +60,7 @@ impl Sidecar {
     /// What control counts itself.
     pub(super) fn own_counters(&self) -> Vec<Counter> {
         let mut counters = self.registries.counters();
+        counters.extend(self.steering.iter().flat_map(Steering::counters));
         #[expect(clippy::cast_precision_loss, reason = "the page has no other numbers")]
         let spans = self.span_count as f64;
         counters.push(counter("ringcar_spans_not_exported_total", Vec::new(), spans));

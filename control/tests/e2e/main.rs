@@ -26,6 +26,7 @@ mod run;
 mod run_file;
 mod shutdown;
 mod sidecar;
+mod steering;
 mod support;
 mod survival;
 mod telemetry;

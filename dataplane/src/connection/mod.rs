@@ -38,6 +38,8 @@ pub(crate) struct Connection {
     pub app: usize,
     /// Of a peer's connection.
     pub proof: Proof,
+    /// Of an inbound connection: the app that dialled, if it is one of ours.
+    pub caller: Option<u32>,
     pub state: State,
     /// Bytes received and not yet understood: the next head, or what was pipelined behind the
     /// current request.
@@ -97,6 +99,7 @@ impl Connection {
             listener,
             app,
             proof: Proof::None,
+            caller: None,
             state: State::Idle,
             input: Input::default(),
             exchange: Exchange::default(),

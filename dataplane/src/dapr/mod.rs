@@ -138,6 +138,18 @@ pub fn interpret_public(request: &Request<'_>, notes: &mut CallNotes) -> LocalCa
     }
 }
 
+/// Reads a plain request to an app, as if it had come by invoke: all of its path is the method.
+pub fn interpret_inbound(request: &Request<'_>, notes: &mut CallNotes) -> Asked {
+    notes.clear();
+    match read_target(request, notes) {
+        Ok(_) => {
+            target::method_of_path(&mut notes.method);
+            Asked::Invoke { app_id_header_used: false }
+        }
+        Err(reason) => Asked::Local(LocalCall::BadTarget(reason)),
+    }
+}
+
 /// Leaves the decoded path in `notes.method`.
 fn read_target<'a>(request: &Request<'a>, notes: &mut CallNotes) -> Result<Target<'a>, BadTarget> {
     let target = path::split_target(request.method, request.target)?;

@@ -31,6 +31,7 @@
 //! completion (a cancelled operation included), so no completion can ever find another socket
 //! behind its number. Keys carry a generation for the same reason.
 
+mod caller;
 mod choose;
 mod chunk;
 mod credentials;
@@ -45,6 +46,7 @@ mod token;
 mod uring;
 mod waker;
 
+pub(crate) use caller::caller;
 pub use choose::{Choice, Selected, Unusable, epoll, probe, uring};
 pub use chunk::{Chunk, ChunkWriter};
 pub(crate) use credentials::peer_user;

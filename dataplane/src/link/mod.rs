@@ -557,10 +557,9 @@ impl Link {
     fn open(&mut self, snapshot: &Snapshot, new: NewSocket) {
         let NewSocket { id, socket, copy } = new;
         let Some(listener) = snapshot.find_listener(id) else { return };
-        let (kind, app) = (listener.kind, listener.app as usize);
         self.listening.insert(id, copy);
         self.workers[0].put(ToWorker::Unlisten(id));
-        self.workers[0].put(ToWorker::Listen { id, kind, app, socket });
+        self.workers[0].put(ToWorker::Listen { listener: listener.clone(), socket });
     }
 
     fn hold(&mut self, ids: &[HoldId], descriptors: Vec<OwnedFd>) {

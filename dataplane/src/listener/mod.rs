@@ -8,12 +8,12 @@
 
 use crate::{
     clock::Instant,
-    engine::{Engine, ListenerKey},
+    engine::{self, Engine, ListenerKey},
     limits::CONNECTIONS_MAX,
     mailbox::{Mailbox, ToWorker, WorkerId},
     relay::Relay,
 };
-use snapshot::{ListenerId, ListenerKind, Snapshot};
+use snapshot::{CgroupId, ListenerId, ListenerKind, Snapshot};
 use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 #[derive(Default)]
@@ -30,18 +30,25 @@ struct Listener {
     id: ListenerId,
     kind: ListenerKind,
     app: usize,
+    caller: Option<CgroupId>,
+}
+
+impl Listener {
+    fn of(listener: &snapshot::Listener) -> Self {
+        let snapshot::Listener { id, kind, app, caller } = *listener;
+        Self { id, kind, app: app as usize, caller }
+    }
+
+    /// The kernel's word counts, and where it has none the connection is nobody's.
+    fn may_be_dialed_by(&self, socket: &OwnedFd) -> bool {
+        self.caller.is_none_or(|caller| engine::caller(socket) == Some(caller))
+    }
 }
 
 impl Listeners {
-    pub(crate) fn insert(
-        &mut self,
-        key: ListenerKey,
-        id: ListenerId,
-        kind: ListenerKind,
-        app: usize,
-    ) {
-        self.by_key.insert(key, Listener { id, kind, app });
-        self.keys.insert(id, key);
+    pub(crate) fn insert(&mut self, key: ListenerKey, listener: &snapshot::Listener) {
+        self.by_key.insert(key, Listener::of(listener));
+        self.keys.insert(listener.id, key);
     }
 
     pub(crate) fn remove(&mut self, id: ListenerId) -> Option<ListenerKey> {
@@ -62,8 +69,7 @@ impl Listeners {
         for id in changed {
             let listener = self.keys.get(id).and_then(|key| self.by_key.get_mut(key));
             if let (Some(listener), Some(now)) = (listener, snapshot.find_listener(*id)) {
-                listener.app = now.app as usize;
-                listener.kind = now.kind;
+                *listener = Listener::of(now);
             }
         }
     }
@@ -114,7 +120,11 @@ impl Admission {
         relay: &mut Relay<E>,
     ) {
         let Some(listener) = listeners.find(key) else { return };
-        let Listener { id, kind, app } = listener;
+        if !listener.may_be_dialed_by(&socket) {
+            relay.counters.callers_refused.add(1);
+            return;
+        }
+        let Listener { id, kind, app, .. } = listener;
         let chosen = self.least_loaded();
         if self.mailboxes[chosen].load() >= CONNECTIONS_MAX {
             relay.counters.accept_failures.add(1);

@@ -50,7 +50,7 @@ impl<E: Engine> Relay<E> {
         bytes: &[u8],
     ) -> Result<(Way, FieldSet), Cause> {
         let connection = self.connections.find_mut(key).expect("its head has just been read");
-        let listener = connection.listener;
+        let (listener, caller) = (connection.listener, connection.caller);
         let planner = Planner {
             exchange: &mut connection.exchange,
             head: &self.request_head,
@@ -62,6 +62,7 @@ impl<E: Engine> Relay<E> {
             lines: &mut self.lines,
         };
         let plan = match listener {
+            ListenerKind::Inbound => planner.plan_call_in(caller)?,
             ListenerKind::Peer => planner.plan_call_from_peer()?,
             ListenerKind::Api | ListenerKind::Public => planner.plan_call_out()?,
         };

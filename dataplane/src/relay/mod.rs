@@ -54,7 +54,7 @@ use crate::{
     clock::Instant,
     connection::{Buffers, Connection, ConnectionKey, State},
     draw::Draw,
-    engine::{Engine, Event, Operation, SocketKey},
+    engine::{self, Engine, Event, Operation, SocketKey},
     http::{RequestHead, ResponseHead, date::DateCache},
     limits::{
         HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, RETRY_BYTES_MAX,
@@ -278,11 +278,16 @@ impl<E: Engine> Relay<E> {
     pub(crate) fn accept(&mut self, socket: OwnedFd, listener: ListenerKind, app: usize) {
         let proof = match listener {
             ListenerKind::Peer => guards::proof_of(&socket, self.user),
-            ListenerKind::Api | ListenerKind::Public => Proof::None,
+            ListenerKind::Api | ListenerKind::Inbound | ListenerKind::Public => Proof::None,
+        };
+        let caller = match listener {
+            ListenerKind::Inbound => self.find_caller(&socket),
+            ListenerKind::Api | ListenerKind::Peer | ListenerKind::Public => None,
         };
         let socket = self.engine.adopt(socket);
         let mut connection = Connection::new(socket, listener, app);
         connection.proof = proof;
+        connection.caller = caller;
         connection.deadline = Some(self.now + HEAD_TIMEOUT);
         let key = self.connections.insert(connection);
         self.owners.set(socket, Owner::Downstream(key));
@@ -290,6 +295,14 @@ impl<E: Engine> Relay<E> {
         self.engine.receive_start(socket);
         self.counters.connections_accepted.add(1);
         self.schedule_connection(key);
+    }
+
+    /// The app whose process dialled, by the kernel's word: the one whose API is for its group.
+    fn find_caller(&self, socket: &OwnedFd) -> Option<u32> {
+        let caller = engine::caller(socket);
+        let mut listeners = self.view.snapshot.listeners.iter();
+        let own = listeners.find(|listener| caller.is_some() && listener.caller == caller)?;
+        Some(own.app)
     }
 
     /// Handles one event of a socket; those of listeners and of the waker are the worker's.

@@ -20,7 +20,7 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(key) else { return false };
         let side = match connection.listener {
             ListenerKind::Api => Side::Api,
-            ListenerKind::Peer => Side::Peer,
+            ListenerKind::Inbound | ListenerKind::Peer => Side::Peer,
             ListenerKind::Public => Side::Public,
         };
         let seen = Seen { app: connection.app, side, head: &self.request_head, bytes: chunk };

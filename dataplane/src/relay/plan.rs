@@ -47,6 +47,8 @@ enum From {
     /// Another app of this data plane.
     Neighbour,
     Peer,
+    /// A process of no app.
+    Stranger,
 }
 
 /// All that a plan is made from. `lines` receives what is added to the head.
@@ -104,6 +106,26 @@ impl<'v> Planner<'_, 'v> {
             }
             Destination::Remote { route } => self.plan_peer(route, drop),
         }
+    }
+
+    /// A plain request to our app, sent here by the kernel, who says which app `caller` is: the
+    /// same to the callee as if that one had called by its own API.
+    pub(super) fn plan_call_in(mut self, caller: Option<u32>) -> Result<Plan<'v>, Cause> {
+        let (index, snapshot) = (self.app, &self.view.snapshot);
+        let callee = &snapshot.apps[index];
+        self.lines.clear();
+        self.exchange.hop = Hop::InboundFromPeer;
+        self.exchange.request_bytes_max = callee.body_bytes_max;
+        self.exchange.notes.target.extend_from_slice(callee.id.as_str().as_bytes());
+        normalise(&mut self.exchange.notes.method).map_err(Cause::Method)?;
+        let caller = caller.map(|number| number as usize);
+        let Some(caller) = caller.filter(|number| snapshot.apps.get(*number).is_some()) else {
+            return self.plan_app(index, From::Stranger, NEIGHBOUR);
+        };
+        self.app = caller;
+        self.introduce();
+        write_callee(callee.id.as_str(), self.lines);
+        self.plan_app(index, From::Neighbour, NEIGHBOUR)
     }
 
     /// Another sidecar calls. It names the app it means, for an address can have changed hands
@@ -164,7 +186,7 @@ impl<'v> Planner<'_, 'v> {
             From::Itself => return Ok(()),
             From::Neighbour => Some(own_name(&view.snapshot.apps[self.app])),
             From::Peer if access.believes(self.proof) => claimed_name(head, bytes),
-            From::Peer => None,
+            From::Peer | From::Stranger => None,
         };
         let exchange = &mut *self.exchange;
         exchange.method = verb_of(head.method, head.method_name.of(bytes))?;

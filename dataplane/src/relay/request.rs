@@ -149,6 +149,7 @@ impl<E: Engine> Relay<E> {
         };
         let notes = &mut connection.exchange.notes;
         match connection.listener {
+            ListenerKind::Inbound => dapr::interpret_inbound(&request, notes),
             ListenerKind::Public => Asked::Local(dapr::interpret_public(&request, notes)),
             ListenerKind::Api | ListenerKind::Peer => {
                 let allowed = self.view.app(connection.app).guards.allowed();
@@ -343,7 +344,7 @@ impl<E: Engine> Relay<E> {
 fn head_bounds(listener: ListenerKind, app: &App) -> (usize, usize) {
     match listener {
         ListenerKind::Peer => (HEAD_BYTES_MAX, HEADER_LINES_MAX),
-        ListenerKind::Api | ListenerKind::Public => (
+        ListenerKind::Api | ListenerKind::Inbound | ListenerKind::Public => (
             (app.head_bytes_max as usize).min(HEAD_BYTES_MAX - PEER_HEAD_BYTES),
             HEADER_LINES_MAX - PEER_HEADER_LINES,
         ),

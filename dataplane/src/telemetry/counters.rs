@@ -87,6 +87,8 @@ counters! {
     responses_truncated: Counter "ringcar_responses_truncated_total",
     connections_accepted: Counter "ringcar_connections_accepted_total",
     connections_open: Gauge "ringcar_connections_open",
+    /// Connections to an API that is one app's alone, by somebody else.
+    callers_refused: Counter "ringcar_callers_refused_total",
     accept_failures: Counter "ringcar_accept_failures_total",
     upstream_connects: Counter "ringcar_upstream_connects_total",
     upstream_connect_failures: Counter "ringcar_upstream_connect_failures_total",

@@ -145,9 +145,9 @@ impl<E: Engine> Worker<E> {
         while let Some(message) = self.mailbox().take() {
             match message {
                 ToWorker::Adopt(adoption) => self.adopt(adoption),
-                ToWorker::Listen { id, kind, app, socket } => {
+                ToWorker::Listen { listener, socket } => {
                     let key = self.relay.engine.listen(socket);
-                    self.listeners.insert(key, id, kind, app);
+                    self.listeners.insert(key, &listener);
                 }
                 ToWorker::Unlisten(id) => {
                     if let Some(key) = self.listeners.remove(id) {

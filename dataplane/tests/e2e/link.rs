@@ -425,7 +425,7 @@ on_both_engines! {
             checkout.channel = Some(channel);
             let (socket, address) = listen_tcp();
             let id = ListenerId(77);
-            let listener = Listener { id, kind: ListenerKind::Api, app: number };
+            let listener = Listener { id, kind: ListenerKind::Api, app: number, caller: None };
             let changes = vec![Change::Listener(listener), Change::App(checkout)];
             let version = plane.send_changes(changes, &[(id, socket.as_fd())]);
             assert_eq!(plane.link.receive(), FromDataPlane::Live { version });

@@ -111,7 +111,7 @@ impl Plane {
         let (socket, address) = listen_tcp();
         self.state.version.0 += 1;
         self.state.listeners.retain(|l| l.id != id);
-        self.state.listeners.push(Listener { id, kind: ListenerKind::Api, app: 0 });
+        self.state.listeners.push(Listener { id, kind: ListenerKind::Api, app: 0, caller: None });
         let message = ToDataPlane::State { state: self.state.clone(), sockets: vec![id], parts: 0 };
         self.link.send(&message, &[socket.as_fd()]);
         let version = self.state.version;
@@ -253,7 +253,7 @@ impl Builder {
         let app = u32::try_from(self.state.apps.len()).unwrap();
         for kind in LISTENERS {
             let id = ListenerId(u32::try_from(self.state.listeners.len()).unwrap());
-            self.state.listeners.push(Listener { id, kind, app });
+            self.state.listeners.push(Listener { id, kind, app, caller: None });
         }
         self.state.apps.push(App {
             number: app,

@@ -47,7 +47,9 @@ pub fn on_connect(context: &SockAddrContext, asked: Endpoint) -> Verdict {
     // SAFETY: the context is this program's own.
     let socket = unsafe { (*context.sock_addr).__bindgen_anon_1.sk };
     // SAFETY: as above.
-    if unsafe { bpf_get_netns_cookie(context.as_ptr()) } != settings.netns {
+    let is_elsewhere = unsafe { bpf_get_netns_cookie(context.as_ptr()) } != settings.netns;
+    // Another namespace's loopback is another one; the machine's other addresses are what they are.
+    if is_elsewhere && asked.ip.is_loopback() {
         count(Counter::Elsewhere);
         return forget(socket);
     }
@@ -73,11 +75,12 @@ pub fn on_connect(context: &SockAddrContext, asked: Endpoint) -> Verdict {
             false => Verdict::Refuse,
         },
         Decision::ToApi => dial.redirect(member.api_port, Counter::Steered),
-        Decision::ToInbound => {
+        Decision::ToInbound if !is_elsewhere => {
             dial.count_pair(place, Outcome::Redirected);
             dial.redirect(place.map_or(0, |place| place.inbound_port), Counter::Redirected)
         }
-        Decision::DenyRule => {
+        // From another namespace there is no way to the data plane's loopback.
+        Decision::DenyRule | Decision::ToInbound => {
             dial.count_pair(place, Outcome::Denied);
             dial.deny(EventKind::DeniedByRule, place)
         }

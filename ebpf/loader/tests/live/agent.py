@@ -55,6 +55,12 @@ def reconnect(host, port, then_host, then_port):
     return f"{peer[0]} {peer[1]}"
 
 
+def fastopen(host, port):
+    client = socket.socket(family_of(host))
+    client.sendto(b"x", socket.MSG_FASTOPEN, (host, int(port)))
+    return "sent"
+
+
 def udp(host, port):
     client = socket.socket(family_of(host), socket.SOCK_DGRAM)
     client.connect((host, int(port)))
@@ -147,7 +153,7 @@ def become(user):
     return user
 
 
-COMMANDS = [listen, close, connect, reconnect, udp, gone, accept, serve, came, storm, fork, move, become]
+COMMANDS = [listen, close, connect, reconnect, fastopen, udp, gone, accept, serve, came, storm, fork, move, become]
 BY_NAME = {command.__name__: command for command in COMMANDS}
 
 for line in sys.stdin:

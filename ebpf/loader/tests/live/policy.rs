@@ -86,6 +86,34 @@ fn denials_are_told_and_counted_by_pair() {
     kernel.detach().unwrap();
 }
 
+/// Other kinds of sockets that end as TCP, and ways to connect that look otherwise.
+#[test]
+fn there_is_no_way_round_a_rule() {
+    let Some(room) = room("there_is_no_way_round_a_rule") else { return };
+    let (orders, checkout) = (room.group("orders"), room.group("checkout"));
+    let mut server = Agent::start(&checkout);
+    let port: u16 = server.ask("listen :: 0").parse().unwrap();
+    let mut kernel = room.kernel();
+    set_members(&mut kernel, [(&*orders, member(ORDERS, 0)), (&*checkout, member(CHECKOUT, 0))]);
+    set_places(&mut kernel, [(any(port), place(CHECKOUT, PlaceKind::App, 0))]);
+    let mut caller = Agent::start(&orders);
+    kernel.attach().unwrap();
+    assert_eq!(caller.ask(&format!("connect ::1 {port}")), format!("::1 {port}"), "without rules");
+    kernel.rules.set([rule(ANYBODY, CHECKOUT, Action::Deny)]).unwrap();
+    for (case, command, want) in [
+        ("IPv6", format!("connect ::1 {port}"), "EPERM"),
+        ("fast open", format!("fastopen 127.0.0.1 {port}"), "EPERM"),
+        // Kernels without it refuse the socket.
+        ("multipath", format!("connect 127.0.0.1 {port} 262"), "EPERM"),
+        ("after another", format!("reconnect ::1 {port} ::1 {port}"), "EPERM"),
+    ] {
+        let answer = caller.ask(&command);
+        let is_unknown = case == "multipath" && answer.starts_with("EPROTONOSUPPORT");
+        assert!(is_unknown || answer == want, "{case}: {answer}");
+    }
+    kernel.detach().unwrap();
+}
+
 /// Rules change all the time while connects come; those about this pair are the same in every
 /// generation, so no connect may ever meet another answer.
 #[test]

@@ -1,0 +1,106 @@
+//! `ringcar ebpf`: Ringcar's programs in the kernel, whoever brought them in.
+
+#![forbid(unsafe_code)]
+
+use super::{config::Output, fail, output, print, say};
+use ebpf_loader::pins::{self, Pins};
+use serde::Serialize;
+use std::{path::Path, process::ExitCode};
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: EbpfCommand,
+}
+
+#[derive(clap::Subcommand)]
+enum EbpfCommand {
+    /// List what is attached, by the node it belongs to
+    Status(Status),
+    /// Detach programs and drop their maps; a node that runs serves on, unsteered
+    Uninstall(Uninstall),
+}
+
+#[derive(clap::Args)]
+struct Status {
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(clap::Args)]
+struct Uninstall {
+    /// Of this node alone
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+}
+
+/// One version of the programs that is attached for a node.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    node: String,
+    version: String,
+    programs: Vec<String>,
+    maps: usize,
+}
+
+pub(super) fn main(arguments: &Arguments) -> ExitCode {
+    match &arguments.command {
+        EbpfCommand::Status(Status { output }) => status(*output),
+        EbpfCommand::Uninstall(Uninstall { node }) => uninstall(node.as_deref()),
+    }
+}
+
+fn status(output: Output) -> ExitCode {
+    let rows: Vec<Row> = pins::list(Path::new(pins::FILE_SYSTEM))
+        .into_iter()
+        .flat_map(|pinned| {
+            let (node, maps) = (pinned.name, pinned.maps.len());
+            pinned.links.into_iter().map(move |(version, programs)| Row {
+                node: node.clone(),
+                version,
+                programs,
+                maps,
+            })
+        })
+        .collect();
+    print(match output {
+        Output::Json => output::json(&rows),
+        Output::Table => table(&rows),
+        Output::Yaml => output::yaml(&rows),
+    });
+    ExitCode::SUCCESS
+}
+
+fn table(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "No programs are attached.\n".to_owned();
+    }
+    let head = ["NODE", "VERSION", "MAPS", "PROGRAMS"];
+    let cells = rows.iter().map(|row| {
+        let Row { node, version, programs, maps } = row;
+        vec![node.clone(), version.clone(), maps.to_string(), programs.join(" ")]
+    });
+    output::table(&head, cells)
+}
+
+fn uninstall(node: Option<&str>) -> ExitCode {
+    let file_system = Path::new(pins::FILE_SYSTEM);
+    let is_meant = |name: &str| node.is_none_or(|node| name == node || node_of(name) == node);
+    let pinned = pins::list(file_system).into_iter().map(|pinned| pinned.name);
+    let names: Vec<String> = pinned.filter(|name| is_meant(name)).collect();
+    let mut is_any = false;
+    for name in names {
+        match Pins::new(file_system, &name).remove() {
+            Ok(was_there) => is_any |= was_there,
+            Err(e) => return fail(e),
+        }
+    }
+    say(if is_any { "✅  Programs detached" } else { "No programs were attached" });
+    ExitCode::SUCCESS
+}
+
+/// Nodes of one name in different runtime directories differ in what follows it.
+fn node_of(name: &str) -> &str {
+    name.rsplit_once('-').map_or(name, |(node, _)| node)
+}

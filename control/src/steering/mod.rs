@@ -1,0 +1,376 @@
+//! Steering: control's side of the programs in the kernel. It brings them in, says in their maps
+//! who is who, where, and who may connect to whom, and hears what they refused.
+//!
+//! ```text
+//!   settings.rs    what the node's file says        compile.rs    apps → maps, pure
+//!   group.rs       the group of our own processes   addresses.rs  this machine's own
+//!   denials.rs     what was refused                 privileges.rs given up after loading
+//! ```
+//! Programs outlive control, as the data plane does; the next control finds both. A node that is
+//! stopped takes them off.
+
+#![forbid(unsafe_code)]
+
+mod addresses;
+mod compile;
+mod denials;
+mod group;
+mod privileges;
+pub(crate) mod settings;
+
+pub(crate) use compile::Steered;
+pub(crate) use denials::Denial;
+pub(crate) use settings::{AppSteering, NodeSteering};
+
+use crate::{
+    log::Log,
+    registry::inotify::{DirectoryWatch, Wake, directory_of},
+};
+use denials::Denials;
+use ebpf_loader::{
+    CgroupError, Cgroups, Kernel, KernelError, Start,
+    common::{Counter as KernelCounter, Event as KernelEvent, EventKind, Member, Role},
+    pins::{self, Pins},
+};
+use group::OwnGroup;
+use settings::Mode;
+use sha2::{Digest, Sha256};
+use snapshot::{
+    CgroupId,
+    wire::{Counter, CounterKind},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+use tokio::{io::unix::AsyncFd, sync::Notify, task::JoinSet};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SteeringError {
+    #[error("{0}")]
+    Cgroup(#[from] CgroupError),
+    #[error("{0}")]
+    Group(String),
+    #[error("{0}")]
+    Kernel(#[from] KernelError),
+    #[error("cannot wait for the kernel's events: {0}")]
+    Wait(io::Error),
+}
+
+pub(crate) struct Steering {
+    kernel: Kernel,
+    /// Readable when the kernel has something to tell.
+    bell: AsyncFd<OwnedFd>,
+    cgroups: Cgroups,
+    own: OwnGroup,
+    /// Of a data plane that an earlier control started.
+    plane: Option<u64>,
+    names: BTreeMap<u64, String>,
+    /// Told once.
+    problems: Vec<String>,
+    denials: Denials,
+    groups: Groups,
+    /// There were more events than are taken at once.
+    more: Notify,
+    log: Log,
+}
+
+/// Whether an app, by namespace and id, listens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Heard {
+    pub(crate) app: String,
+    pub(crate) listens: bool,
+}
+
+/// Control groups that come and go with their services.
+#[derive(Default)]
+struct Groups {
+    changed: Arc<Notify>,
+    /// Directories in which groups of apps are.
+    watched: BTreeSet<PathBuf>,
+    watches: JoinSet<()>,
+}
+
+/// What wakes control.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Event {
+    /// Control groups were made or removed.
+    Groups,
+    Kernel,
+}
+
+impl Steering {
+    /// As the node's file says. `None`: without steering, and the log says why where somebody asked
+    /// for it.
+    ///
+    /// # Errors
+    /// When it must be on and cannot be.
+    pub(crate) fn of_node(
+        settings: &NodeSteering,
+        is_wanted: bool,
+        name: &str,
+        log: &Log,
+    ) -> Result<Option<Self>, SteeringError> {
+        let log = log.scoped("ringcar.steering");
+        let wanted = match settings.mode {
+            Mode::Auto => is_wanted,
+            Mode::Off => false,
+            Mode::On => true,
+        };
+        if !wanted {
+            // Of an earlier control that was told otherwise.
+            if let Err(e) = Pins::new(Path::new(pins::FILE_SYSTEM), name).remove() {
+                log.warning(format_args!("Programs of an earlier control stay attached: {e}"));
+            }
+            return Ok(None);
+        }
+        match Self::start(settings, name, &log) {
+            Ok(steering) => Ok(Some(steering)),
+            Err(e) if settings.mode == Mode::On => Err(e),
+            Err(e) => {
+                log.warning(format_args!(
+                    "Steering is off: {e}. Apps must call their sidecar by its own port, and nothing \
+                     keeps connections from going round it"
+                ));
+                Ok(None)
+            }
+        }
+    }
+
+    fn start(settings: &NodeSteering, name: &str, log: &Log) -> Result<Self, SteeringError> {
+        let cgroups = Cgroups::find()?;
+        cgroups.id(&settings.cgroup)?;
+        let mut kernel = Kernel::start(&Start {
+            file_system: pins::FILE_SYSTEM.into(),
+            name: name.to_owned(),
+            cgroup: cgroups.directory(&settings.cgroup),
+            sidecar_port: settings.port,
+            when_dead: settings.when_dead,
+        })?;
+        let was_there = kernel.is_adopted();
+        let own = OwnGroup::enter(&cgroups, name).map_err(SteeringError::Group)?;
+        kernel.attach()?;
+        #[expect(
+            deprecated,
+            reason = "its hazard is a type that changes its descriptor, which an OwnedFd does not; the successor is unsafe"
+        )]
+        let bell = kernel.events.as_fd().try_clone_to_owned().and_then(AsyncFd::new);
+        let bell = bell.map_err(SteeringError::Wait)?;
+        let verb = if was_there { "Took over" } else { "Attached" };
+        let directory = cgroups.directory(&settings.cgroup);
+        log.info(format_args!(
+            "{verb} the programs in the kernel: connections to port {} of loopback are steered in {}",
+            settings.port,
+            directory.display()
+        ));
+        if let Err(e) = privileges::give_up() {
+            log.warning(format_args!("Privileges that are not needed any more stay: {e}"));
+        }
+        Ok(Self {
+            kernel,
+            bell,
+            cgroups,
+            own,
+            plane: None,
+            names: BTreeMap::new(),
+            problems: Vec::new(),
+            denials: Denials::default(),
+            groups: Groups::default(),
+            more: Notify::new(),
+            log: log.clone(),
+        })
+    }
+
+    /// The group of an app as it is now. Zero, which is nobody's, while it does not exist.
+    pub(crate) fn group_of(&self, app: &AppSteering) -> Option<CgroupId> {
+        let path = app.cgroup.as_ref()?;
+        Some(CgroupId(self.cgroups.id(path).unwrap_or_default()))
+    }
+
+    /// From here on the kernel knows these apps and no others.
+    pub(crate) fn set(&mut self, apps: &[Steered<'_>]) {
+        let maps = compile::compile(apps);
+        let mut members = maps.members;
+        let role = Member { role: Role::DataPlane as u16, ..Member::default() };
+        members.insert(self.own.id, role);
+        members.extend(self.plane.map(|id| (id, role)));
+        let new = maps.problems.iter().filter(|problem| !self.problems.contains(problem));
+        new.for_each(|problem| self.log.warning(format_args!("Steering: {problem}")));
+        self.problems = maps.problems;
+        self.names = maps.names;
+        for app in apps {
+            if let Some(path) = &app.settings.cgroup {
+                self.groups.watch(&self.cgroups.directory(path), &self.log);
+            }
+        }
+        let local = addresses::own().into_iter().map(compile::ip_of);
+        let tables = &mut self.kernel.tables;
+        // An app is known before it is judged, and nobody is steered to what does not listen yet.
+        let written = tables
+            .set_places(&maps.places)
+            .and_then(|()| tables.set_local_ips(local))
+            .and_then(|()| self.kernel.rules.set(maps.rules).map(drop))
+            .and_then(|()| tables.set_members(&members));
+        if let Err(e) = written {
+            self.log.error(format_args!("The kernel does not know all apps: {e}"));
+        }
+    }
+
+    /// What it connects to is what it was asked to carry. One that was started here is in our own
+    /// group. Whether that is news.
+    pub(crate) fn on_data_plane(&mut self, pid: u32) -> bool {
+        let plane = group::of_process(&self.cgroups, pid).filter(|id| *id != self.own.id);
+        std::mem::replace(&mut self.plane, plane) != plane
+    }
+
+    /// What the kernel has to tell of apps; denials are noted here.
+    pub(crate) fn take_events(&mut self) -> Vec<Heard> {
+        let mut heard = Vec::new();
+        for _ in 0..EVENTS_AT_ONCE {
+            let Some(event) = self.kernel.events.take() else { return heard };
+            heard.extend(self.hear(&event));
+            if let Some(line) = self.denials.take(&event, &self.names, Instant::now()) {
+                self.log.warning(line);
+            }
+        }
+        // The rest after whatever else waits.
+        self.more.notify_one();
+        heard
+    }
+
+    fn hear(&self, event: &KernelEvent) -> Option<Heard> {
+        let listens = match EventKind::from_number(event.kind)? {
+            EventKind::Listening => true,
+            EventKind::NotListening => false,
+            EventKind::DeniedAtApi | EventKind::DeniedByRule | EventKind::DeniedPlaneDead => {
+                return None;
+            }
+        };
+        Some(Heard { app: self.names.get(&event.callee)?.clone(), listens })
+    }
+
+    /// Oldest first.
+    pub(crate) fn denials(&self) -> Vec<Denial> {
+        self.denials.last()
+    }
+
+    /// For the metrics page.
+    pub(crate) fn counters(&self) -> Vec<Counter> {
+        let counters = KernelCounter::ALL.iter().filter_map(|counter| {
+            let value = self.kernel.tables.counter(*counter).ok()?;
+            Some(sample(
+                "ringcar_steering_connects_total",
+                vec![label("end", name_of(*counter))],
+                value,
+            ))
+        });
+        let pairs = self.kernel.tables.pairs().into_iter().flat_map(|pair| {
+            let name = |number: u64| self.names.get(&number).map_or("-", String::as_str).to_owned();
+            let counts = [
+                ("passed", pair.count.passed),
+                ("redirected", pair.count.redirected),
+                ("denied", pair.count.denied),
+            ];
+            let labels = [("caller", name(pair.caller)), ("callee", name(pair.callee))];
+            counts.into_iter().filter(|(_, count)| *count > 0).map(move |(end, count)| {
+                let pair = labels.iter().map(|(key, name)| label(key, name));
+                let labels = pair.chain([label("end", end)]).collect();
+                sample("ringcar_direct_connects_total", labels, count)
+            })
+        });
+        counters.chain(pairs).collect()
+    }
+
+    /// Takes the programs off.
+    pub(crate) fn end(self) {
+        if let Err(e) = self.kernel.detach() {
+            self.log.error(format_args!("Programs stay attached: {e}; ringcar ebpf uninstall"));
+        }
+        self.own.leave();
+    }
+}
+
+impl Groups {
+    fn watch(&mut self, group: &Path, log: &Log) {
+        let directory = directory_of(group);
+        if self.watched.contains(&directory) || self.watched.len() >= WATCHES_MAX {
+            return;
+        }
+        let mut watch = match DirectoryWatch::start(&directory, Wake::OnClose) {
+            Ok(watch) => watch,
+            Err(e) => {
+                log.warning(format_args!("Steering: {e}; SIGHUP looks for the group again"));
+                return;
+            }
+        };
+        self.watched.insert(directory);
+        let changed = Arc::clone(&self.changed);
+        self.watches.spawn(async move {
+            while watch.changed().await.is_ok() {
+                changed.notify_one();
+            }
+        });
+    }
+}
+
+/// Names are a runtime directory's own, and the kernel has one place for all of them.
+pub(crate) fn pin_name(node: &str, runtime_dir: &Path) -> String {
+    let hash = Sha256::digest(runtime_dir.as_os_str().as_bytes());
+    let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("{node}-{hash}")
+}
+
+/// Dropping the future before it is ready loses nothing.
+pub(crate) async fn next(steering: &Option<Steering>) -> Event {
+    let Some(steering) = steering else { return std::future::pending().await };
+    tokio::select! {
+        ready = steering.bell.readable() => match ready {
+            Ok(mut ready) => {
+                // Cleared before the events are taken: what comes later sets it again.
+                ready.clear_ready();
+                Event::Kernel
+            }
+            Err(_) => std::future::pending().await,
+        },
+        () = steering.groups.changed.notified() => Event::Groups,
+        () = steering.more.notified() => Event::Kernel,
+    }
+}
+
+fn sample(name: &str, labels: Vec<(String, String)>, value: u64) -> Counter {
+    #[expect(clippy::cast_precision_loss, reason = "the page's numbers are doubles")]
+    let value = value as f64;
+    Counter { name: name.to_owned(), labels, kind: CounterKind::Counter, value }
+}
+
+fn label(key: &str, value: &str) -> (String, String) {
+    (key.to_owned(), value.to_owned())
+}
+
+const fn name_of(counter: KernelCounter) -> &'static str {
+    match counter {
+        KernelCounter::Connects => "seen",
+        KernelCounter::Steered => "steered",
+        KernelCounter::Redirected => "redirected",
+        KernelCounter::Denied => "denied",
+        KernelCounter::Identified => "identified",
+        KernelCounter::FlowsFull => "unidentified_flows_full",
+        KernelCounter::StorageFull => "refused_memory",
+        KernelCounter::EventsLost => "event_lost",
+        KernelCounter::PlaneDead => "no_data_plane",
+        KernelCounter::Elsewhere => "other_network_namespace",
+    }
+}
+
+/// Then others have their turn.
+const EVENTS_AT_ONCE: usize = 256;
+
+/// Directories with apps' groups in them; a slice of systemd is one.
+const WATCHES_MAX: usize = 1024;
