@@ -11,6 +11,7 @@ mod app_health;
 mod claim;
 mod cli;
 mod config;
+mod grpc_port;
 mod host;
 mod http_client;
 mod instance;

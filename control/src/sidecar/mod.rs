@@ -37,6 +37,7 @@ use crate::{
     app_health::{HealthChecks, Verdict},
     claim::Claim,
     config::duration,
+    grpc_port::GrpcPort,
     log::{Level, Log},
     node::admin::Order,
     publish::Publisher,
@@ -84,6 +85,8 @@ pub(crate) struct Sidecar {
     searches: JoinSet<u32>,
     patience: Patience,
     health_checks: HealthChecks,
+    /// Closed when the sidecar ends.
+    grpc_port: GrpcPort,
     metrics_port: u16,
     scrapes: Scrapes,
     /// `None` without Configuration files.

@@ -23,6 +23,7 @@ use crate::{
     app_health::HealthChecks,
     claim::{Claim, ClaimError, PlaneName},
     config::Config,
+    grpc_port::GrpcPort,
     instance,
     listen::{self, Bound, ListenError},
     log::Log,
@@ -91,11 +92,8 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
     let plan = Plan { name, base: config, apps, on_control_lost, node: None, steering: None };
     let dir = runtime_dir()?;
     let claim = claim(&plan.name, &dir, log).await?;
-    let sidecar = start(plan, claim, dir, log).await?;
-    log.info(format_args!(
-        "The gRPC API is not part of this version: nothing listens on dapr-grpc-port {}",
-        config.grpc_port
-    ));
+    let mut sidecar = start(plan, claim, dir, log).await?;
+    sidecar.grpc_port = GrpcPort::start(config, log);
     Ok(sidecar)
 }
 
@@ -197,6 +195,7 @@ async fn start(
         searches: JoinSet::new(),
         patience: Patience::default(),
         health_checks: HealthChecks::default(),
+        grpc_port: GrpcPort::default(),
         metrics_port: metrics.as_ref().map_or(0, |bound| bound.address.port()),
         scrapes: Scrapes::new(None),
         reload: None,

@@ -17,6 +17,7 @@ mod command_line;
 mod configuration;
 mod dns;
 mod explain;
+mod grpc_port;
 mod machines;
 mod node;
 mod registries;
