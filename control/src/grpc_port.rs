@@ -1,8 +1,8 @@
 //! The port of daprd's gRPC API: it listens, and says of every call that it is not carried.
 //!
 //! `dapr run` waits for this port before it starts an app without a port of its own, for a minute;
-//! and a client that calls is better told than left to guess. Whatever is wrong here costs a line in
-//! the log and nothing else: service invocation over HTTP does not need it.
+//! and a client that calls is better told than left to guess. Whatever is wrong here costs a line
+//! in the log and nothing else: service invocation over HTTP does not need it.
 
 #![forbid(unsafe_code)]
 
