@@ -7,10 +7,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::admin::metadata::Metadata;
+use crate::{admin::metadata::Metadata, resources::InScope};
 use snapshot::{
-    App, AppHealth, AppId, Change, Delta, Listener, Namespace, OnControlLost, Route, Snapshot,
-    Telemetry, Version,
+    App, AppHealth, AppId, Change, Delta, Listener, Namespace, OnControlLost, Outbound, Route,
+    Snapshot, Telemetry, Version,
     policy::{Guards, resiliency::Resiliency},
 };
 use std::{collections::BTreeSet, sync::Arc};
@@ -90,6 +90,23 @@ impl Publisher {
 
     pub(crate) fn set_guards(&mut self, told: &Snapshot, number: u32, guards: &Arc<Guards>) {
         self.edit(told, number, |app| app.guards = Arc::clone(guards));
+    }
+
+    /// Whom the app calls by name, and what its metadata says of that.
+    pub(crate) fn set_outbound(
+        &mut self,
+        told: &Snapshot,
+        number: u32,
+        outbound: &Arc<Outbound>,
+        in_scope: &InScope,
+    ) {
+        self.edit(told, number, |app| {
+            app.outbound = Arc::clone(outbound);
+            if let Some(mut metadata) = Metadata::parse(&app.metadata_json) {
+                metadata.set_resources(in_scope);
+                app.metadata_json = metadata.emit();
+            }
+        });
     }
 
     pub(crate) fn set_telemetry(

@@ -7,6 +7,7 @@
 
 use crate::{
     config::{HealthCheck, duration},
+    resources::InScope,
     version,
 };
 use serde::{Deserialize, Serialize};
@@ -18,9 +19,19 @@ pub(crate) struct Metadata {
     id: String,
     runtime_version: Cow<'static, str>,
     extended: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    http_endpoints: Vec<Loaded>,
     #[serde(skip_serializing_if = "Option::is_none")]
     app_connection_properties: Option<AppConnection>,
     actor_runtime: ActorRuntime,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    resiliencies: Vec<Loaded>,
+}
+
+/// A resource that is in force.
+#[derive(Deserialize, Serialize)]
+struct Loaded {
+    name: String,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -70,14 +81,23 @@ impl Metadata {
             id: app_id.to_owned(),
             runtime_version: version::DAPR.into(),
             extended: extended.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            http_endpoints: Vec::new(),
             app_connection_properties: app,
             actor_runtime: ActorRuntime { runtime_status: "DISABLED".into(), host_ready: false },
+            resiliencies: Vec::new(),
         }
     }
 
     /// A document as [`Self::emit`] writes it: between its rare changes it is kept as nothing else.
     pub(crate) fn parse(document: &str) -> Option<Self> {
         serde_json::from_str(document).ok()
+    }
+
+    pub(crate) fn set_resources(&mut self, in_scope: &InScope) {
+        let loaded = |name: &String| Loaded { name: name.clone() };
+        let endpoints = in_scope.http_endpoints.iter().map(|endpoint| &endpoint.name);
+        self.http_endpoints = endpoints.map(loaded).collect();
+        self.resiliencies = in_scope.resiliencies.iter().map(loaded).collect();
     }
 
     /// Sets an entry of `extended`; `false` when there is no room for another.
@@ -150,6 +170,28 @@ mod tests {
         assert_eq!(metadata.emit(), want);
         assert_eq!(Metadata::parse(&want).unwrap().emit(), want);
         assert!(!Metadata::new("a", None).emit().contains("appConnectionProperties"));
+    }
+
+    #[test]
+    fn resources_in_force_are_named_where_daprd_names_them() {
+        let endpoint = |name: &str| snapshot::HttpEndpoint {
+            name: name.to_owned(),
+            base_url: "http://h".to_owned(),
+            headers: vec![("Authorization".to_owned(), "s3cret".to_owned())],
+        };
+        let (http_endpoints, resiliencies) =
+            (vec![endpoint("a"), endpoint("b")], vec!["r".to_owned()]);
+        let mut metadata = Metadata::new("orders", None);
+        let without = metadata.emit();
+        metadata.set_resources(&InScope { http_endpoints, resiliencies });
+        let text = metadata.emit();
+        let endpoints =
+            "},\"httpEndpoints\":[{\"name\":\"a\"},{\"name\":\"b\"}],\"actorRuntime\":{";
+        assert!(text.contains(endpoints), "{text}");
+        assert!(text.ends_with("},\"resiliencies\":[{\"name\":\"r\"}]}\n"), "{text}");
+        assert_eq!(Metadata::parse(&text).unwrap().emit(), text);
+        metadata.set_resources(&InScope::default());
+        assert_eq!(metadata.emit(), without);
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Told {
 
     fn resources(&mut self, directories: &[&str]) {
         let directories: Vec<String> = directories.iter().map(|path| (*path).to_owned()).collect();
-        let (problems, notes) = Resources::check(&directories);
+        let (problems, notes) = Resources::check(&directories, &environment);
         problems.iter().for_each(|problem| self.problem(problem));
         notes.iter().for_each(|note| self.note(note));
     }

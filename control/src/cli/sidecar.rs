@@ -112,7 +112,7 @@ pub(super) fn configure(values: &mut Values) -> Result<Config, SidecarError> {
         }
     })?;
     config.take(configuration);
-    resources::configure(&mut config, values).map_err(ConfigError::Resources)?;
+    resources::configure(&mut config, values, &environment).map_err(ConfigError::Resources)?;
     Ok(config)
 }
 

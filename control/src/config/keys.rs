@@ -241,7 +241,7 @@ pub(crate) const KEYS: &[Key] = &[
     flag("dapr-http-max-request-size", Number, "4", Now, "Old form of --max-body-size, in MB").command_line_only(),
     flag("read-buffer-size", Quantity, "4Ki", Now, "Largest request head, to which 4Ki are added; 4Ki stands for 64Ki in all, the most there can be").reloaded(),
     flag("dapr-http-read-buffer-size", Number, "4", Now, "Old form of --read-buffer-size, in KB").command_line_only(),
-    flag("strict-status", Bool, "true", Now, "Answer a body that is too large with 500, as daprd does; false: 413"),
+    flag("strict-status", Bool, "true", Now, "Answer a body that is too large with 500, as daprd does; false: 413").reloaded(),
     flag("unix-domain-socket", Text, "", Now, "Directory for API sockets, instead of ports"),
     flag("dapr-graceful-shutdown-seconds", Number, "5", Now, "Time for calls in flight at shutdown").reloaded(),
     flag("dapr-block-shutdown-duration", Duration, "", Now, "Time to serve on after the signal, such as 10s").reloaded(),

@@ -31,11 +31,12 @@ pub(crate) use app_place::{AppPlace, AppPlaceError};
 use crate::{
     log::{Format, Level},
     registry::Settings,
+    resources::InScope,
     steering::AppSteering,
 };
 use flags::Values;
 use snapshot::{
-    AppId, Balance, IdError, Namespace,
+    AppId, Balance, IdError, Namespace, Outbound,
     policy::{
         AccessPolicy, AllowedOrigins, ApiRules, Guards, Network, NetworkError,
         resiliency::Resiliency,
@@ -87,6 +88,8 @@ pub(crate) struct Config {
     pub(crate) registries: Arc<Settings>,
     /// Policies of its calls. Files alone name them.
     pub(crate) resiliency: Option<Arc<Resiliency>>,
+    /// What else resources say of it.
+    pub(crate) in_scope: Arc<InScope>,
     /// The directories that they come from.
     pub(crate) resources: Vec<PathBuf>,
     /// What of its calls flags and environment want told, and how the files want it.
@@ -246,6 +249,7 @@ impl Config {
             balance: balance(values)?,
             registries: Arc::default(),
             resiliency: None,
+            in_scope: Arc::default(),
             resources: Vec::new(),
             tells_metrics: values.is_set("enable-metrics"),
             logs_calls: values.is_set("enable-api-logging"),
@@ -299,6 +303,12 @@ impl Config {
             collector: has_collector,
         };
         Arc::new(self.telemetry.compile(wanted))
+    }
+
+    /// How the data plane is to carry the app's calls out.
+    pub(crate) fn outbound(&self) -> Arc<Outbound> {
+        let http_endpoints = self.in_scope.http_endpoints.clone();
+        Arc::new(Outbound { http_endpoints, says_too_large: !self.strict_status })
     }
 
     /// Whether calls to the app can be carried in this version.

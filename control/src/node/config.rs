@@ -438,7 +438,7 @@ impl<'a> Reader<'a> {
     ) -> Option<Config> {
         let paths = resources::paths(values);
         if !self.resources.contains_key(&paths) {
-            let found = Resources::load(&paths).unwrap_or_else(|problems| {
+            let found = Resources::load(&paths, self.env).unwrap_or_else(|problems| {
                 self.problems.extend(problems);
                 Resources::default()
             });

@@ -11,18 +11,21 @@
 mod codes;
 mod compile;
 mod http_endpoint;
+mod in_scope;
 mod reader;
 mod resiliency;
 mod trip;
 
 use crate::{
     config::{
-        Config,
+        Config, Environment,
         file::{Problem, Weight},
         flags::Values,
     },
     yaml::{self, Node, Value},
 };
+use http_endpoint::Endpoint;
+pub(crate) use in_scope::InScope;
 use reader::Reader;
 use resiliency::Resiliency;
 use snapshot::policy;
@@ -36,6 +39,7 @@ use std::{
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Resources {
     resiliencies: Vec<Resiliency>,
+    http_endpoints: Vec<Endpoint>,
     /// For the log.
     pub(crate) notes: Vec<String>,
 }
@@ -59,9 +63,13 @@ pub(crate) fn paths(values: &Values) -> Vec<String> {
 ///
 /// # Errors
 /// All that is wrong.
-pub(crate) fn configure(config: &mut Config, values: &Values) -> Result<(), Vec<Problem>> {
+pub(crate) fn configure(
+    config: &mut Config,
+    values: &Values,
+    env: Environment<'_>,
+) -> Result<(), Vec<Problem>> {
     let paths = paths(values);
-    let resources = Resources::load(&paths)?;
+    let resources = Resources::load(&paths, env)?;
     config.warnings.extend(resources.notes.iter().cloned());
     resources.apply(config, paths)
 }
@@ -69,28 +77,34 @@ pub(crate) fn configure(config: &mut Config, values: &Values) -> Result<(), Vec<
 impl Resources {
     /// # Errors
     /// All that is wrong.
-    pub(crate) fn load(paths: &[String]) -> Result<Self, Vec<Problem>> {
-        let (mut found, problems) = Self::read(paths);
+    pub(crate) fn load(paths: &[String], env: Environment<'_>) -> Result<Self, Vec<Problem>> {
+        let (mut found, problems) = Self::read(paths, env);
         let (refused, ignored): (Vec<_>, Vec<_>) =
             problems.into_iter().partition(|problem| problem.weight == Weight::Refused);
         found.notes.extend(ignored.iter().map(ToString::to_string));
         if refused.is_empty() { Ok(found) } else { Err(refused) }
     }
 
-    fn read(paths: &[String]) -> (Self, Vec<Problem>) {
+    fn read(paths: &[String], env: Environment<'_>) -> (Self, Vec<Problem>) {
         let (mut found, mut problems) = (Self::default(), Vec::new());
         for path in paths {
             match files(Path::new(path)) {
-                Ok(files) => files.iter().for_each(|file| found.read_file(file, &mut problems)),
+                Ok(files) => {
+                    files.iter().for_each(|file| found.read_file(file, env, &mut problems));
+                }
                 Err(reason) => problems.push(Problem::of_file(path, reason)),
             }
+        }
+        if found.http_endpoints.len() > ENDPOINTS_MAX {
+            let reason = format!("more than {ENDPOINTS_MAX} resources are of kind HTTPEndpoint");
+            problems.push(Problem::of_file(&paths.join(", "), reason));
         }
         (found, problems)
     }
 
     /// All problems of these directories, for whichever app, and what else is to be said.
-    pub(crate) fn check(paths: &[String]) -> (Vec<Problem>, Vec<String>) {
-        let (found, mut problems) = Self::read(paths);
+    pub(crate) fn check(paths: &[String], env: Environment<'_>) -> (Vec<Problem>, Vec<String>) {
+        let (found, mut problems) = Self::read(paths, env);
         let scopes = found.resiliencies.iter().flat_map(|resource| &resource.scopes);
         for app_id in scopes.map(String::as_str).chain([""]) {
             for problem in found.resiliency_of(app_id).err().into_iter().flatten() {
@@ -112,6 +126,9 @@ impl Resources {
         paths: Vec<String>,
     ) -> Result<(), Vec<Problem>> {
         config.resiliency = self.resiliency_of(config.app_id.as_str())?;
+        let in_scope = InScope::of(self, config.app_id.as_str());
+        config.warnings.extend(in_scope.overruled(config.guards.app_token.is_some()));
+        config.in_scope = Arc::new(in_scope);
         config.resources = paths.into_iter().map(PathBuf::from).collect();
         Ok(())
     }
@@ -123,15 +140,21 @@ impl Resources {
         compile::compile(&self.resiliencies, app_id)
     }
 
-    fn read_file(&mut self, path: &Path, problems: &mut Vec<Problem>) {
+    fn read_file(&mut self, path: &Path, env: Environment<'_>, problems: &mut Vec<Problem>) {
         let name = path.display().to_string();
         match read(path) {
-            Ok(text) => self.read_text(&name, &text, problems),
+            Ok(text) => self.read_text(&name, &text, env, problems),
             Err(reason) => problems.push(Problem::of_file(&name, reason)),
         }
     }
 
-    fn read_text(&mut self, path: &str, text: &str, problems: &mut Vec<Problem>) {
+    fn read_text(
+        &mut self,
+        path: &str,
+        text: &str,
+        env: Environment<'_>,
+        problems: &mut Vec<Problem>,
+    ) {
         let mut reader = Reader::new(path);
         match yaml::parse(text) {
             Ok(documents) if documents.len() > DOCUMENTS_MAX => {
@@ -140,7 +163,7 @@ impl Resources {
             }
             Ok(documents) => {
                 for (index, document) in documents.iter().enumerate() {
-                    self.read_document(&mut reader, path, index, document);
+                    self.read_document(&mut reader, (path, index), document, env);
                 }
             }
             Err(e) => reader.refuse(e.place, "", e.message),
@@ -148,7 +171,13 @@ impl Resources {
         problems.append(&mut reader.problems);
     }
 
-    fn read_document(&mut self, reader: &mut Reader, path: &str, index: usize, document: &Node) {
+    fn read_document(
+        &mut self,
+        reader: &mut Reader,
+        (path, index): (&str, usize),
+        document: &Node,
+        env: Environment<'_>,
+    ) {
         if document.is_null() {
             return;
         }
@@ -164,8 +193,8 @@ impl Resources {
                 return;
             }
             "HTTPEndpoint" => {
-                http_endpoint::check(reader, document);
-                "is passed over: only apps can be called".to_owned()
+                self.http_endpoints.extend(http_endpoint::read(reader, document, env));
+                return;
             }
             "Configuration" => "is passed over: --config names those that count".to_owned(),
             "Component" => {
@@ -243,6 +272,9 @@ fn read(path: &Path) -> Result<String, String> {
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 const FILES_MAX: usize = 1000;
 const DOCUMENTS_MAX: usize = 1000;
+
+/// Each is part of what the data plane is told of every app that may call it.
+const ENDPOINTS_MAX: usize = 1000;
 
 #[cfg(test)]
 mod tests;

@@ -115,6 +115,19 @@ impl Reader {
         }
     }
 
+    /// What is in a list.
+    pub(super) fn items<'n>(&mut self, field: &Field<'n>) -> &'n [Node] {
+        match &field.node.value {
+            Value::Sequence(nodes) => nodes,
+            Value::Null => &[],
+            _ => {
+                let message = format!("must be a list, not {}", field.node.kind());
+                self.refuse(field.node.place, &field.path, message);
+                &[]
+            }
+        }
+    }
+
     pub(super) fn number<N: std::str::FromStr>(
         &mut self,
         field: &Field<'_>,

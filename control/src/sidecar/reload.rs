@@ -10,6 +10,7 @@ use crate::{
     config::{Config, flags::Values, telemetry},
     log::Log,
     registry::inotify::directory_of,
+    resources::InScope,
 };
 use snapshot::policy::{Guards, resiliency::Resiliency};
 use std::{path::Path, sync::Arc};
@@ -21,6 +22,9 @@ pub(super) struct Reload {
     configure: Configure,
     values: Values,
     resiliency: Option<Arc<Resiliency>>,
+    in_scope: Arc<InScope>,
+    /// Said already.
+    warnings: Vec<String>,
     guards: Arc<Guards>,
     telemetry: Arc<telemetry::Options>,
     watches: Watches,
@@ -41,7 +45,18 @@ impl Reload {
         watches.add(files.chain(config.resources.iter().cloned()).collect::<Vec<_>>(), log);
         let (guards, resiliency) = (Arc::clone(&config.guards), config.resiliency.clone());
         let telemetry = Arc::clone(&config.telemetry);
-        Some(Self { configure, values, resiliency, guards, telemetry, watches, refusal: None })
+        let (in_scope, warnings) = (Arc::clone(&config.in_scope), config.warnings.clone());
+        Some(Self {
+            configure,
+            values,
+            resiliency,
+            in_scope,
+            warnings,
+            guards,
+            telemetry,
+            watches,
+            refusal: None,
+        })
     }
 
     /// The keys that changed and wait for a restart.
@@ -87,12 +102,17 @@ impl Sidecar {
             let names = waiting.join(", ");
             self.log.warning(format_args!("Changes of {names} wait for the next start"));
         }
+        let is_new = |warning: &&String| !reload.warnings.contains(warning);
+        config.warnings.iter().filter(is_new).for_each(|warning| self.log.warning(warning));
+        reload.warnings.clone_from(&config.warnings);
         let is_same =
             reload.values.iter().zip(values.iter()).all(|((_, a), (_, b))| a.text() == b.text())
                 && reload.resiliency == config.resiliency
+                && reload.in_scope == config.in_scope
                 && reload.guards == config.guards
                 && reload.telemetry == config.telemetry;
         reload.resiliency.clone_from(&config.resiliency);
+        reload.in_scope = Arc::clone(&config.in_scope);
         reload.telemetry = Arc::clone(&config.telemetry);
         reload.values = values;
         reload.guards = Arc::clone(&config.guards);
@@ -116,11 +136,15 @@ impl Sidecar {
             let (told, policies) = (self.supervisor.told(), config.resiliency.as_ref());
             self.publisher.set_limits(told, *number, body, head, policies);
             self.publisher.set_guards(self.supervisor.told(), *number, &config.guards);
+            let (outbound, in_scope) = (config.outbound(), &config.in_scope);
+            self.publisher.set_outbound(self.supervisor.told(), *number, &outbound, in_scope);
             let telemetry = config.telemetry();
             self.publisher.set_telemetry(self.supervisor.told(), *number, telemetry);
             served.config = Arc::new(Config {
                 body_bytes_max: config.body_bytes_max,
                 read_buffer_bytes: config.read_buffer_bytes,
+                strict_status: config.strict_status,
+                in_scope: Arc::clone(&config.in_scope),
                 guards: Arc::clone(&config.guards),
                 logs_calls: config.logs_calls,
                 telemetry: Arc::clone(&config.telemetry),

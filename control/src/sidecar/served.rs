@@ -20,8 +20,8 @@ use crate::{
     runtime_dir::RuntimeDir,
 };
 use snapshot::{
-    APPS_MAX, Address, App, AppHealth, InstanceId, Listener, ListenerKind, Origin, Outbound,
-    Version, policy::Guards,
+    APPS_MAX, Address, App, AppHealth, InstanceId, Listener, ListenerKind, Origin, Version,
+    policy::Guards,
 };
 use std::{
     fs, io,
@@ -357,10 +357,7 @@ fn app(config: &Config, number: u32, address: Option<Address>) -> App {
         body_bytes_max: config.body_bytes_max,
         head_bytes_max: config.head_bytes_max(),
         health: AppHealth { unready, outbound_ready: true },
-        outbound: Arc::new(Outbound {
-            says_too_large: !config.strict_status,
-            ..Outbound::default()
-        }),
+        outbound: config.outbound(),
         metadata_json: String::new(),
     }
 }
@@ -384,7 +381,9 @@ fn metadata(config: &Config) -> Metadata {
         max_concurrency: config.care.concurrency_max,
         health: config.care.health_check.as_ref().map(AppHealthCheck::new),
     });
-    Metadata::new(config.app_id.as_str(), connection)
+    let mut metadata = Metadata::new(config.app_id.as_str(), connection);
+    metadata.set_resources(&config.in_scope);
+    metadata
 }
 
 fn app_channel(config: &Config, address: Address, place: &Place<'_>) -> AppChannel {

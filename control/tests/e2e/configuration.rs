@@ -165,3 +165,23 @@ fn a_changed_file_is_in_force_without_a_restart() {
     assert!(line.contains("Configuration reloaded"), "{line}");
     eventually("the new limit is in force", || status() != 200);
 }
+
+#[test]
+fn strict_status_changes_without_a_restart() {
+    let place = Place::new();
+    let write = |strict: bool| {
+        let text = format!("spec: {{ringcar: {{maxBodySize: 10, strictStatus: {strict}}}}}\n");
+        fs::write(place.path().join("new"), text).unwrap();
+        fs::rename(place.path().join("new"), place.path().join("c.yaml")).unwrap();
+    };
+    write(true);
+    let app = App::start();
+    let (mut process, port) = place.sidecar("orders", Some(app.port), &["--config=c.yaml"]);
+    let status = || call(port, "POST /v1.0/invoke/orders/method/x", &[], "more than ten").status;
+    assert_eq!(status(), 500);
+    for (strict, want) in [(false, 413), (true, 500)] {
+        write(strict);
+        process.wait_for("Configuration reloaded");
+        eventually("the status is the new one", || status() == want);
+    }
+}

@@ -18,6 +18,7 @@ mod configuration;
 mod dns;
 mod explain;
 mod grpc_port;
+mod http_endpoints;
 mod machines;
 mod node;
 mod registries;

@@ -24,7 +24,7 @@ pub(crate) struct View {
 }
 
 pub(crate) struct AppView {
-    /// Servers outside of Dapr that this app calls by names.
+    /// Servers outside of Dapr that this app calls by names, in the order of these.
     http_endpoints: Box<[NamedEndpoint]>,
     /// What this app's sidecar adds to calls to other sidecars.
     pub caller_lines: CallerLines,
@@ -100,26 +100,28 @@ impl AppView {
             };
             (endpoints.intern(&channel.address), host.into_bytes().into())
         });
-        let http_endpoints = app.outbound.http_endpoints.iter().map(NamedEndpoint::new).collect();
-        Self {
-            http_endpoints,
-            caller_lines: CallerLines::new(app),
-            guards: Guards::new(app),
-            channel,
-            gate,
-        }
+        let guards = Guards::new(app);
+        let has_token = guards.app_token_line.is_some();
+        let named = app.outbound.http_endpoints.iter();
+        let mut http_endpoints: Box<[NamedEndpoint]> =
+            named.map(|endpoint| NamedEndpoint::new(endpoint, has_token)).collect();
+        http_endpoints.sort_by(|a, b| a.name.cmp(&b.name));
+        Self { http_endpoints, caller_lines: CallerLines::new(app), guards, channel, gate }
     }
 
     pub(crate) fn find_endpoint(&self, name: &[u8]) -> Option<&NamedEndpoint> {
-        self.http_endpoints.iter().find(|endpoint| &*endpoint.name == name)
+        let at = self.http_endpoints.binary_search_by(|endpoint| (*endpoint.name).cmp(name));
+        at.ok().map(|at| &self.http_endpoints[at])
     }
 }
 
 impl NamedEndpoint {
-    fn new(endpoint: &HttpEndpoint) -> Self {
+    /// `has_token`: calls of it carry the app's token, and no other one.
+    fn new(endpoint: &HttpEndpoint, has_token: bool) -> Self {
         let (mut lines, mut overridden) = (Vec::new(), Vec::new());
-        for (name, value) in endpoint.headers.iter().filter(|(name, value)| is_passed(name, value))
-        {
+        let is_token = |name: &str| Field::from_name(name.as_bytes()) == Field::DaprApiToken;
+        let headers = endpoint.headers.iter().filter(|(name, value)| is_passed(name, value));
+        for (name, value) in headers.filter(|(name, _)| !(has_token && is_token(name))) {
             for part in [name, ": ", value, "\r\n"] {
                 lines.extend_from_slice(part.as_bytes());
             }

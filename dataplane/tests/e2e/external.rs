@@ -201,6 +201,25 @@ on_both_engines! {
         assert_eq!(client.read_response().text(), refusal("shop", "couldn't find service: shop"));
     }
 
+    fn an_endpoints_own_token_gives_way_to_the_apps(engine: Choice) {
+        let server = ServedApp::echoing();
+        let base = format!("http://127.0.0.1:{}", port_of(&server.address()));
+        for (app_token, want) in [(None, "named"), (Some("ours"), "ours")] {
+            let plane = Plane::on(engine).app("checkout", None).edit(|state| {
+                let app = &mut state.apps[0];
+                Arc::make_mut(&mut app.outbound).http_endpoints =
+                    vec![endpoint("shop", base.clone(), &[("Dapr-Api-Token", "named")])];
+                let token = app_token.map(|token| Token::new(token).unwrap());
+                Arc::make_mut(&mut app.guards).app_token = token;
+            }).start();
+            let mut client = plane.client();
+            client.send(request("GET", "/v1.0/invoke/shop/method/x", "dapr-api-token: theirs\r\n"));
+            let seen = client.read_response().text().to_ascii_lowercase();
+            assert_eq!(seen.matches("dapr-api-token").count(), 1, "{seen}");
+            assert!(seen.contains(&format!("dapr-api-token: {want}\r\n")), "{seen}");
+        }
+    }
+
     fn pooled_connection_that_died_is_replaced(engine: Choice) {
         let server = App::listen();
         let plane = Plane::on(engine).app("checkout", None).start();
