@@ -375,6 +375,7 @@ impl Cause {
                 | Self::Connect(_)
                 | Self::ConnectTimeout
                 | Self::DeadlineExceeded
+                | Self::Lookup(_)
                 | Self::NotFound
                 | Self::Reset(_)
                 | Self::ResponseHeadTooLarge(_)

@@ -37,6 +37,8 @@ pub(crate) struct External {
     pub base: Box<[u8]>,
     /// What of the host's addresses was not tried yet, the next one last.
     pub addresses: Vec<SocketAddr>,
+    /// These are found by the host's name, each time anew.
+    pub is_named: bool,
     pub port: u16,
 }
 

@@ -23,7 +23,7 @@ enum Way {
     /// To an address that its host's name must tell first.
     Host,
     Known(EndpointKey),
-    /// Nowhere, before control has been asked.
+    /// Nowhere, before control has been asked, or a later attempt looks again.
     Unknown(Name),
 }
 
@@ -120,7 +120,7 @@ impl<E: Engine> Relay<E> {
             Way::Unknown(name) => {
                 self.remember(key, &head, &rest, true);
                 self.set_pending(key, [head, rest]);
-                self.park(key, name, false);
+                self.seek(key, name);
             }
         }
     }

@@ -75,6 +75,7 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let Some(external) = &mut connection.exchange.external else { return };
         let port = external.port;
+        external.addresses.clear();
         external.addresses.extend(addresses.iter().rev().map(|ip| SocketAddr::new(*ip, port)));
         match self.next_address(key) {
             Some(endpoint) => self.attempt(key, endpoint),

@@ -106,6 +106,26 @@ impl<E: Engine> Relay<E> {
         self.has_resolver = exists;
     }
 
+    /// Nobody that is known serves the app. The call waits for what control finds out, if there is
+    /// anything to ask; if not, this attempt has failed.
+    pub(super) fn seek(&mut self, key: ConnectionKey, name: Name) {
+        if self.has_resolver {
+            self.park(key, name, false);
+        } else {
+            self.fail(key, Cause::NotFound);
+        }
+    }
+
+    /// As [`Self::seek`], for another attempt of a call, all that is here of it pending.
+    pub(super) fn seek_again(&mut self, key: ConnectionKey) {
+        let connection = self.connections.find(key);
+        let named = connection.and_then(|connection| named(&self.view, connection));
+        match named.and_then(|(id, namespace)| Name::parse(id, namespace)) {
+            Some(name) => self.seek(key, name),
+            None => self.fail(key, Cause::NotFound),
+        }
+    }
+
     /// The call is ready to leave, all that is here of it pending, and waits for its app to be
     /// found.
     pub(super) fn park(&mut self, key: ConnectionKey, name: Name, is_stale: bool) {
@@ -194,12 +214,12 @@ impl<E: Engine> Relay<E> {
     fn try_unpark(&mut self, key: ConnectionKey) -> bool {
         let view = Rc::clone(&self.view);
         let Some(connection) = self.connections.find(key) else { return false };
-        let is_first_attempt = !connection.exchange.is_resolved_anew;
+        let has_been_nowhere = connection.exchange.endpoint.is_none();
         let route = find_route(&view, connection);
         let Some(endpoint) = route.and_then(|route| self.choose(key, &view, route)) else {
             return false;
         };
-        self.counters.requests_peer.add(u64::from(is_first_attempt));
+        self.counters.requests_peer.add(u64::from(has_been_nowhere));
         self.attempt(key, endpoint);
         true
     }

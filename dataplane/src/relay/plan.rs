@@ -36,7 +36,7 @@ pub(super) enum To<'v> {
     /// [`Exchange::external`]; what is known of its name, if it was called by one.
     External(Option<&'v NamedEndpoint>),
     Peer(&'v Route),
-    /// To a peer that control may find.
+    /// To a peer that control may find, or that a later attempt may.
     Unknown(Name),
 }
 
@@ -88,7 +88,8 @@ impl<'v> Planner<'_, 'v> {
         let found = match route::find(&self.view.snapshot, self.app, id, namespace) {
             Ok(found) => found,
             Err(RouteError::NotFound) => {
-                let name = Name::parse(id, namespace).filter(|_| self.has_resolver);
+                let may_be_found = self.has_resolver || retries(own, target);
+                let name = Name::parse(id, namespace).filter(|_| may_be_found);
                 return self.plan_unknown(name.ok_or(Cause::NotFound)?, drop);
             }
         };
@@ -214,8 +215,12 @@ impl<'v> Planner<'_, 'v> {
             Ok(base) => base,
             Err(error) => {
                 let base = url.into();
-                exchange.external =
-                    Some(Box::new(External { base, addresses: Vec::new(), port: 0 }));
+                exchange.external = Some(Box::new(External {
+                    base,
+                    addresses: Vec::new(),
+                    is_named: false,
+                    port: 0,
+                }));
                 return Err(Cause::BadUrl(error));
             }
         };
@@ -228,7 +233,8 @@ impl<'v> Planner<'_, 'v> {
             Host::Name(_) => Vec::new(),
         };
         let origin = ["http://", base.authority].concat().into_bytes().into();
-        let external = External { base: origin, addresses, port: base.port };
+        let external =
+            External { base: origin, is_named: addresses.is_empty(), addresses, port: base.port };
         exchange.external = Some(Box::new(external));
         push_query(exchange);
         written.map_err(Cause::Escape)?;
@@ -346,6 +352,12 @@ fn wants_events(head: &RequestHead, bytes: &[u8]) -> bool {
 }
 
 /// The query travels as it came; daprd drops a `?` with nothing behind it.
+/// Whether a policy of the app wants calls of this target tried again.
+fn retries(app: &App, target: &[u8]) -> bool {
+    let policy = app.resiliency.as_ref().and_then(|resiliency| resiliency.find(target));
+    policy.is_some_and(|policy| policy.retry.is_some())
+}
+
 fn push_query(exchange: &mut Exchange) {
     if !exchange.notes.query.is_empty() {
         exchange.url_path.push(b'?');

@@ -324,6 +324,9 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find(key) else { return };
         match connection.state {
             State::AwaitingControl => self.fail(key, Cause::ControlAway),
+            State::AwaitingHost | State::Resolving { .. } if self.is_out_of_time(key) => {
+                self.time_out(key);
+            }
             State::Resolving { .. } => self.unpark(key),
             State::AwaitingHost => self.fail(key, Cause::Lookup(LookupError::Timeout)),
             State::Retrying => self.on_pause_over(key),

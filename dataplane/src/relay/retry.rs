@@ -272,11 +272,22 @@ impl<E: Engine> Relay<E> {
         let exchange = &mut connection.exchange;
         debug_assert!(!exchange.replay.is_empty(), "what is not kept is not tried again");
         exchange.pending.push_back(Chunk::from_vec(exchange.replay.clone(), 0));
-        if exchange.hop == Hop::ToPeer {
-            let route = find_route(&view, connection);
-            if route.and_then(|route| self.choose(key, &view, route)).is_none() {
-                return self.fail(key, Cause::NotFound);
+        match exchange.hop {
+            Hop::ToPeer => {
+                let has_been_nowhere = exchange.endpoint.is_none();
+                let Some(route) = find_route(&view, connection) else {
+                    return self.seek_again(key);
+                };
+                if self.choose(key, &view, route).is_none() {
+                    return self.fail(key, Cause::NotFound);
+                }
+                self.counters.requests_peer.add(u64::from(has_been_nowhere));
             }
+            // What its name stands for may be known by now, or have changed.
+            Hop::External if exchange.external.as_ref().is_some_and(|e| e.is_named) => {
+                return self.look_up_host(key);
+            }
+            Hop::External | Hop::InboundFromPeer | Hop::SelfCall => {}
         }
         if !self.pass_gate(key) {
             return self.hold(key, []);

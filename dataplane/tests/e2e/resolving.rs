@@ -10,9 +10,10 @@ use crate::{
 use dataplane::{engine::Choice, limits};
 use snapshot::{
     Address, AppId, Change, Namespace, OnControlLost,
+    policy::resiliency::{Pause, Policy, Resiliency, Retry},
     wire::{FromDataPlane, ToDataPlane},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 const PARKED: &str = "ringcar_calls_parked_total";
 const UNRESOLVED: &str = "ringcar_calls_unresolved_total";
@@ -352,5 +353,41 @@ on_both_engines! {
         let route = route("checkout", &[&peer.address()]);
         caller.publish(|state| state.routes.push(route));
         assert_eq!(client.read_response().text(), "ok");
+    }
+
+    fn each_attempt_of_a_policy_asks_anew(engine: Choice) {
+        let pause = Pause::Constant(Duration::from_millis(5));
+        let retry = Retry { pause, count_max: Some(2), statuses: None };
+        let policy = Policy { retry: Some(retry), ..Policy::default() };
+        let mut caller = asking(engine);
+        caller.publish(|state| {
+            let default = Some(Arc::new(policy));
+            let resiliency = Resiliency { default, ..Resiliency::default() };
+            state.apps[0].resiliency = Some(Arc::new(resiliency));
+        });
+        let mut client = caller.client();
+        client.send(post(X, "hello"));
+        let (query, _) = caller.expect_question();
+        caller.say_resolved(query);
+        caller.expect_question();
+        let peer = ServedApp::answering(|r| answer("200 OK", "", r.text()).into_bytes());
+        caller.change(found(&peer.address()));
+        assert_eq!(client.read_response().text(), "hello");
+        assert_eq!((caller.counter(PARKED), caller.counter(UNRESOLVED)), (2.0, 1.0));
+    }
+
+    fn the_time_of_an_attempt_ends_its_waiting(engine: Choice) {
+        let mut caller = asking(engine);
+        caller.publish(|state| {
+            let timeout = Some(Duration::from_millis(20));
+            let default = Some(Arc::new(Policy { timeout, ..Policy::default() }));
+            let resiliency = Resiliency { default, ..Resiliency::default() };
+            state.apps[0].resiliency = Some(Arc::new(resiliency));
+        });
+        let mut client = caller.client();
+        client.send(get(X));
+        caller.expect_question();
+        let response = client.read_response();
+        assert!(response.text().contains("context deadline exceeded"), "{response}");
     }
 }
