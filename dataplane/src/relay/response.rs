@@ -13,8 +13,10 @@ use crate::{
         rewrite_in_place,
     },
     limits::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX},
+    policy::resiliency,
     upstream::{Failure, UpstreamKey, UpstreamState},
 };
+use snapshot::ListenerKind;
 
 /// RFC 9110 §7.6.1, and what is between two sidecars only.
 const HOP_FIELDS: FieldSet =
@@ -331,6 +333,12 @@ fn prepare(
         for part in [b"Date: ", date, b"\r\n"] {
             lines.extend_from_slice(part);
         }
+    }
+    let is_error = !resiliency::is_success(head.status);
+    if is_error && connection.listener != ListenerKind::Peer && !head.lines.has(Field::ContentType)
+    {
+        // As daprd's clients know it, whatever the body is; of no other answer is a type invented.
+        lines.extend_from_slice(b"Content-Type: application/json\r\n");
     }
     lines.extend_from_slice(&exchange.cors);
     match (exchange.keep_alive, exchange.version) {

@@ -343,4 +343,22 @@ on_both_engines! {
             assert!(date.len() == 29 && date.ends_with(" GMT"), "{date}");
         }
     }
+
+    fn an_error_without_content_type_is_json_and_nothing_else_is_guessed(engine: Choice) {
+        for hop in Hop::BOTH {
+            for (status, lines, want) in [
+                ("400 Bad", "", Some("application/json")),
+                ("404 Not Found", "", Some("application/json")),
+                ("599 X", "", Some("application/json")),
+                ("500 E", "content-type: text/x\r\n", Some("text/x")),
+                ("200 OK", "", None),
+                ("302 Found", "", None),
+                ("399 X", "", None),
+            ] {
+                let seen = seen_by_client(engine, hop, status, lines);
+                let all = seen.all("content-type");
+                assert_eq!(all, Vec::from_iter(want), "{status} {lines} ({hop:?}): {seen}");
+            }
+        }
+    }
 }
