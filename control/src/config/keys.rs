@@ -215,10 +215,10 @@ use Kind::{Bool, Duration, Level as LogLevel, List, Number, Port, Quantity, Text
 pub(crate) const KEYS: &[Key] = &[
     flag("app-id", Text, "", Now, "Name under which other apps call this one").not_in_files(),
     flag("app-port", Port, "", Now, "Port the app listens on; empty or 0: it takes no calls"),
-    flag("app-protocol", Text, "http", Now, "Protocol the app speaks: http, https, h2c, grpc, grpcs"),
+    flag("app-protocol", Text, "http", Now, "Protocol the app speaks: http, https, h2c, grpc, grpcs; calls to it are carried for http alone"),
     flag("app-channel-address", Text, "127.0.0.1", Now, "Host the app listens on, or unix:///path of its socket"),
     flag("app-max-concurrency", Number, "-1", Now, "Calls the app takes at once, the others wait; -1 is unlimited"),
-    flag("app-ssl", Bool, "false", Later, "The app speaks TLS"),
+    flag("app-ssl", Bool, "false", Now, "Old form of --app-protocol https, or grpcs"),
     flag("dapr-http-port", Port, "3500", Now, "Port of the HTTP API"),
     flag("dapr-grpc-port", Port, "50001", Now, "Port of the gRPC API"),
     flag("dapr-internal-grpc-port", Port, "", Now, "Port that sidecars of other machines call"),

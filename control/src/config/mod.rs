@@ -339,6 +339,9 @@ fn log_choice(values: &Values) -> Result<LogChoice, ConfigError> {
 fn protocol(values: &Values) -> Result<String, ConfigError> {
     let protocol = values.text("app-protocol").to_ascii_lowercase();
     match protocol.as_str() {
+        // daprd's older flag says of either that it is encrypted.
+        "" | "http" if values.is_set("app-ssl") => Ok("https".to_owned()),
+        "grpc" if values.is_set("app-ssl") => Ok("grpcs".to_owned()),
         "grpc" | "grpcs" | "h2c" | "http" | "https" => Ok(protocol),
         "" => Ok("http".to_owned()),
         _ => Err(refused(values, "app-protocol")),
@@ -484,7 +487,8 @@ fn warnings(values: &Values, protocol: &str) -> Result<Vec<String>, ConfigError>
     }
     if protocol != "http" {
         warnings.push(format!(
-            "this version calls apps over http only; --app-protocol {protocol} leaves the app without a channel"
+            "--app-protocol {protocol}: calls to the app are answered 500, since this sidecar carries \
+             http alone; the app's own calls go out as ever"
         ));
     }
     Ok(warnings)
@@ -686,7 +690,9 @@ mod tests {
         for (case, arguments, want) in [
             ("flag of later", &["--enable-mtls"][..], "--enable-mtls is accepted"),
             ("stray word", &["--enable-metrics", "false"], "\"false\" belongs to no flag"),
-            ("protocol", &["--app-protocol", "GRPC"], "--app-protocol grpc leaves the app"),
+            ("protocol", &["--app-protocol", "GRPC"], "--app-protocol grpc: calls to the app are"),
+            ("encrypted", &["--app-ssl"], "--app-protocol https: calls to the app are"),
+            ("both", &["--app-ssl", "--app-protocol=grpc"], "--app-protocol grpcs: calls to"),
             (
                 "kubernetes",
                 &["--mode", "kubernetes", "--config", "daprsystem"],

@@ -199,3 +199,19 @@ fn the_status_of_a_body_that_is_too_large_is_the_operators_choice() {
         assert!(answer.body.contains("stream too large"), "{answer:?}");
     }
 }
+
+#[test]
+fn an_app_of_another_protocol_calls_others_and_is_told_that_none_call_it() {
+    let place = Place::new();
+    let (orders, caller) = (App::start(), App::start());
+    let (_orders, _) = place.sidecar("orders", Some(orders.port), &[]);
+    let more = ["--app-protocol=grpc"];
+    let (mut process, port) = place.start_sidecar("caller", Some(caller.port), &more);
+    process.wait_for("--app-protocol grpc: calls to the app are answered 500");
+    process.wait_for("dapr initialized. Status: Running.");
+    assert_eq!(get(port, "/v1.0/invoke/orders/method/x").status, 200);
+    let own = get(port, "/v1.0/invoke/caller/method/x");
+    assert_eq!(own.status, 500);
+    assert!(own.body.contains("app channel not initialized"), "{}", own.body);
+    assert!(!caller.has_request());
+}

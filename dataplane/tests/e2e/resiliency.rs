@@ -349,4 +349,23 @@ on_both_engines! {
         mesh.caller.await_counter_down_to("ringcar_connections_open", 1.0);
         assert_eq!(calls.load(SeqCst), 1);
     }
+
+    fn a_change_of_protocol_that_nobody_asked_for_is_tried_again(engine: Choice) {
+        for hop in Hop::BOTH {
+            let calls = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&calls);
+            let app = ServedApp::answering(move |_| match count.fetch_add(1, SeqCst) {
+                0 => b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n".to_vec(),
+                _ => OK.as_bytes().to_vec(),
+            });
+            let mut statuses = StatusSet::default();
+            statuses.insert(101);
+            let retry = retry(3).map(|retry| Retry { statuses: Some(statuses), ..retry });
+            let mesh = mesh(engine, hop, app.address(), &Policy { retry, ..Policy::default() });
+            let mut client = mesh.client();
+            client.send(get(X));
+            assert_eq!(client.read_response().status(), 200, "{hop:?}");
+            assert_eq!(calls.load(SeqCst), 2, "{hop:?}");
+        }
+    }
 }
