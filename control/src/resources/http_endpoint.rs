@@ -1,5 +1,5 @@
-//! A resource of kind HTTPEndpoint, read: a server outside of Dapr under a name, with the lines that
-//! calls of it carry.
+//! A resource of kind HTTPEndpoint, read: a server outside of Dapr under a name, with the lines
+//! that calls of it carry.
 //!
 //! What cannot be understood is refused, as in other resources. An endpoint whose headers nobody
 //! could fill, since there is no secret store, is left out: a call without its key must not go.

@@ -1,5 +1,5 @@
-//! What of the resources holds for one app, beside the policies of its calls: whom it calls by name,
-//! and what its metadata says is loaded.
+//! What of the resources holds for one app, beside the policies of its calls: whom it calls by
+//! name, and what its metadata says is loaded.
 
 #![forbid(unsafe_code)]
 
