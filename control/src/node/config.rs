@@ -451,6 +451,8 @@ impl<'a> Reader<'a> {
             self.problems.extend(problems);
             return None;
         }
+        let Config { app_id, warnings, .. } = &config;
+        self.notes.extend(warnings.iter().map(|warning| format!("app {app_id}: {warning}")));
         Some(config)
     }
 

@@ -184,6 +184,9 @@ impl Sidecar {
         if node.steering != config.steering {
             self.log.warning("Changes of the node's own steering wait for the next start");
         }
+        let is_new = |warning: &&String| !node.base.warnings.contains(warning);
+        config.base.warnings.iter().filter(is_new).for_each(|warning| self.log.warning(warning));
+        node.base.warnings = config.base.warnings;
         let wanted = node.wanted(&self.log);
         self.log.set_threshold(config.base.log.threshold);
         self.graceful_timeout = config.base.graceful_timeout;

@@ -131,11 +131,12 @@ fn apps_of_a_node_call_the_endpoints_in_their_scope() {
     let ports = [free_port(), free_port()];
     let file = format!(
         "resources-paths: resources\nenable-metrics: false\ndefaults: {{listen-addresses: \
-         127.0.0.1}}\napps:\n- {{id: orders, http-port: {}}}\n- {{id: caller, http-port: {}}}\n",
+         127.0.0.1}}\napps:\n- {{id: orders, http-port: {}}}\n- {{id: caller, http-port: {}, protocol: grpc}}\n",
         ports[0], ports[1]
     );
     fs::write(place.path().join("node.yaml"), file).unwrap();
     let mut process = place.start(&["node", "--config", "node.yaml"]);
+    process.wait_for("app caller: --app-protocol grpc: calls to the app are answered 500");
     process.wait_for("serves 2 apps");
     let statuses = || ports.map(|port| try_call(port, CALL, &[], "").map_or(0, |a| a.status));
     eventually("it is one app's", || statuses() == [200, 500]);
@@ -144,4 +145,8 @@ fn apps_of_a_node_call_the_endpoints_in_their_scope() {
     eventually("it is the other app's", || statuses() == [500, 200]);
     let listed = |port| get(port, "/v1.0/metadata").body.contains("httpEndpoints");
     assert_eq!(ports.map(listed), [false, true]);
+    let text = endpoint("shop", &url, "").replace("envRef: SHOP_KEY", "secretKeyRef: {name: s}");
+    write(&directory, "e.yaml", &text);
+    process.wait_for("is in a secret store, and this sidecar has none");
+    eventually("it is nobody's", || statuses() == [500, 500]);
 }
