@@ -227,6 +227,7 @@ impl Link {
 
     fn accept(&mut self) {
         let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC) else { return };
+        self.hear_out();
         let mut socket = LinkSocket::new(socket);
         if let Err(problem) = self.admit(&socket) {
             let problems = vec![problem.clone()];
@@ -242,6 +243,14 @@ impl Link {
         self.parts = Parts::default();
         let hello = self.introduce();
         self.send(&hello);
+    }
+
+    /// A control that has gone away may have left more words than one read takes; it is not in the
+    /// way of the next one. What is left is what the kernel held for it, so this ends.
+    fn hear_out(&mut self) {
+        while self.socket.as_ref().is_some_and(LinkSocket::is_hung_up) {
+            self.read_socket();
+        }
     }
 
     /// Whether this may be our control.
