@@ -315,12 +315,14 @@ impl Link {
         }
     }
 
+    /// First the listeners, then the connections: whoever is sent away finds the door closed, and
+    /// no worker is told that it is over before the last connection is in its mailbox.
     fn drain(&mut self) {
         // Our copies would keep the listeners open for connections that nobody accepts, and the
         // apps known.
         self.listening.clear();
         self.holds.clear();
-        self.tell_all(|| ToWorker::Drain);
+        self.workers[0].put(ToWorker::CloseListeners);
     }
 
     /// Without control nobody else ends what has nothing left to do.
@@ -611,6 +613,7 @@ impl Link {
     fn read_inbox(&mut self) {
         while let Some(message) = self.inbox.take() {
             match message {
+                FromWorker::AcceptsNoMore => self.tell_all(|| ToWorker::Drain),
                 FromWorker::Adopted { worker, epoch } => self.on_adopted(worker, epoch),
                 FromWorker::ControlCall { id: call, app, request } => {
                     self.ask(Question { call, app, request });

@@ -196,6 +196,11 @@ impl UringEngine {
         Ok(())
     }
 
+    fn tell_ready(&mut self, events: &mut Vec<Event>) {
+        let room = EVENTS_PER_TURN.saturating_sub(events.len());
+        events.extend(self.ready.drain(..room.min(self.ready.len())));
+    }
+
     fn tell(&mut self, completion: Completion, events: &mut Vec<Event>) {
         let Some(token) = Token::unpack(completion.bits) else { return };
         match token.kind {
@@ -251,7 +256,7 @@ impl Engine for UringEngine {
         if listener.armed {
             self.cancel(listener_token(key));
         } else {
-            self.listeners.remove(key.index);
+            self.finish_unlistening(key);
         }
     }
 
@@ -360,12 +365,12 @@ impl Engine for UringEngine {
                 self.settle_inline();
             }
         }
-        let room = EVENTS_PER_TURN.saturating_sub(events.len());
-        events.extend(self.ready.drain(..room.min(self.ready.len())));
+        self.tell_ready(events);
         while events.len() < EVENTS_PER_TURN {
             let Some(completion) = self.backlog.pop_front() else { break };
             self.tell(completion, events);
         }
+        self.tell_ready(events);
         Ok(())
     }
 }
