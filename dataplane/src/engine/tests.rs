@@ -758,6 +758,32 @@ fn tells_when_accepting_fails<E: Engine>(mut bench: Bench<E>) {
     }
 }
 
+/// Whoever asks over one connection must not take the answer for bytes that nobody asked for,
+/// because another connection has no room.
+fn tells_of_sends_before_answers<E: Engine>(mut bench: Bench<E>) {
+    for kind in Transport::ALL {
+        let (stalled, _reader) = bench.pair(kind);
+        let (asking, mut peer) = bench.pair(kind);
+        peer.write_all(b"answer").unwrap();
+        bench.engine.relax_sent(asking, true);
+        bench.engine.receive_start(asking);
+        bench.engine.send(stalled, Chunk::from_vec(vec![0; 32 << 20], 0));
+        bench.engine.send(asking, Chunk::from_vec(b"question".to_vec(), 0));
+        let mut seen = Vec::new();
+        let start = clock::now();
+        while !seen.contains(&"received") {
+            assert!(clock::now().since(start) < DEADLINE, "{kind:?}: {seen:?}");
+            bench.engine.turn(Some(Duration::from_millis(100)), &mut bench.events).unwrap();
+            seen.extend(bench.events.drain(..).filter_map(|event| match event {
+                Event::Received { socket, .. } if socket == asking => Some("received"),
+                Event::Sent { socket, .. } if socket == asking => Some("sent"),
+                _ => None,
+            }));
+        }
+        assert_eq!(seen, ["sent", "received"], "{kind:?}");
+    }
+}
+
 fn wakes_from_another_thread<E: Engine>(mut bench: Bench<E>) {
     for round in 1..=3 {
         let waker = bench.engine.waker();
@@ -971,6 +997,7 @@ suite! {
     stops_listening,
     survives_a_lack_of_buffers,
     takes_many_operations_in_one_turn,
+    tells_of_sends_before_answers,
     tells_when_accepting_fails,
     tells_why_it_cannot_connect,
     waits_no_longer_than_asked,

@@ -203,9 +203,6 @@ impl Drop for UringEngine {
             if self.enter(Some(QUIESCE_TIMEOUT / QUIESCE_ROUNDS)).is_err() {
                 break;
             }
-            if self.ring.is_submitted() && !self.ring.is_overflown() {
-                self.settle_inline();
-            }
         }
         self.leak();
     }
