@@ -92,6 +92,7 @@ fn a_sidecar_follows_other_registries_without_a_lost_call() {
 fn a_node_follows_other_registries_without_a_lost_call() {
     let Some(mut etcd) = Server::etcd() else { return };
     etcd.start();
+    eventually("etcd has a leader", || etcd.is_ready());
     let (here, there) = (Place::new(), Place::new());
     let (app, port, other) = (App::start(), free_port(), free_port());
     let list = here.path().join("apps.yaml");
@@ -108,6 +109,8 @@ fn a_node_follows_other_registries_without_a_lost_call() {
     let loads = [true, false].map(|keeps| Load::start(port, "orders", keeps));
     configure(&there, &etcd_registry(&etcd));
     callee.wait_for("Internal server is running on 127.0.0.1:");
+    // Later than SETTLE_TIMEOUT after the node's change its calls would be lost, as they should.
+    eventually("the callee is in etcd", || etcd.row_count() == 1);
     configure(&here, &etcd_registry(&etcd));
     node.wait_for("Other registries are followed from now on");
     node.wait_for("Registries that were left are forgotten");
