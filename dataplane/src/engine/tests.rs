@@ -683,7 +683,7 @@ fn loses_no_connection_when_it_stops_listening<E: Engine>(mut bench: Bench<E>) {
 fn shares_a_listener_with_either_engine<E: Engine>(mut bench: Bench<E>) {
     let listener = TcpListener::bind(LOOPBACK).unwrap();
     let address = listener.local_addr().unwrap();
-    let others: [fn() -> Option<Box<dyn Accepts>>; 2] = [
+    let others: [fn() -> AnyEngine; 2] = [
         || Some(Box::new((Bench::new(epoll().unwrap()), None))),
         || Some(Box::new((Bench::new(uring().ok()?), None))),
     ];
@@ -720,6 +720,9 @@ fn shares_a_listener_with_either_engine<E: Engine>(mut bench: Bench<E>) {
         }
     }
 }
+
+/// `None` where the machine refuses it.
+type AnyEngine = Option<Box<dyn Accepts>>;
 
 /// An engine of whichever kind, as far as the test above goes.
 trait Accepts {
