@@ -118,7 +118,7 @@ fn a_node_follows_other_registries_without_a_lost_call() {
     assert_eq!(status_of(port, CALL), 200, "nobody reads the file any more");
     loads.into_iter().for_each(|load| assert!(load.assert_none_failed() > 0));
     // The node's apps are known to others, too.
-    let (_, back) = there.sidecar("back", None, &["--config=c.yaml", LOOPBACK]);
+    let (_sidecar, back) = there.sidecar("back", None, &["--config=c.yaml", LOOPBACK]);
     eventually("a call arrives at an app that takes none", || {
         get(back, "/v1.0/invoke/caller/method/x").body.contains("channel")
     });
