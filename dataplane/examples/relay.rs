@@ -123,7 +123,7 @@ impl<E: Engine> Relay<E> {
             Event::Sent { socket, .. } => self.speed_up(socket),
             Event::ReceiveClosed { socket } => self.on_closed(socket),
             Event::Failed { socket, .. } => self.end(socket),
-            Event::Connected { .. } | Event::Woken => {}
+            Event::Connected { .. } | Event::Unlistened { .. } | Event::Woken => {}
         }
     }
 

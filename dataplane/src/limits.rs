@@ -70,6 +70,15 @@ pub const FLUSH_BYTES_MAX: usize = 1024 * 1024;
 /// Connections one listener may bring in one turn.
 pub const ACCEPTS_PER_TURN: usize = 64;
 
+/// Connections that are taken from the queue of a listener before it is closed: what the kernel
+/// queues at the most (`net.core.somaxconn` as it comes since Linux 5.4), so that a flood that goes
+/// on cannot keep it open.
+pub const LAST_ACCEPTS_MAX: usize = 4096;
+
+/// How long an accept may block where another process has made the shared listener a blocking one
+/// and has taken the connection that it was for. The kernel rounds up to its tick.
+pub const ACCEPT_WAIT_MAX: Duration = Duration::from_millis(1);
+
 /// Header lines in a head; more are refused with 431. Twice what a browser with many cookies sends.
 pub const HEADER_LINES_MAX: usize = 112;
 

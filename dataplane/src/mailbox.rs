@@ -72,12 +72,16 @@ pub(crate) enum ToWorker {
     },
     /// From another worker.
     Gate(GateMessage),
+    /// To the worker that accepts, ahead of a drain. Answered by [`FromWorker::AcceptsNoMore`].
+    CloseListeners,
     Drain,
     Exit,
 }
 
 #[derive(Debug)]
 pub(crate) enum FromWorker {
+    /// All its listeners are closed, and what they brought is with the workers.
+    AcceptsNoMore,
     /// It runs on the snapshot of this epoch, and holds none before it.
     Adopted {
         worker: WorkerId,

@@ -547,8 +547,12 @@ mod tests {
     }
 
     fn insert(database: &Database, registration: &str, id: &str, address: &str, age: u64) {
+        insert_at(database, registration, id, address, seconds_now() - age);
+    }
+
+    fn insert_at(database: &Database, registration: &str, id: &str, address: &str, time: u64) {
         let sql = "REPLACE INTO hosts VALUES (?1, ?2, ?3, '', ?4)";
-        let parameters = params![registration, address, id, signed(seconds_now() - age)];
+        let parameters = params![registration, address, id, signed(time)];
         database.connection.execute(sql, parameters).unwrap();
     }
 
@@ -592,8 +596,8 @@ mod tests {
             let (wall, now) = (seconds_now(), Instant::now());
             let later = |seconds: u64| now + Duration::from_secs(seconds);
             reader.read_at(wall - 100, now).unwrap();
-            insert(&database, "1", "alive", "10.0.0.1:1", 0);
-            insert(&database, "2", "dead", "10.0.0.1:2", 2);
+            insert_at(&database, "1", "alive", "10.0.0.1:1", wall);
+            insert_at(&database, "2", "dead", "10.0.0.1:2", wall - 2);
             assert_eq!(ids(&reader.read_at(wall, later(100)).unwrap().0), ["alive", "dead"]);
             let set = wall.saturating_add_signed(step);
             let found = reader.read_at(set + 1, later(101)).unwrap().0;
@@ -613,17 +617,18 @@ mod tests {
         let temp = TestDir::new();
         let settings = settings(&temp);
         let database = Database::open(&settings).unwrap();
-        insert(&database, "1", "fresh", "10.0.0.1:1", 4);
-        insert(&database, "2", "stale", "10.0.0.1:2", 5);
-        insert(&database, "3", "a.b", "10.0.0.1:3", 0);
-        insert(&database, "4", "name", "host:4", 0);
-        insert(&database, "5", "six", "[::1]:4", 0);
+        let (wall, now) = (seconds_now(), Instant::now());
+        insert_at(&database, "1", "fresh", "10.0.0.1:1", wall - 4);
+        insert_at(&database, "2", "stale", "10.0.0.1:2", wall - 5);
+        insert_at(&database, "3", "a.b", "10.0.0.1:3", wall);
+        insert_at(&database, "4", "name", "host:4", wall);
+        insert_at(&database, "5", "six", "[::1]:4", wall);
         let mut reader = reader(&settings);
-        let (rows, complaint) = reader.read().unwrap();
+        let (rows, complaint) = reader.read_at(wall, now).unwrap();
         assert_eq!(ids(&rows), ["fresh", "six"]);
         let complaint = complaint.unwrap();
         assert!(complaint.starts_with("2 rows name no app"), "{complaint}");
-        assert_eq!(reader.read().unwrap().1, None, "the same rubbish twice");
+        assert_eq!(reader.read_at(wall, now).unwrap().1, None, "the same rubbish twice");
     }
 
     #[test]
@@ -631,25 +636,27 @@ mod tests {
         let temp = TestDir::new();
         let settings = settings(&temp);
         let database = Database::open(&settings).unwrap();
-        insert(&database, "1", "a", "10.0.0.1:1", 1);
-        insert(&database, "2", "b", "10.0.0.1:2", 4);
+        let (wall, now) = (seconds_now(), Instant::now());
+        insert_at(&database, "1", "a", "10.0.0.1:1", wall - 1);
+        insert_at(&database, "2", "b", "10.0.0.1:2", wall - 4);
         let mut reader = reader(&settings);
-        assert_eq!(reader.read().unwrap().0.len(), 2);
+        let mut read = || reader.read_at(wall, now).unwrap().0;
+        assert_eq!(read().len(), 2);
         // As daprd 1.18 writes it: the comparison is the wrong way round.
         database
             .connection
-            .execute_batch(
+            .execute_batch(&format!(
                 "INSERT INTO metadata VALUES ('nr-last-cleanup', CURRENT_TIMESTAMP);
-                 DELETE FROM hosts WHERE unixepoch(CURRENT_TIMESTAMP) - last_update < 5;",
-            )
+                 DELETE FROM hosts WHERE {wall} - last_update < 5;",
+            ))
             .unwrap();
-        assert_eq!(ids(&reader.read().unwrap().0), ["a", "b"]);
-        assert_eq!(ids(&reader.read().unwrap().0), ["a", "b"], "also when it is read again");
-        insert(&database, "1", "a", "10.0.0.1:1", 0);
-        insert(&database, "2", "b", "10.0.0.1:2", 0);
-        assert_eq!(ids(&reader.read().unwrap().0), ["a", "b"]);
+        assert_eq!(ids(&read()), ["a", "b"]);
+        assert_eq!(ids(&read()), ["a", "b"], "also when it is read again");
+        insert_at(&database, "1", "a", "10.0.0.1:1", wall);
+        insert_at(&database, "2", "b", "10.0.0.1:2", wall);
+        assert_eq!(ids(&read()), ["a", "b"]);
         database.connection.execute("DELETE FROM hosts WHERE registration_id = '2'", []).unwrap();
-        assert_eq!(ids(&reader.read().unwrap().0), ["a"]);
+        assert_eq!(ids(&read()), ["a"]);
     }
 
     #[test]
@@ -720,7 +727,7 @@ mod tests {
         let temp = TestDir::new();
         let settings = settings(&temp);
         let database = Database::open(&settings).unwrap();
-        insert(&database, "1", "a", "10.0.0.1:1", 3);
+        insert(&database, "1", "a", "10.0.0.1:1", 1);
         let registry = SqliteRegistry::new(settings, Namespace::default());
         let (sink, mut news) = Sink::pair();
         tokio::spawn(registry.watch().unwrap().run(sink));

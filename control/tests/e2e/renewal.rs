@@ -2,9 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{
-    App, Load, Place, Process, Server, eventually, free_port, get, status_of, try_call,
-};
+use crate::support::{App, Load, Place, Process, Server, eventually, free_port, get, status_of};
 use rustix::process::Signal;
 use std::{fs, path::Path};
 
@@ -94,6 +92,7 @@ fn a_sidecar_follows_other_registries_without_a_lost_call() {
 fn a_node_follows_other_registries_without_a_lost_call() {
     let Some(mut etcd) = Server::etcd() else { return };
     etcd.start();
+    eventually("etcd has a leader", || etcd.is_ready());
     let (here, there) = (Place::new(), Place::new());
     let (app, port, other) = (App::start(), free_port(), free_port());
     let list = here.path().join("apps.yaml");
@@ -110,6 +109,8 @@ fn a_node_follows_other_registries_without_a_lost_call() {
     let loads = [true, false].map(|keeps| Load::start(port, "orders", keeps));
     configure(&there, &etcd_registry(&etcd));
     callee.wait_for("Internal server is running on 127.0.0.1:");
+    // Later than SETTLE_TIMEOUT after the node's change its calls would be lost, as they should.
+    eventually("the callee is in etcd", || etcd.row_count() == 1);
     configure(&here, &etcd_registry(&etcd));
     node.wait_for("Other registries are followed from now on");
     node.wait_for("Registries that were left are forgotten");
@@ -117,9 +118,8 @@ fn a_node_follows_other_registries_without_a_lost_call() {
     assert_eq!(status_of(port, CALL), 200, "nobody reads the file any more");
     loads.into_iter().for_each(|load| assert!(load.assert_none_failed() > 0));
     // The node's apps are known to others, too.
-    let (_, back) = there.sidecar("back", None, &["--config=c.yaml", LOOPBACK]);
+    let (_sidecar, back) = there.sidecar("back", None, &["--config=c.yaml", LOOPBACK]);
     eventually("a call arrives at an app that takes none", || {
-        let call = "GET /v1.0/invoke/caller/method/x";
-        try_call(back, call, &[], "").is_ok_and(|answer| answer.body.contains("channel"))
+        get(back, "/v1.0/invoke/caller/method/x").body.contains("channel")
     });
 }

@@ -93,7 +93,9 @@ pub trait Engine {
     /// Accepts again, after [`Event::AcceptFailed`].
     fn accept_resume(&mut self, listener: ListenerKey);
 
-    /// Stops accepting and closes our descriptor. No event of this listener comes after this call.
+    /// Stops accepting. What has connected by the time the kernel is done still comes as
+    /// [`Event::Accepted`]; then our descriptor is closed and [`Event::Unlistened`] is the last of
+    /// this listener.
     fn unlisten(&mut self, listener: ListenerKey);
 
     /// Takes a connected stream socket. It is not read until [`Engine::receive_start`].
@@ -186,6 +188,11 @@ pub enum Event {
         operation: Operation,
         error: Errno,
     },
+    /// Our descriptor of the listening socket is closed: unless somebody else has one, whoever
+    /// connects from now on is refused.
+    Unlistened {
+        listener: ListenerKey,
+    },
     /// Somebody called [`Waker::wake`].
     Woken,
 }
@@ -199,7 +206,10 @@ impl Event {
             | Self::ReceiveClosed { socket }
             | Self::Received { socket, .. }
             | Self::Sent { socket, .. } => Some(*socket),
-            Self::AcceptFailed { .. } | Self::Accepted { .. } | Self::Woken => None,
+            Self::AcceptFailed { .. }
+            | Self::Accepted { .. }
+            | Self::Unlistened { .. }
+            | Self::Woken => None,
         }
     }
 }

@@ -3,11 +3,13 @@
 
 #![forbid(unsafe_code)]
 
+use crate::limits::{ACCEPT_WAIT_MAX, LAST_ACCEPTS_MAX};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{
-        AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, connect, shutdown,
-        socket_with, sockopt,
+        AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect,
+        shutdown, socket_with, sockopt,
     },
 };
 use snapshot::Address;
@@ -59,9 +61,34 @@ pub(super) fn connect_unix(socket: impl AsFd, path: &Path) -> Connecting {
 }
 
 /// Accepted sockets inherit TCP_NODELAY from their listener on Linux, which saves a call for each.
+///
+/// O_NONBLOCK belongs to the open file, so to every process that has the listener: while one data
+/// plane takes over from another, io_uring in the one may clear what epoll in the other relies on.
+/// There is no MSG_DONTWAIT for accept, so its wait gets a bound instead.
 pub(super) fn prepare_listener(listener: impl AsFd) {
     // Not a TCP socket: nothing to set.
-    let _ = sockopt::set_tcp_nodelay(listener, true);
+    let _ = sockopt::set_tcp_nodelay(&listener, true);
+    let _ = sockopt::set_socket_timeout(&listener, sockopt::Timeout::Recv, Some(ACCEPT_WAIT_MAX));
+}
+
+/// What waits in the queue of a listener that is about to be closed. The close would reset those
+/// connections, and with them the calls that they may have brought.
+pub(super) fn accept_last(listener: impl AsFd) -> Vec<OwnedFd> {
+    let mut sockets = Vec::new();
+    while sockets.len() < LAST_ACCEPTS_MAX && is_readable(&listener) {
+        match accept_with(&listener, SocketFlags::CLOEXEC) {
+            Ok(socket) => sockets.push(socket),
+            Err(error) if judge_accept_error(error) == AcceptError::Connection => {}
+            // Another process took it, or there are no descriptors.
+            Err(_) => break,
+        }
+    }
+    sockets
+}
+
+fn is_readable(socket: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Makes the close that follows a reset.

@@ -49,6 +49,7 @@ struct Bench<E> {
     failed: Vec<(SocketKey, Operation, Errno)>,
     accepted: Vec<(ListenerKey, OwnedFd)>,
     accept_failed: Vec<(ListenerKey, Errno)>,
+    unlistened: Vec<ListenerKey>,
     woken: usize,
 }
 
@@ -67,6 +68,7 @@ impl<E: Engine> Bench<E> {
             failed: Vec::new(),
             accepted: Vec::new(),
             accept_failed: Vec::new(),
+            unlistened: Vec::new(),
             woken: 0,
         }
     }
@@ -85,7 +87,10 @@ impl<E: Engine> Bench<E> {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Accepted { listener, socket } => self.accepted.push((listener, socket)),
+            Event::Accepted { listener, socket } => {
+                assert!(!self.unlistened.contains(&listener), "nothing follows the last event");
+                self.accepted.push((listener, socket));
+            }
             Event::AcceptFailed { listener, error } => self.accept_failed.push((listener, error)),
             Event::Connected { socket } => assert!(self.connected.insert(socket)),
             Event::Received { socket, chunk } => {
@@ -112,6 +117,7 @@ impl<E: Engine> Bench<E> {
                 assert!(!known, "{operation:?} fails once");
                 self.failed.push((socket, operation, error));
             }
+            Event::Unlistened { listener } => self.unlistened.push(listener),
             Event::Woken => self.woken += 1,
         }
     }
@@ -650,6 +656,98 @@ fn stops_listening<E: Engine>(mut bench: Bench<E>) {
     bench.settle();
     assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     assert_eq!((bench.accepted.len(), &bench.accept_failed[..]), (1, &[][..]));
+    assert_eq!(bench.unlistened, [key], "told once");
+}
+
+fn loses_no_connection_when_it_stops_listening<E: Engine>(mut bench: Bench<E>) {
+    let listener = TcpListener::bind(LOOPBACK).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (before, after) = (QUEUED, 20);
+    // More than one turn takes on epoll: some are told of, some are in the queue.
+    let mut clients: Vec<TcpStream> =
+        (0..before).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let key = bench.engine.listen(listener.into());
+    bench.turn(Some(Duration::ZERO));
+    clients.extend((0..after).map(|_| TcpStream::connect(address).unwrap()));
+    bench.engine.unlisten(key);
+    bench.until("the end", |bench| !bench.unlistened.is_empty());
+    assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(bench.accepted.len(), before + after);
+    bench.accepted.clear();
+    for mut client in clients {
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "a FIN, and no reset");
+    }
+}
+
+/// As two data planes do while one takes over from the other.
+fn shares_a_listener_with_either_engine<E: Engine>(mut bench: Bench<E>) {
+    let listener = TcpListener::bind(LOOPBACK).unwrap();
+    let address = listener.local_addr().unwrap();
+    let others: [fn() -> AnyEngine; 2] = [
+        || Some(Box::new((Bench::new(epoll().unwrap()), None))),
+        || Some(Box::new((Bench::new(uring().ok()?), None))),
+    ];
+    for other in others {
+        let Some(mut other) = other() else { continue };
+        for ours_is_first in [true, false] {
+            let copy = |listener: &TcpListener| OwnedFd::from(listener.try_clone().unwrap());
+            let key = ours_is_first.then(|| bench.engine.listen(copy(&listener)));
+            if key.is_some() {
+                bench.settle();
+            }
+            other.listen(copy(&listener));
+            let key = key.unwrap_or_else(|| bench.engine.listen(copy(&listener)));
+            bench.accepted.clear();
+            let clients: Vec<TcpStream> =
+                (0..QUEUED).map(|_| TcpStream::connect(address).unwrap()).collect();
+            let mut theirs = 0;
+            bench.until("accepts", |bench| {
+                theirs += other.accept();
+                bench.accepted.len() + theirs == QUEUED
+            });
+            bench.settle();
+            assert_eq!((other.accept(), &bench.accept_failed[..]), (0, &[][..]));
+            drop(clients);
+            // Whichever is left accepts alone, and does not wait for what the other one took.
+            bench.engine.unlisten(key);
+            bench.until("the end", |bench| bench.unlistened.contains(&key));
+            let _client = TcpStream::connect(address).unwrap();
+            let start = clock::now();
+            while other.accept() == 0 {
+                assert!(clock::now().since(start) < DEADLINE, "not accepted");
+            }
+            other.unlisten();
+        }
+    }
+}
+
+/// `None` where the machine refuses it.
+type AnyEngine = Option<Box<dyn Accepts>>;
+
+/// An engine of whichever kind, as far as the test above goes.
+trait Accepts {
+    fn listen(&mut self, listener: OwnedFd);
+    fn accept(&mut self) -> usize;
+    fn unlisten(&mut self);
+}
+
+impl<E: Engine> Accepts for (Bench<E>, Option<ListenerKey>) {
+    fn listen(&mut self, listener: OwnedFd) {
+        self.1 = Some(self.0.engine.listen(listener));
+        self.0.settle();
+    }
+
+    fn accept(&mut self) -> usize {
+        self.0.turn(Some(Duration::ZERO));
+        assert_eq!(self.0.accept_failed, []);
+        self.0.accepted.drain(..).count()
+    }
+
+    fn unlisten(&mut self) {
+        let key = self.1.take().unwrap();
+        self.0.engine.unlisten(key);
+        self.0.until("the end", |bench| bench.unlistened.contains(&key));
+    }
 }
 
 fn tells_when_accepting_fails<E: Engine>(mut bench: Bench<E>) {
@@ -660,6 +758,32 @@ fn tells_when_accepting_fails<E: Engine>(mut bench: Bench<E>) {
         bench.settle();
         assert_eq!(bench.accept_failed, vec![(key, Errno::INVAL); round], "stops until resumed");
         bench.engine.accept_resume(key);
+    }
+}
+
+/// Whoever asks over one connection must not take the answer for bytes that nobody asked for,
+/// because another connection has no room.
+fn tells_of_sends_before_answers<E: Engine>(mut bench: Bench<E>) {
+    for kind in Transport::ALL {
+        let (stalled, _reader) = bench.pair(kind);
+        let (asking, mut peer) = bench.pair(kind);
+        peer.write_all(b"answer").unwrap();
+        bench.engine.relax_sent(asking, true);
+        bench.engine.receive_start(asking);
+        bench.engine.send(stalled, Chunk::from_vec(vec![0; 32 << 20], 0));
+        bench.engine.send(asking, Chunk::from_vec(b"question".to_vec(), 0));
+        let mut seen = Vec::new();
+        let start = clock::now();
+        while !seen.contains(&"received") {
+            assert!(clock::now().since(start) < DEADLINE, "{kind:?}: {seen:?}");
+            bench.engine.turn(Some(Duration::from_millis(100)), &mut bench.events).unwrap();
+            seen.extend(bench.events.drain(..).filter_map(|event| match event {
+                Event::Received { socket, .. } if socket == asking => Some("received"),
+                Event::Sent { socket, .. } if socket == asking => Some("sent"),
+                _ => None,
+            }));
+        }
+        assert_eq!(seen, ["sent", "received"], "{kind:?}");
     }
 }
 
@@ -867,13 +991,16 @@ suite! {
     echoes,
     gathers_many_chunks,
     keys_are_not_reused,
+    loses_no_connection_when_it_stops_listening,
     receiving_stops_and_starts,
     relays_much_to_a_slow_reader,
     resets_are_told_apart_from_ends,
+    shares_a_listener_with_either_engine,
     stalled_sends_do_not_hold_buffers,
     stops_listening,
     survives_a_lack_of_buffers,
     takes_many_operations_in_one_turn,
+    tells_of_sends_before_answers,
     tells_when_accepting_fails,
     tells_why_it_cannot_connect,
     waits_no_longer_than_asked,
@@ -941,3 +1068,5 @@ const LARGE_BYTES: usize = 64 << 20;
 /// A prime, so that no power of two repeats it.
 const PATTERN_BYTES: usize = 65_521;
 const MANY: usize = 300;
+/// More than ACCEPTS_PER_TURN, and what the backlog of the standard library's listeners holds.
+const QUEUED: usize = 100;

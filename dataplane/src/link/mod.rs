@@ -227,6 +227,7 @@ impl Link {
 
     fn accept(&mut self) {
         let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC) else { return };
+        self.hear_out();
         let mut socket = LinkSocket::new(socket);
         if let Err(problem) = self.admit(&socket) {
             let problems = vec![problem.clone()];
@@ -242,6 +243,14 @@ impl Link {
         self.parts = Parts::default();
         let hello = self.introduce();
         self.send(&hello);
+    }
+
+    /// A control that has gone away may have left more words than one read takes; it is not in the
+    /// way of the next one. What is left is what the kernel held for it, so this ends.
+    fn hear_out(&mut self) {
+        while self.socket.as_ref().is_some_and(LinkSocket::is_hung_up) {
+            self.read_socket();
+        }
     }
 
     /// Whether this may be our control.
@@ -306,12 +315,14 @@ impl Link {
         }
     }
 
+    /// First the listeners, then the connections: whoever is sent away finds the door closed, and
+    /// no worker is told that it is over before the last connection is in its mailbox.
     fn drain(&mut self) {
         // Our copies would keep the listeners open for connections that nobody accepts, and the
         // apps known.
         self.listening.clear();
         self.holds.clear();
-        self.tell_all(|| ToWorker::Drain);
+        self.workers[0].put(ToWorker::CloseListeners);
     }
 
     /// Without control nobody else ends what has nothing left to do.
@@ -602,6 +613,7 @@ impl Link {
     fn read_inbox(&mut self) {
         while let Some(message) = self.inbox.take() {
             match message {
+                FromWorker::AcceptsNoMore => self.tell_all(|| ToWorker::Drain),
                 FromWorker::Adopted { worker, epoch } => self.on_adopted(worker, epoch),
                 FromWorker::ControlCall { id: call, app, request } => {
                     self.ask(Question { call, app, request });

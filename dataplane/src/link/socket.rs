@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, IoSlice, IoSliceMut},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -79,6 +80,13 @@ impl LinkSocket {
     pub(super) fn peer(&self) -> Result<Peer, Errno> {
         let credentials = sockopt::socket_peercred(&self.socket)?;
         Ok(Peer { pid: credentials.pid.as_raw_pid(), uid: credentials.uid.as_raw() })
+    }
+
+    /// Whether the other end is closed. What it said before may still be here.
+    pub(super) fn is_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
+        let polled = poll(&mut fds, Some(&Timespec::default()));
+        polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
     }
 
     pub(super) fn send<M: Serialize>(&mut self, message: &M) -> Result<(), LinkError> {

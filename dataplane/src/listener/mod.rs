@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::{
+    adoption::Difference,
     clock::Instant,
     engine::{self, Engine, ListenerKey},
     limits::CONNECTIONS_MAX,
@@ -18,7 +19,9 @@ use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 #[derive(Default)]
 pub(crate) struct Listeners {
+    /// Those that are being closed included: what had connected to them is still told.
     by_key: HashMap<ListenerKey, Listener>,
+    /// Those that accept.
     keys: HashMap<ListenerId, ListenerKey>,
     /// Where accepting pauses after a failure, and until when. A node has thousands of listeners
     /// and looks here each turn.
@@ -29,14 +32,15 @@ pub(crate) struct Listeners {
 struct Listener {
     id: ListenerId,
     kind: ListenerKind,
-    app: usize,
+    /// `None`: it is gone, and this listener is being closed.
+    app: Option<usize>,
     caller: Option<CgroupId>,
 }
 
 impl Listener {
     fn of(listener: &snapshot::Listener) -> Self {
         let snapshot::Listener { id, kind, app, caller } = *listener;
-        Self { id, kind, app: app as usize, caller }
+        Self { id, kind, app: Some(app as usize), caller }
     }
 
     /// The kernel's word counts, and where it has none the connection is nobody's.
@@ -51,31 +55,55 @@ impl Listeners {
         self.keys.insert(listener.id, key);
     }
 
-    pub(crate) fn remove(&mut self, id: ListenerId) -> Option<ListenerKey> {
+    /// It is to be closed; the name is free.
+    pub(crate) fn close(&mut self, id: ListenerId) -> Option<ListenerKey> {
         let key = self.keys.remove(&id)?;
-        self.by_key.remove(&key);
         self.paused.retain(|(_, paused)| *paused != key);
         Some(key)
     }
 
-    pub(crate) fn remove_all(&mut self) -> Vec<ListenerKey> {
-        self.by_key.clear();
+    pub(crate) fn close_all(&mut self) -> Vec<ListenerKey> {
         self.paused.clear();
         self.keys.drain().map(|(_, key)| key).collect()
     }
 
-    /// Some listeners belong to something else from now on.
-    pub(crate) fn reassign(&mut self, snapshot: &Snapshot, changed: &[ListenerId]) {
-        for id in changed {
+    pub(crate) fn on_unlistened(&mut self, key: ListenerKey) {
+        self.by_key.remove(&key);
+    }
+
+    /// None accepts, and none is being closed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    /// Some listeners belong to something else from now on. Those that are being closed stay their
+    /// app's, as the connections do that came from them.
+    pub(crate) fn reassign(&mut self, snapshot: &Snapshot, difference: &Difference) {
+        for id in &difference.listeners {
             let listener = self.keys.get(id).and_then(|key| self.by_key.get_mut(key));
             if let (Some(listener), Some(now)) = (listener, snapshot.find_listener(*id)) {
                 *listener = Listener::of(now);
             }
         }
+        if difference.renumbered.is_empty() || self.by_key.len() == self.keys.len() {
+            return;
+        }
+        let numbers: HashMap<usize, Option<usize>> =
+            difference.renumbered.iter().copied().collect();
+        for (key, listener) in &mut self.by_key {
+            if self.keys.get(&listener.id) != Some(key) {
+                listener.app =
+                    listener.app.and_then(|app| *numbers.get(&app).unwrap_or(&Some(app)));
+            }
+        }
+    }
+
+    fn accepts(&self, key: ListenerKey) -> bool {
+        self.by_key.get(&key).is_some_and(|listener| self.keys.get(&listener.id) == Some(&key))
     }
 
     pub(crate) fn pause(&mut self, key: ListenerKey, until: Instant) {
-        if self.by_key.contains_key(&key) {
+        if self.accepts(key) {
             self.paused.push((until, key));
         }
     }
@@ -124,8 +152,10 @@ impl Admission {
             relay.counters.callers_refused.add(1);
             return;
         }
-        let Listener { id, kind, app, .. } = listener;
-        let chosen = self.least_loaded();
+        let Listener { id, kind, app: Some(app), .. } = listener else { return };
+        // Another worker may know a listener that is being closed no more.
+        let accepts = listeners.accepts(key);
+        let chosen = if accepts { self.least_loaded() } else { self.own.index() };
         if self.mailboxes[chosen].load() >= CONNECTIONS_MAX {
             relay.counters.accept_failures.add(1);
             return;

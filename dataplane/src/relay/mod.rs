@@ -317,7 +317,10 @@ impl<E: Engine> Relay<E> {
                 None => {}
             },
             Event::Sent { socket, .. } => self.on_sent(socket),
-            Event::AcceptFailed { .. } | Event::Accepted { .. } | Event::Woken => {
+            Event::AcceptFailed { .. }
+            | Event::Accepted { .. }
+            | Event::Unlistened { .. }
+            | Event::Woken => {
                 debug_assert!(false, "the worker keeps these to itself");
             }
         }

@@ -308,9 +308,10 @@ impl Engine for SimEngine {
     fn accept_resume(&mut self, _: ListenerKey) {}
 
     fn unlisten(&mut self, key: ListenerKey) {
-        let key = Key::from_bits(bits(key.index, key.generation));
-        if let Some(place) = self.listeners.remove(key) {
+        let place = self.listeners.remove(Key::from_bits(bits(key.index, key.generation)));
+        if let Some(place) = place {
             self.net.borrow_mut().shut_place(place);
+            self.pending.push(Event::Unlistened { listener: key });
         }
     }
 

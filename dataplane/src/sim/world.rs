@@ -597,7 +597,7 @@ impl Node {
                     None => self.relay.engine.discard(&socket),
                 }
             }
-            Event::AcceptFailed { .. } | Event::Woken => {}
+            Event::AcceptFailed { .. } | Event::Unlistened { .. } | Event::Woken => {}
             event => self.relay.on_event(event),
         }
     }

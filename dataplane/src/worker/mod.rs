@@ -48,15 +48,27 @@ pub(crate) struct Worker<E> {
     surroundings: Surroundings,
     relay: Relay<E>,
     listeners: Listeners,
+    accepting: Accepting,
     admission: Admission,
     stage: Stage,
     events: Vec<Event>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Accepting {
+    Open,
+    /// Until the engine has let go of the last listener.
+    Closing,
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stage {
     Running,
-    /// Accepts nothing; ends each connection as soon as it may.
+    /// Told to drain. Has one more turn, in which the connections that came last are read for the
+    /// first time: a request that is here by then is answered.
+    Leaving,
+    /// Ends each connection as soon as it may.
     Draining,
     /// Drained and said so. Waits to be told to exit.
     Drained,
@@ -77,6 +89,7 @@ impl<E: Engine> Worker<E> {
         Self {
             relay,
             listeners: Listeners::default(),
+            accepting: Accepting::Open,
             admission,
             stage: Stage::Running,
             events: Vec::new(),
@@ -98,6 +111,7 @@ impl<E: Engine> Worker<E> {
     fn turn(&mut self) -> Result<(), EngineError> {
         let mut events = std::mem::take(&mut self.events);
         let timeout = self.timeout();
+        let is_leaving = self.stage == Stage::Leaving;
         self.relay.engine.turn(timeout, &mut events)?;
         self.relay.set_time(clock::now(), clock::unix_seconds());
         // Before the events: a request must see any snapshot that was announced before the request
@@ -116,11 +130,15 @@ impl<E: Engine> Worker<E> {
                         format!("accept failed: {error}; pausing for a moment"),
                     );
                 }
+                Event::Unlistened { listener } => self.listeners.on_unlistened(listener),
                 Event::Woken => {}
                 event => self.relay.on_event(event),
             }
         }
         self.events = events;
+        if is_leaving {
+            self.drain();
+        }
         self.relay.expire_timers();
         self.listeners.resume_due(self.relay.time(), &mut self.relay.engine);
         self.relay.end_turn(clock::now);
@@ -129,7 +147,7 @@ impl<E: Engine> Worker<E> {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if !self.mailbox().is_empty() {
+        if !self.mailbox().is_empty() || self.stage == Stage::Leaving {
             return Some(Duration::ZERO);
         }
         let accept = self.listeners.next_resume_in(self.relay.time());
@@ -145,12 +163,14 @@ impl<E: Engine> Worker<E> {
         while let Some(message) = self.mailbox().take() {
             match message {
                 ToWorker::Adopt(adoption) => self.adopt(adoption),
+                // A drain has begun: nothing new is served.
+                ToWorker::Listen { .. } if self.accepting != Accepting::Open => {}
                 ToWorker::Listen { listener, socket } => {
                     let key = self.relay.engine.listen(socket);
                     self.listeners.insert(key, &listener);
                 }
                 ToWorker::Unlisten(id) => {
-                    if let Some(key) = self.listeners.remove(id) {
+                    if let Some(key) = self.listeners.close(id) {
                         self.relay.engine.unlisten(key);
                     }
                 }
@@ -171,7 +191,9 @@ impl<E: Engine> Worker<E> {
                 ToWorker::Resolved(name) => self.relay.on_resolved(&name),
                 ToWorker::Host { name, found } => self.relay.on_host(&name, &found),
                 ToWorker::Gate(message) => self.relay.on_gate_message(message),
-                ToWorker::Drain => self.drain(),
+                ToWorker::CloseListeners => self.close_listeners(),
+                ToWorker::Drain if self.stage == Stage::Running => self.stage = Stage::Leaving,
+                ToWorker::Drain => {}
                 ToWorker::Exit => self.stage = Stage::Exiting,
             }
         }
@@ -179,7 +201,7 @@ impl<E: Engine> Worker<E> {
 
     fn adopt(&mut self, adoption: Arc<Adoption>) {
         let epoch = adoption.epoch;
-        self.listeners.reassign(&adoption.snapshot, &adoption.difference.listeners);
+        self.listeners.reassign(&adoption.snapshot, &adoption.difference);
         self.relay.adopt(&adoption);
         // Before the link hears of it, so that the last reference is the link's.
         drop(adoption);
@@ -187,15 +209,22 @@ impl<E: Engine> Worker<E> {
         self.surroundings.link.put(FromWorker::Adopted { worker, epoch });
     }
 
-    fn drain(&mut self) {
-        if self.stage != Stage::Running {
+    fn close_listeners(&mut self) {
+        if self.accepting != Accepting::Open {
             return;
         }
-        self.stage = Stage::Draining;
-        for key in self.listeners.remove_all() {
+        self.accepting = Accepting::Closing;
+        for key in self.listeners.close_all() {
             self.relay.engine.unlisten(key);
         }
-        self.relay.drain();
+    }
+
+    fn drain(&mut self) {
+        // It may have been told to exit meanwhile.
+        if self.stage == Stage::Leaving {
+            self.stage = Stage::Draining;
+            self.relay.drain();
+        }
     }
 
     /// What this turn leaves for others.
@@ -228,6 +257,10 @@ impl<E: Engine> Worker<E> {
         self.report_telemetry();
         let leased = self.relay.engine.buffers().leased_buffers();
         self.relay.counters.buffers_leased.set(leased as u64);
+        if self.accepting == Accepting::Closing && self.listeners.is_empty() {
+            self.accepting = Accepting::Closed;
+            self.surroundings.link.put(FromWorker::AcceptsNoMore);
+        }
         if self.stage == Stage::Draining && count == 0 && self.mailbox().is_empty() {
             self.stage = Stage::Drained;
             self.surroundings.link.put(FromWorker::Drained { worker });

@@ -66,7 +66,6 @@ on_both_engines! {
             .edit(|s| s.on_control_lost = OnControlLost::Serve)
             .workers(2)
             .start();
-        plane.link = Link::nowhere();
         plane.relink();
         // A control that speaks nothing else.
         plane.link.send_bytes(&handover::encode(&Request::Sockets).unwrap(), &[]);
@@ -139,7 +138,6 @@ on_both_engines! {
             .edit(|s| s.on_control_lost = OnControlLost::ServeFor(SHORT))
             .start();
         // Comes back in time, and stays for longer than the time it had.
-        plane.link = Link::nowhere();
         let hello = plane.relink();
         assert!(matches!(hello, FromDataPlane::Hello { .. }), "{hello:?}");
         std::thread::sleep(2 * SHORT);
@@ -258,7 +256,6 @@ on_both_engines! {
             assert_eq!(client.read_response().status(), 204);
         }
         // What is answered is not asked again.
-        plane.link = Link::nowhere();
         plane.relink();
         plane.publish(|_| {});
     }
@@ -482,7 +479,6 @@ on_both_engines! {
             .start();
         plane.change(metadata(&plane, "first\n"));
         let mut client = plane.client();
-        plane.link = Link::nowhere();
         let FromDataPlane::Hello { held, .. } = plane.relink() else { panic!("no hello") };
         assert_eq!(held.version, Version(2));
         let apps: Vec<(u32, &str)> = held.apps.iter().map(|a| (a.number, a.id.as_str())).collect();
@@ -621,7 +617,6 @@ on_both_engines! {
         for _ in 0..5 {
             plane.publish(|_| {});
         }
-        plane.link = Link::nowhere();
         plane.relink();
         plane.publish(|s| {
             s.version = Version(1);
@@ -651,6 +646,20 @@ on_both_engines! {
             .start();
         plane.second_link().assert_closed();
         plane.relink();
+        plane.publish(|_| {});
+    }
+
+    fn next_control_is_welcome_whatever_the_first_one_left_unread(engine: Choice) {
+        let mut plane = Plane::on(engine)
+            .app("checkout", None)
+            .edit(|s| s.on_control_lost = OnControlLost::Serve)
+            .start();
+        for _ in 0..20 {
+            // More than one read takes.
+            let frame = wire::encode(&ToDataPlane::Routes(Vec::new())).unwrap();
+            plane.link.send_bytes(&frame.repeat(100_000 / frame.len()), &[]);
+            let FromDataPlane::Hello { .. } = plane.relink() else { panic!("turned away") };
+        }
         plane.publish(|_| {});
     }
 

@@ -262,7 +262,7 @@ on_both_engines! {
         client.send(format!("POST {X} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"));
         let (query, _) = caller.expect_question();
         drop(client);
-        caller.await_counter_down_to(OPEN, 1.0);
+        caller.await_counter_down_to(OPEN, 0.0);
         caller.change(found(&peer.address()));
         caller.say_resolved(query);
         caller.settle();

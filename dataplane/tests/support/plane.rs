@@ -213,8 +213,10 @@ impl Plane {
         counters.iter().filter(|c| c.name == name).map(|c| c.value).sum()
     }
 
-    /// Takes the link away, as a killed control would, and links anew.
+    /// Takes the link away, as a killed control would, and links anew: the next one comes when the
+    /// last one is gone, or it would be turned away.
     pub(crate) fn relink(&mut self) -> FromDataPlane {
+        self.link = Link::nowhere();
         self.link = Link::connect(&self.link_path);
         self.link.receive()
     }

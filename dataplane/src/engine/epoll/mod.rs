@@ -15,7 +15,7 @@ use super::{
     Waker,
     slab::Slab,
     socket::{
-        AcceptError, Connecting, connect_tcp, connect_unix, judge_accept_error, open,
+        AcceptError, Connecting, accept_last, connect_tcp, connect_unix, judge_accept_error, open,
         prepare_listener, reset_on_close, shutdown_write,
     },
     token::{Kind, Token},
@@ -307,10 +307,14 @@ impl Engine for EpollEngine {
         let Some(listener) = self.listeners.find(key.index, key.generation) else { return };
         // A duplicate of the descriptor would keep it watched past our close.
         let _ = epoll::delete(&self.epoll, &listener.fd);
+        let last = accept_last(&listener.fd);
         self.listeners.remove(key.index);
         self.pending.retain(
             |event| !matches!(event, Event::AcceptFailed { listener, .. } if *listener == key),
         );
+        let accepted = last.into_iter().map(|socket| Event::Accepted { listener: key, socket });
+        self.pending.extend(accepted);
+        self.pending.push_back(Event::Unlistened { listener: key });
     }
 
     fn adopt(&mut self, socket: OwnedFd) -> SocketKey {

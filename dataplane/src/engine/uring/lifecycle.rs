@@ -4,7 +4,7 @@
 //! could be another socket's by then, and its memory ours no more.
 
 use super::{
-    Completion, UringEngine, failure, listener_token, op,
+    Completion, UringEngine, allow_waiting, failure, listener_token, op,
     socket::{Receive, Sending, Socket, Stage},
     socket_token, token_key,
 };
@@ -12,7 +12,7 @@ use crate::{
     engine::{
         Event, ListenerKey, Operation, SocketKey,
         slab::Slab,
-        socket::{AcceptError, Connecting, connect_unix, judge_accept_error},
+        socket::{AcceptError, Connecting, accept_last, connect_unix, judge_accept_error},
         token::{Kind, Token},
     },
     limits::QUIESCE_TIMEOUT,
@@ -122,22 +122,33 @@ impl UringEngine {
             listener.armed = false;
             self.operations -= 1;
         }
-        if listener.closing {
-            if !listener.armed {
-                self.listeners.remove(key.index);
-            }
-            return;
-        }
+        let (armed, closing) = (listener.armed, listener.closing);
         match outcome {
             Ok(socket) => events.push(Event::Accepted { listener: key, socket }),
             Err(Errno::CANCELED) => {}
-            Err(error) if judge_accept_error(error) == AcceptError::Connection => {}
+            // Another process has the listener, too, and has set O_NONBLOCK.
+            Err(Errno::AGAIN) => allow_waiting(&listener.fd),
+            Err(error) if closing || judge_accept_error(error) == AcceptError::Connection => {}
             Err(error) => {
                 events.push(Event::AcceptFailed { listener: key, error });
                 return;
             }
         }
-        self.arm_accept(key);
+        match (closing, armed) {
+            (false, _) => self.arm_accept(key),
+            (true, true) => {}
+            (true, false) => self.finish_unlistening(key),
+        }
+    }
+
+    /// The kernel accepts nothing for us any more.
+    pub(super) fn finish_unlistening(&mut self, key: ListenerKey) {
+        let Some(listener) = self.listeners.find(key.index, key.generation) else { return };
+        let last = accept_last(&listener.fd);
+        self.listeners.remove(key.index);
+        let accepted = last.into_iter().map(|socket| Event::Accepted { listener: key, socket });
+        self.ready.extend(accepted);
+        self.ready.push_back(Event::Unlistened { listener: key });
     }
 
     /// Ends what the kernel still does for a socket that its owner gave up.
@@ -191,9 +202,6 @@ impl Drop for UringEngine {
             }
             if self.enter(Some(QUIESCE_TIMEOUT / QUIESCE_ROUNDS)).is_err() {
                 break;
-            }
-            if self.ring.is_submitted() && !self.ring.is_overflown() {
-                self.settle_inline();
             }
         }
         self.leak();

@@ -186,6 +186,8 @@ impl UringEngine {
                 break;
             }
         }
+        // Asked before a send that did not fit is submitted anew.
+        let is_settled = self.ring.is_submitted() && !self.ring.is_overflown();
         for completion in fresh.drain(..) {
             match Token::unpack(completion.bits) {
                 Some(token) if token.kind == Kind::Send => self.on_send(token, completion),
@@ -193,7 +195,39 @@ impl UringEngine {
             }
         }
         self.fresh = fresh;
+        if is_settled {
+            self.settle_inline();
+        }
         Ok(())
+    }
+
+    fn tell_backlog(&mut self, events: &mut Vec<Event>) {
+        let mut held = Vec::new();
+        while events.len() < EVENTS_PER_TURN {
+            let Some(completion) = self.backlog.pop_front() else { break };
+            if self.precedes_its_send(completion) {
+                held.push(completion);
+            } else {
+                self.tell(completion, events);
+            }
+        }
+        held.into_iter().rev().for_each(|completion| self.backlog.push_front(completion));
+    }
+
+    /// Whether this is a receive of a socket whose last send may have left, of which the owner has
+    /// not been told. Only where the kernel did not take all entries at once.
+    fn precedes_its_send(&mut self, completion: Completion) -> bool {
+        let token = Token::unpack(completion.bits);
+        let Some(token) = token.filter(|token| token.kind == Kind::Receive) else { return false };
+        !self.inline.is_empty()
+            && self
+                .owned_mut(token_key(token))
+                .is_some_and(|socket| socket.sending == Sending::Inline)
+    }
+
+    fn tell_ready(&mut self, events: &mut Vec<Event>) {
+        let room = EVENTS_PER_TURN.saturating_sub(events.len());
+        events.extend(self.ready.drain(..room.min(self.ready.len())));
     }
 
     fn tell(&mut self, completion: Completion, events: &mut Vec<Event>) {
@@ -251,7 +285,7 @@ impl Engine for UringEngine {
         if listener.armed {
             self.cancel(listener_token(key));
         } else {
-            self.listeners.remove(key.index);
+            self.finish_unlistening(key);
         }
     }
 
@@ -356,16 +390,10 @@ impl Engine for UringEngine {
             self.feed();
             let wait = !urgent && self.backlog.is_empty() && self.ready.is_empty();
             self.enter(if wait { timeout } else { Some(Duration::ZERO) })?;
-            if self.ring.is_submitted() && !self.ring.is_overflown() {
-                self.settle_inline();
-            }
         }
-        let room = EVENTS_PER_TURN.saturating_sub(events.len());
-        events.extend(self.ready.drain(..room.min(self.ready.len())));
-        while events.len() < EVENTS_PER_TURN {
-            let Some(completion) = self.backlog.pop_front() else { break };
-            self.tell(completion, events);
-        }
+        self.tell_ready(events);
+        self.tell_backlog(events);
+        self.tell_ready(events);
         Ok(())
     }
 }
