@@ -117,6 +117,11 @@ impl Sidecar {
             self.publisher.set_limits(told, *number, body, head, policies);
             self.publisher.set_guards(self.supervisor.told(), *number, &config.guards);
             let telemetry = config.telemetry();
+            if let Some(metrics) = &telemetry.metrics
+                && served.config.care.health_check.is_some()
+            {
+                self.health_checks.counts.measure(*number, &metrics.latency_bounds_ms);
+            }
             self.publisher.set_telemetry(self.supervisor.told(), *number, telemetry);
             served.config = Arc::new(Config {
                 body_bytes_max: config.body_bytes_max,

@@ -5,23 +5,40 @@
 
 #![forbid(unsafe_code)]
 
-use super::series::{Family, Series};
-use crate::telemetry::histogram::Histogram as Cells;
-use snapshot::wire::{Counter, CounterKind, Histogram};
+use super::{
+    histogram::Histogram as Cells,
+    policies::{IDENTITY_SEPARATOR, POSITIONS, number_of},
+    series::{Family, Series},
+};
+use crate::policy::resiliency::Position;
+use snapshot::{
+    policy::resiliency::Source,
+    wire::{Counter, CounterKind, Histogram},
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 type Label = (&'static str, Arc<str>);
 
-/// Counters and histograms, each name's together.
-pub(crate) fn expose(series: &[Arc<Series>]) -> (Vec<Counter>, Vec<Histogram>) {
+/// Counters and histograms, each name's together. `position` tells how the breaker of an app's
+/// target stands.
+pub(crate) fn expose(
+    series: &[Arc<Series>],
+    position: impl Fn(usize, &[u8]) -> Option<Position>,
+) -> (Vec<Counter>, Vec<Histogram>) {
     let mut page = Page::default();
-    series.iter().for_each(|series| page.add(series));
+    for series in series {
+        page.add(series);
+        if series.family == Family::AppliedBreaker {
+            page.add_positions(series, position(series.number, series.name.as_bytes()));
+        }
+    }
     page.finish()
 }
 
 #[derive(Default)]
 struct Page {
     counters: BTreeMap<(&'static str, Vec<Label>), u64>,
+    gauges: BTreeMap<(&'static str, Vec<Label>), u64>,
     histograms: BTreeMap<(&'static str, Vec<Label>), Sum>,
 }
 
@@ -45,6 +62,21 @@ impl Page {
             vec![("app_id", Arc::clone(&series.app)), ("method", verb), ("path", path), status]
         };
         match series.family {
+            Family::AccessAppAllowed
+            | Family::AccessAppBlocked
+            | Family::AccessGlobalAllowed
+            | Family::AccessGlobalBlocked => {
+                self.counter(verdict_metric(series.family), identity_labels(&series.name), count);
+            }
+            Family::AppliedBreaker | Family::AppliedRetry | Family::AppliedTimeout => {
+                let position = POSITIONS[usize::from(series.status) % POSITIONS.len()];
+                self.counter("dapr_resiliency_count", policy_labels(series, position), count);
+            }
+            Family::MetBreaker | Family::MetRetry | Family::MetTimeout => {
+                let position = POSITIONS[usize::from(series.status) % POSITIONS.len()];
+                let labels = policy_labels(series, position);
+                self.counter("dapr_resiliency_activations_total", labels, count);
+            }
             Family::AddedInbound | Family::AddedOutbound => {
                 let inbound = series.family == Family::AddedInbound;
                 let direction = if inbound { "inbound" } else { "outbound" };
@@ -103,6 +135,15 @@ impl Page {
         }
     }
 
+    /// daprd has one for each position; all but one are 0.
+    fn add_positions(&mut self, series: &Series, position: Option<Position>) {
+        let current = position.map_or("unknown", |it| POSITIONS[usize::from(number_of(it))]);
+        for name in POSITIONS[1..].iter().copied().chain(["unknown"]) {
+            let labels = policy_labels(series, name);
+            self.gauges.insert(("dapr_resiliency_cb_state", labels), u64::from(name == current));
+        }
+    }
+
     fn counter(&mut self, name: &'static str, labels: Vec<Label>, count: u64) {
         *self.counters.entry((name, labels)).or_default() += count;
     }
@@ -128,12 +169,16 @@ impl Page {
         let owned = |labels: Vec<Label>| -> Vec<(String, String)> {
             labels.into_iter().map(|(k, v)| (k.to_owned(), v.as_ref().to_owned())).collect()
         };
-        let counters = self.counters.into_iter().map(|((name, labels), value)| Counter {
-            name: name.to_owned(),
-            labels: owned(labels),
-            kind: CounterKind::Counter,
-            value: value as f64,
-        });
+        let to_counter = |kind| {
+            move |((name, labels), value): ((&'static str, Vec<Label>), u64)| Counter {
+                name: name.to_owned(),
+                labels: owned(labels),
+                kind,
+                value: value as f64,
+            }
+        };
+        let counters = self.counters.into_iter().map(to_counter(CounterKind::Counter));
+        let counters = counters.chain(self.gauges.into_iter().map(to_counter(CounterKind::Gauge)));
         let histograms = self.histograms.into_iter().map(|((name, labels), sum)| {
             let unit = if name == ADDED_LATENCY { NANOS_PER_SECOND } else { 1.0 };
             Histogram {
@@ -152,6 +197,40 @@ impl Series {
     fn status_text(&self) -> String {
         if self.status == 0 { String::new() } else { self.status.to_string() }
     }
+}
+
+fn verdict_metric(family: Family) -> &'static str {
+    match family {
+        Family::AccessAppAllowed => "dapr_runtime_acl_app_policy_action_allowed_total",
+        Family::AccessAppBlocked => "dapr_runtime_acl_app_policy_action_blocked_total",
+        Family::AccessGlobalAllowed => "dapr_runtime_acl_global_policy_action_allowed_total",
+        _ => "dapr_runtime_acl_global_policy_action_blocked_total",
+    }
+}
+
+/// Of the caller, not of the app that was called.
+fn identity_labels(identity: &str) -> Vec<Label> {
+    let mut parts = identity.splitn(3, IDENTITY_SEPARATOR);
+    let labels = ["app_id", "trustDomain", "namespace"];
+    labels.map(|label| (label, Arc::from(parts.next().unwrap_or_default()))).into()
+}
+
+fn policy_labels(series: &Series, position: &str) -> Vec<Label> {
+    let policy = match series.family {
+        Family::AppliedRetry | Family::MetRetry => "retry",
+        Family::AppliedTimeout | Family::MetTimeout => "timeout",
+        _ => "circuitbreaker",
+    };
+    let part = |part: fn(&Source) -> &str| Arc::from(series.source.as_deref().map_or("", part));
+    vec![
+        ("app_id", Arc::clone(&series.app)),
+        ("name", part(|source| &source.name)),
+        ("policy", Arc::from(policy)),
+        ("namespace", part(|source| &source.namespace)),
+        ("flow_direction", Arc::from("outbound")),
+        ("target", Arc::from(format!("app_{}", series.name))),
+        ("status", Arc::from(position)),
+    ]
 }
 
 /// daprd 1.18's category of an error code.

@@ -9,6 +9,7 @@
 //! notes.rs      what is counted and logged of it
 //! observed.rs   what is remembered of it until then
 //! paths.rs      which label a path has
+//! policies.rs   what is counted of policies
 //! series.rs     numbers by labels; expose.rs: all workers' as metrics
 //! spans.rs      which trace it belongs to, and what is recorded of that
 //! journal.rs    records on their way to the link
@@ -28,6 +29,7 @@ mod names;
 mod notes;
 mod observed;
 mod paths;
+mod policies;
 mod probe;
 mod record;
 mod series;
@@ -40,6 +42,7 @@ pub(crate) use counters::{Counters, Description, Kind};
 pub(crate) use expose::expose;
 pub(crate) use journal::Journal;
 pub(crate) use observed::{Observed, Side};
+pub(crate) use policies::Activation;
 pub use probe::Probe;
 pub(crate) use record::{ApiCall, Span, SpanKind};
 pub(crate) use series::Series;
