@@ -56,7 +56,6 @@ impl Page {
         let count = series.count.value();
         let latency = series.latency.as_ref();
         let bytes = series.bytes.as_ref();
-        let unary = ("type", Arc::from("unary"));
         let call = |status| {
             let (verb, path) = (Arc::from(series.verb), Arc::clone(&series.name));
             vec![("app_id", Arc::clone(&series.app)), ("method", verb), ("path", path), status]
@@ -69,13 +68,10 @@ impl Page {
                 self.counter(verdict_metric(series.family), identity_labels(&series.name), count);
             }
             Family::AppliedBreaker | Family::AppliedRetry | Family::AppliedTimeout => {
-                let position = POSITIONS[usize::from(series.status) % POSITIONS.len()];
-                self.counter("dapr_resiliency_count", policy_labels(series, position), count);
+                self.counter("dapr_resiliency_count", policy_labels(series), count);
             }
             Family::MetBreaker | Family::MetRetry | Family::MetTimeout => {
-                let position = POSITIONS[usize::from(series.status) % POSITIONS.len()];
-                let labels = policy_labels(series, position);
-                self.counter("dapr_resiliency_activations_total", labels, count);
+                self.counter("dapr_resiliency_activations_total", policy_labels(series), count);
             }
             Family::AddedInbound | Family::AddedOutbound => {
                 let inbound = series.family == Family::AddedInbound;
@@ -97,6 +93,31 @@ impl Page {
                     count,
                 );
             }
+            Family::InvokeAnswered
+            | Family::InvokeReceived
+            | Family::InvokeSent
+            | Family::InvokeTaken => self.add_invocation(series),
+            Family::ReceivedBytes | Family::RequestBytes | Family::ResponseBytes => {
+                self.histogram(bytes_metric(series.family), vec![app], bytes);
+            }
+            Family::Server => {
+                self.counter("dapr_http_server_request_count", call(status.clone()), count);
+                if series.counts_responses {
+                    self.counter("dapr_http_server_response_count", call(status.clone()), count);
+                }
+                self.histogram("dapr_http_server_latency", call(status), latency);
+            }
+        }
+    }
+
+    /// What one sidecar tells of its calls to and from others.
+    fn add_invocation(&mut self, series: &Series) {
+        let app = ("app_id", Arc::clone(&series.app));
+        let name = |label| (label, Arc::clone(&series.name));
+        let status = ("status", Arc::from(series.status_text().as_str()));
+        let unary = ("type", Arc::from("unary"));
+        let (count, latency) = (series.count.value(), series.latency.as_ref());
+        match series.family {
             Family::InvokeAnswered => {
                 let labels = vec![app, name("dst_app_id"), status];
                 self.counter("dapr_runtime_service_invocation_res_sent_total", labels, count);
@@ -112,25 +133,9 @@ impl Page {
                 let labels = vec![app, name("dst_app_id"), unary];
                 self.counter("dapr_runtime_service_invocation_req_sent_total", labels, count);
             }
-            Family::InvokeTaken => {
+            _ => {
                 let labels = vec![app, name("src_app_id")];
                 self.counter("dapr_runtime_service_invocation_req_recv_total", labels, count);
-            }
-            Family::ReceivedBytes => {
-                self.histogram("dapr_http_client_received_bytes", vec![app], bytes);
-            }
-            Family::RequestBytes => {
-                self.histogram("dapr_http_server_request_bytes", vec![app], bytes);
-            }
-            Family::ResponseBytes => {
-                self.histogram("dapr_http_server_response_bytes", vec![app], bytes);
-            }
-            Family::Server => {
-                self.counter("dapr_http_server_request_count", call(status.clone()), count);
-                if series.counts_responses {
-                    self.counter("dapr_http_server_response_count", call(status.clone()), count);
-                }
-                self.histogram("dapr_http_server_latency", call(status), latency);
             }
         }
     }
@@ -139,7 +144,7 @@ impl Page {
     fn add_positions(&mut self, series: &Series, position: Option<Position>) {
         let current = position.map_or("unknown", |it| POSITIONS[usize::from(number_of(it))]);
         for name in POSITIONS[1..].iter().copied().chain(["unknown"]) {
-            let labels = policy_labels(series, name);
+            let labels = labels_of_position(series, name);
             self.gauges.insert(("dapr_resiliency_cb_state", labels), u64::from(name == current));
         }
     }
@@ -199,6 +204,14 @@ impl Series {
     }
 }
 
+fn bytes_metric(family: Family) -> &'static str {
+    match family {
+        Family::ReceivedBytes => "dapr_http_client_received_bytes",
+        Family::RequestBytes => "dapr_http_server_request_bytes",
+        _ => "dapr_http_server_response_bytes",
+    }
+}
+
 fn verdict_metric(family: Family) -> &'static str {
     match family {
         Family::AccessAppAllowed => "dapr_runtime_acl_app_policy_action_allowed_total",
@@ -215,7 +228,11 @@ fn identity_labels(identity: &str) -> Vec<Label> {
     labels.map(|label| (label, Arc::from(parts.next().unwrap_or_default()))).into()
 }
 
-fn policy_labels(series: &Series, position: &str) -> Vec<Label> {
+fn policy_labels(series: &Series) -> Vec<Label> {
+    labels_of_position(series, POSITIONS[usize::from(series.status) % POSITIONS.len()])
+}
+
+fn labels_of_position(series: &Series, position: &str) -> Vec<Label> {
     let policy = match series.family {
         Family::AppliedRetry | Family::MetRetry => "retry",
         Family::AppliedTimeout | Family::MetTimeout => "timeout",
