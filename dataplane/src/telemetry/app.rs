@@ -87,6 +87,11 @@ impl AppTelemetry {
         self.wishes.tracing
     }
 
+    /// Whether any of its hops may become a span.
+    pub(super) fn records_spans(&self) -> bool {
+        matches!(self.wishes.tracing, Some(Tracing::Recording(_)))
+    }
+
     pub(super) fn is_silent(&self) -> bool {
         let Wishes { metrics, api_log, tracing } = &*self.wishes;
         metrics.is_none() && api_log.is_none() && tracing.is_none()

@@ -74,6 +74,8 @@ pub(crate) struct Observed {
     /// Lines for the client: those of the trace, and behind them its baggage.
     pub(super) echo: Vec<u8>,
     pub(super) echo_trace_bytes: usize,
+    /// Of its first line, `traceparent`.
+    pub(super) echo_line_bytes: usize,
     /// Verb and path, or the route, for the log.
     pub(super) method: Text<METHOD_BYTES>,
     pub(super) span_name: Text<METHOD_BYTES>,
@@ -119,6 +121,7 @@ impl Observed {
             has_timed_out: false,
             echo: Vec::new(),
             echo_trace_bytes: 0,
+            echo_line_bytes: 0,
             method: Text::default(),
             span_name: Text::default(),
             user_agent: Text::default(),
@@ -153,11 +156,17 @@ impl Observed {
         self.has_timed_out = false;
         self.echo.clear();
         self.echo_trace_bytes = 0;
+        self.echo_line_bytes = 0;
         // Their bytes stay: to write over 600 of them for each request would cost more than all
         // else.
         self.method.clear();
         self.span_name.clear();
         self.user_agent.clear();
+    }
+
+    /// Whether its name may become that of a span.
+    pub(super) fn records_spans(&self) -> bool {
+        self.app.records_spans() || self.callee.as_ref().is_some_and(|app| app.records_spans())
     }
 
     /// The app that this data plane calls is told now.
