@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{config::HealthCheck, http_client};
+use crate::{config::HealthCheck, http_client, probe_counts::ProbeCounts};
 use hyper::{Method, body::Bytes};
 use snapshot::Address;
 use std::{collections::HashMap, sync::Arc};
@@ -23,6 +23,7 @@ pub(crate) struct HealthChecks {
     said: mpsc::Receiver<Verdict>,
     say: mpsc::Sender<Verdict>,
     probing: Arc<Semaphore>,
+    pub(crate) counts: ProbeCounts,
 }
 
 /// The app of this number is otherwise than it was.
@@ -45,24 +46,31 @@ impl Default for HealthChecks {
     fn default() -> Self {
         let (say, said) = mpsc::channel(VERDICTS_MAX);
         let probing = Arc::new(Semaphore::new(PROBES_AT_ONCE));
-        Self { tasks: JoinSet::new(), running: HashMap::new(), said, say, probing }
+        let (tasks, running) = (JoinSet::new(), HashMap::new());
+        Self { tasks, running, said, say, probing, counts: ProbeCounts::default() }
     }
 }
 
 impl HealthChecks {
     /// Probes the app from now on, at once and then in its interval. `is_healthy`: as the data
-    /// plane has it.
+    /// plane has it. With `bounds_ms` the probes are counted.
     pub(crate) fn start(
         &mut self,
         app: u32,
         address: Address,
         check: HealthCheck,
         is_healthy: bool,
+        bounds_ms: Option<&[u32]>,
     ) {
         self.stop(app);
+        if let Some(bounds_ms) = bounds_ms {
+            self.counts.measure(app, bounds_ms);
+        }
         let health = Health { is_healthy, failures: 0, threshold: check.threshold };
         let (say, probing) = (self.say.clone(), Arc::clone(&self.probing));
-        let task = async move { watch(app, &address, &check, health, &say, &probing).await };
+        let counts = self.counts.clone();
+        let task =
+            async move { watch(app, &address, &check, health, &say, &probing, &counts).await };
         self.running.insert(app, self.tasks.spawn(task));
     }
 
@@ -70,6 +78,7 @@ impl HealthChecks {
         if let Some(task) = self.running.remove(&app) {
             task.abort();
         }
+        self.counts.forget(app);
         // Those that were stopped are forgotten with the next one.
         while self.tasks.try_join_next().is_some() {}
     }
@@ -93,6 +102,7 @@ async fn watch(
     mut health: Health,
     say: &mpsc::Sender<Verdict>,
     probing: &Semaphore,
+    counts: &ProbeCounts,
 ) {
     let mut ticks = interval_at(Instant::now(), check.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,7 +110,10 @@ async fn watch(
         ticks.tick().await;
         let _place = probing.acquire().await;
         // On the heap: an exchange takes some 20 KiB, and an app that only waits shall not.
-        let is_good = Box::pin(probe(address, check)).await;
+        let asked = Instant::now();
+        let status = Box::pin(probe(address, check)).await;
+        counts.record(app, status, asked.elapsed());
+        let is_good = matches!(status, Some(200..=299));
         if let Some(is_healthy) = health.on_probe(is_good)
             && say.send(Verdict { app, is_healthy }).await.is_err()
         {
@@ -109,13 +122,11 @@ async fn watch(
     }
 }
 
-/// daprd: a GET without token, good with any 2xx in time.
-async fn probe(address: &Address, check: &HealthCheck) -> bool {
-    let Ok(request) = http_client::request(Method::GET, &check.path, Bytes::new()) else {
-        return false;
-    };
+/// daprd: a GET without token, good with any 2xx in time. `None`: there is no answer.
+async fn probe(address: &Address, check: &HealthCheck) -> Option<u16> {
+    let request = http_client::request(Method::GET, &check.path, Bytes::new()).ok()?;
     let answer = http_client::call(address, request, check.timeout).await;
-    answer.is_ok_and(|answer| answer.status().is_success())
+    Some(answer.ok()?.status().as_u16())
 }
 
 impl Health {

@@ -4,7 +4,12 @@
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
-use snapshot::{Address, AppId, Namespace, wire::Score};
+use snapshot::{
+    Address, AppId, Namespace,
+    policy::{AccessPolicy, resiliency::Resiliency},
+    wire::Score,
+};
+use std::{num::NonZeroU32, sync::Arc};
 
 /// What is asked for.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -24,6 +29,19 @@ pub(crate) struct Knowledge {
     /// As the data plane was told them.
     pub(crate) endpoints: Vec<KnownEndpoint>,
     pub(crate) scores: Vec<Score>,
+    /// How the app is served here, if it is; a control of before does not tell.
+    #[serde(default)]
+    pub(crate) app: Option<KnownApp>,
+}
+
+/// How an app is served, as its data plane was told.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub(crate) struct KnownApp {
+    pub(crate) access: Option<Arc<AccessPolicy>>,
+    pub(crate) resiliency: Option<Arc<Resiliency>>,
+    pub(crate) concurrency_max: Option<NonZeroU32>,
+    /// What its health checks say, if it has any.
+    pub(crate) is_healthy: Option<bool>,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

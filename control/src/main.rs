@@ -24,6 +24,7 @@ mod open_files;
 mod peer_port;
 mod port_owner;
 mod preflight;
+mod probe_counts;
 mod publish;
 mod registry;
 mod resources;

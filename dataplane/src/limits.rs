@@ -273,6 +273,11 @@ pub const METRIC_SERIES_MAX: usize = 2048;
 pub const METRIC_NAMES_MAX: usize = 2048;
 pub const METRIC_NAME_BYTES_MAX: usize = 512;
 
+/// Texts of each kind whose labels a worker has at hand, and how long they may be: 256 of them cost
+/// 32 KB if all are as long, and most services have fewer paths that are called all the time.
+pub const METRIC_MEMO_TEXTS: usize = 256;
+pub const METRIC_MEMO_BYTES_MAX: usize = 128;
+
 /// Calls to be logged, and spans, that wait for the link thread, per worker; made when an app wants
 /// them. What the link cannot take is counted and dropped.
 pub const RECORDS_MAX: usize = 512;

@@ -91,7 +91,7 @@ pub fn run(options: Options) -> Result<(), RunError> {
         bell,
         inbox,
         Arc::clone(&mailboxes),
-        Workers { counters, journals },
+        Workers { counters, journals, breakers },
     );
     let end = link.run();
     stop(&mailboxes, threads);

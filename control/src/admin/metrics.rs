@@ -32,7 +32,7 @@ pub(crate) struct Measured {
 }
 
 /// `own` is what control counts itself.
-pub(crate) fn emit(facts: &Facts, measured: &Measured, own: Vec<Counter>, rules: &Rules) -> String {
+pub(crate) fn emit(facts: &Facts, measured: &Measured, own: Measured, rules: &Rules) -> String {
     let mut page = Page { rules, families: BTreeMap::new() };
     let counter = |name: &str, labels: &[(&str, &str)], kind, value| Counter {
         name: name.to_owned(),
@@ -50,8 +50,10 @@ pub(crate) fn emit(facts: &Facts, measured: &Measured, own: Vec<Counter>, rules:
     }
     let restarts = count(facts.restarts);
     page.add(counter("ringcar_data_plane_restarts_total", &[], CounterKind::Counter, restarts));
-    own.into_iter().chain(measured.counters.iter().cloned()).for_each(|one| page.add(one));
-    measured.histograms.iter().cloned().for_each(|one| page.add_histogram(one));
+    let Measured { counters, histograms } = own;
+    counters.into_iter().chain(measured.counters.iter().cloned()).for_each(|one| page.add(one));
+    let histograms = histograms.into_iter().chain(measured.histograms.iter().cloned());
+    histograms.for_each(|one| page.add_histogram(one));
     page.emit()
 }
 
@@ -186,7 +188,8 @@ mod tests {
             kind: CounterKind::Gauge,
             value: 1e6,
         };
-        let page = emit(&facts, &measured, vec![resident], &Rules::default());
+        let own = Measured { counters: vec![resident], histograms: Vec::new() };
+        let page = emit(&facts, &measured, own, &Rules::default());
         let build = format!(
             "# TYPE ringcar_build_info gauge\nringcar_build_info{{version=\"{}\",commit=\"{}\"}} 1\n",
             env!("CARGO_PKG_VERSION"),
@@ -213,7 +216,8 @@ mod tests {
 
     #[test]
     fn leaves_out_what_is_not_known_yet() {
-        let page = emit(&Facts::default(), &Measured::default(), Vec::new(), &Rules::default());
+        let page =
+            emit(&Facts::default(), &Measured::default(), Measured::default(), &Rules::default());
         assert!(!page.contains("engine_info"), "{page}");
         assert!(page.contains("ringcar_data_plane_restarts_total 0\n"), "{page}");
     }
@@ -231,7 +235,7 @@ mod tests {
         let measured = Measured { counters: Vec::new(), histograms };
         let mut rules = Rules::default();
         rules.add("http/server/latency", Rule::new("path", "/a/.*", "/a").unwrap());
-        let page = emit(&Facts::default(), &measured, Vec::new(), &rules);
+        let page = emit(&Facts::default(), &measured, Measured::default(), &rules);
         let want = "# TYPE dapr_http_server_latency histogram\n\
              dapr_http_server_latency_bucket{path=\"/a\",le=\"1\"} 2\n\
              dapr_http_server_latency_bucket{path=\"/a\",le=\"0.5\"} 4\n\

@@ -10,7 +10,7 @@ use crate::config::{
     closest,
     file::{FilePlace, Problem, Weight},
 };
-use snapshot::policy::resiliency::{self as policy, Breaker, Policy, Retry};
+use snapshot::policy::resiliency::{self as policy, Breaker, Names, Policy, Retry, Source};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// All that is in scope.
@@ -21,6 +21,7 @@ struct Merged<'r> {
     breakers: BTreeMap<&'r str, &'r Breaker>,
     /// With the file that says so.
     targets: BTreeMap<&'r str, (&'r Target, &'r Arc<str>)>,
+    sources: Vec<Arc<Source>>,
     problems: Vec<Problem>,
 }
 
@@ -38,7 +39,9 @@ pub(super) fn compile(
     for resource in resources.iter().filter(in_scope) {
         merged.add(resource);
     }
-    let mut compiled = policy::Resiliency { default: merged.usual(), ..Default::default() };
+    let sources = std::mem::take(&mut merged.sources);
+    let mut compiled =
+        policy::Resiliency { default: merged.usual(), sources, ..Default::default() };
     for (name, (target, path)) in std::mem::take(&mut merged.targets) {
         let policy = merged.target(target, path);
         compiled.targets.insert(name.into(), Arc::new(policy));
@@ -51,6 +54,7 @@ pub(super) fn compile(
 
 impl<'r> Merged<'r> {
     fn add(&mut self, resource: &'r Resiliency) {
+        self.sources.push(Arc::clone(&resource.source));
         self.timeouts.extend(resource.timeouts.iter().map(|(name, time)| (&**name, *time)));
         self.breakers.extend(resource.breakers.iter().map(|(name, breaker)| (&**name, breaker)));
         for (name, retry) in &resource.retries {
@@ -81,6 +85,7 @@ impl<'r> Merged<'r> {
             retry: self.retries.get(&*retry).cloned(),
             breaker: self.breakers.get(&*breaker).map(|b| with_methods(b, METHODS_DEFAULT)),
             built_in: self.retries.get(BUILT_IN).cloned(),
+            names: Names { timeout: timeout.into(), retry: retry.into(), breaker: breaker.into() },
         };
         let says_nothing = Policy { built_in: Some(Retry::BUILT_IN), ..Policy::default() };
         (policy != says_nothing).then(|| Arc::new(policy))
@@ -88,13 +93,17 @@ impl<'r> Merged<'r> {
 
     fn target(&mut self, target: &Target, path: &Arc<str>) -> Policy {
         let Target { timeout, retry, breaker, breakers_max } = target;
+        let name = |named: &Option<Named>| {
+            named.as_ref().map(|named| named.name.as_str().into()).unwrap_or_default()
+        };
+        let names = Names { timeout: name(timeout), retry: name(retry), breaker: name(breaker) };
         let time = find(&self.timeouts, timeout, "timeout", path, &mut self.problems).copied();
         let retry = find(&self.retries, retry, "retry", path, &mut self.problems).cloned();
         let kind = "circuit breaker";
         let breaker = find(&self.breakers, breaker, kind, path, &mut self.problems)
             .map(|breaker| with_methods(breaker, *breakers_max));
         let timeout = time.filter(|time| !time.is_zero());
-        Policy { timeout, retry, breaker, built_in: None }
+        Policy { timeout, retry, breaker, built_in: None, names }
     }
 }
 

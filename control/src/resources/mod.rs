@@ -225,8 +225,12 @@ fn entry<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
 }
 
 fn name_of(document: &Node) -> String {
-    let name = entry(document, "metadata").and_then(|metadata| entry(metadata, "name"));
-    name.and_then(Node::text).unwrap_or_default().to_owned()
+    metadata(document, "name").to_owned()
+}
+
+fn metadata<'n>(document: &'n Node, name: &str) -> &'n str {
+    let found = entry(document, "metadata").and_then(|metadata| entry(metadata, name));
+    found.and_then(Node::text).unwrap_or_default()
 }
 
 /// In the order of their names, which decides what replaces what.

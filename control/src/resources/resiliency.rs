@@ -12,7 +12,7 @@ use super::{
 };
 use crate::yaml::{Node, Place};
 use snapshot::policy::{
-    resiliency::{Breaker, Pause, Retry, StatusSet},
+    resiliency::{Breaker, Pause, Retry, Source, StatusSet},
     trip::Trip,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Resiliency {
     pub(super) path: Arc<str>,
-    pub(super) name: String,
+    pub(super) source: Arc<Source>,
     /// The apps whose sidecars read it; empty: all.
     pub(super) scopes: Vec<String>,
     pub(super) timeouts: BTreeMap<String, Duration>,
@@ -51,13 +51,18 @@ pub(super) fn read(reader: &mut Reader, path: &str, root: &Node) -> Resiliency {
     let mut found = Resiliency { path: path.into(), ..Resiliency::default() };
     for field in reader.fields(root, "", &["apiVersion", "kind", "metadata", "scopes", "spec"]) {
         match field.name {
-            "metadata" => found.name = super::name_of(root),
+            "metadata" => found.source = Arc::new(source_of(root)),
             "scopes" => found.scopes = reader.texts(&field),
             "spec" => read_spec(reader, &field, &mut found),
             _ => {}
         }
     }
     found
+}
+
+fn source_of(root: &Node) -> Source {
+    let text = |name| super::metadata(root, name).into();
+    Source { name: text("name"), namespace: text("namespace") }
 }
 
 fn read_spec(reader: &mut Reader, spec: &Field<'_>, found: &mut Resiliency) {

@@ -13,7 +13,9 @@ impl Sidecar {
         let Some(check) = served.config.care.health_check.clone() else { return };
         let told = self.supervisor.told().apps.get(number as usize);
         if let Some(channel) = told.and_then(|app| app.channel.clone()) {
-            self.health_checks.start(number, channel.address, check, channel.is_healthy);
+            let telemetry = served.config.telemetry();
+            let bounds = telemetry.metrics.as_ref().map(|metrics| &*metrics.latency_bounds_ms);
+            self.health_checks.start(number, channel.address, check, channel.is_healthy, bounds);
         }
     }
 

@@ -203,7 +203,7 @@ impl Sidecar {
             Wake::Order(order) => self.on_order(order),
             Wake::Registry(change) => self.on_registry(change),
             Wake::Scrape(scrape) => {
-                if let Some(query) = self.scrapes.ask(scrape, self.own_counters()) {
+                if let Some(query) = self.scrapes.ask(scrape, self.own_numbers()) {
                     self.supervisor.send(&ToDataPlane::Stats { query });
                 }
             }

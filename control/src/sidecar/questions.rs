@@ -6,13 +6,16 @@
 use super::Sidecar;
 use crate::{
     claim::PlaneName,
-    knowledge::{Knowledge, KnownEndpoint, Question},
+    knowledge::{Knowledge, KnownApp, KnownEndpoint, Question},
     listen::ListenError,
     log::Log,
     node::admin::{self, Answer, Order},
     runtime_dir::RuntimeDir,
 };
-use snapshot::wire::{Score, ToDataPlane};
+use snapshot::{
+    App,
+    wire::{Score, ToDataPlane},
+};
 use std::{
     collections::BTreeMap,
     fs,
@@ -114,12 +117,27 @@ impl Sidecar {
                 })
                 .collect(),
             scores: Vec::new(),
+            app: told.apps.iter().find(|app| is_it(app)).map(|app| self.known_app(app)),
         };
         if !self.supervisor.is_up() || self.questions.waiting.len() >= QUESTIONS_MAX {
             return send(answer, &knowledge);
         }
         let query = self.questions.add(answer, knowledge);
         self.supervisor.send(&ToDataPlane::Scores { query, id, namespace });
+    }
+}
+
+impl Sidecar {
+    fn known_app(&self, app: &App) -> KnownApp {
+        let channel = app.channel.as_ref();
+        let served = self.apps.get(&app.number);
+        let is_checked = served.is_some_and(|served| served.config.care.health_check.is_some());
+        KnownApp {
+            access: app.guards.access.clone(),
+            resiliency: app.resiliency.clone(),
+            concurrency_max: channel.and_then(|channel| channel.concurrency_max),
+            is_healthy: channel.filter(|_| is_checked).map(|channel| channel.is_healthy),
+        }
     }
 }
 

@@ -139,6 +139,11 @@ impl Sidecar {
             let (outbound, in_scope) = (config.outbound(), &config.in_scope);
             self.publisher.set_outbound(self.supervisor.told(), *number, &outbound, in_scope);
             let telemetry = config.telemetry();
+            if let Some(metrics) = &telemetry.metrics
+                && served.config.care.health_check.is_some()
+            {
+                self.health_checks.counts.measure(*number, &metrics.latency_bounds_ms);
+            }
             self.publisher.set_telemetry(self.supervisor.told(), *number, telemetry);
             served.config = Arc::new(Config {
                 body_bytes_max: config.body_bytes_max,

@@ -9,7 +9,6 @@ use crate::admin::{
     process,
     rules::Rules,
 };
-use snapshot::wire::Counter;
 use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::mpsc;
 
@@ -21,7 +20,7 @@ pub(super) struct Scrapes {
     query_count: u64,
     facts: Facts,
     /// Of control, as they were at the last scrape.
-    own: Vec<Counter>,
+    own: Measured,
     rules: Arc<Rules>,
 }
 
@@ -32,7 +31,7 @@ impl Scrapes {
             waiting: VecDeque::new(),
             query_count: 0,
             facts: Facts::default(),
-            own: Vec::new(),
+            own: Measured::default(),
             rules: Arc::default(),
         }
     }
@@ -70,7 +69,7 @@ impl Scrapes {
     }
 
     /// The query to put to the data plane; without one the page is answered at once.
-    pub(super) fn ask(&mut self, scrape: Scrape, own: Vec<Counter>) -> Option<u64> {
+    pub(super) fn ask(&mut self, scrape: Scrape, own: Measured) -> Option<u64> {
         self.own = own;
         if self.facts.data_plane_pid.is_none() || self.waiting.len() >= WAITING_MAX {
             self.answer_one(scrape, &Measured::default());
@@ -94,7 +93,7 @@ impl Scrapes {
         let of_processes =
             processes.into_iter().filter_map(|(name, pid)| Some(process::counters(name, pid?)));
         let mut own = self.own.clone();
-        own.extend(of_processes.flatten());
+        own.counters.extend(of_processes.flatten());
         // The scraper may have left meanwhile.
         let _ = scrape.send(metrics::emit(&self.facts, measured, own, &self.rules));
     }
@@ -109,7 +108,7 @@ mod tests {
 
     fn ask(scrapes: &mut Scrapes) -> (Option<u64>, oneshot::Receiver<String>) {
         let (scrape, page) = oneshot::channel();
-        (scrapes.ask(scrape, Vec::new()), page)
+        (scrapes.ask(scrape, Measured::default()), page)
     }
 
     #[test]

@@ -4,11 +4,15 @@
 
 use super::Sidecar;
 use crate::{
+    admin::metrics::Measured,
     log::{Field, Level},
     steering::Steering,
     timestamp::Timestamp,
 };
-use snapshot::wire::{ApiCall, Counter, CounterKind, Span, SpanKind};
+use snapshot::{
+    App,
+    wire::{ApiCall, Counter, CounterKind, Span, SpanKind},
+};
 
 impl Sidecar {
     /// One line a call, as daprd's.
@@ -58,20 +62,38 @@ impl Sidecar {
     }
 
     /// What control counts itself.
-    pub(super) fn own_counters(&self) -> Vec<Counter> {
+    pub(super) fn own_numbers(&self) -> Measured {
         let mut counters = self.registries.counters();
         counters.extend(self.steering.iter().flat_map(Steering::counters));
+        let mut histograms = Vec::new();
         #[expect(clippy::cast_precision_loss, reason = "the page has no other numbers")]
         let spans = self.span_count as f64;
         counters.push(counter("ringcar_spans_not_exported_total", Vec::new(), spans));
-        for served in self.apps.values().filter(|served| served.config.tells_metrics) {
+        for (number, served) in self.apps.iter().filter(|(_, served)| served.config.tells_metrics) {
+            let id = served.entry.id.as_str();
+            let (probes, latencies) = self.health_checks.counts.page(*number, id);
+            counters.extend(probes);
+            histograms.extend(latencies);
+            let told = self.supervisor.told().apps.get(*number as usize);
+            counters.extend(told.into_iter().flat_map(loaded));
             for name in ALWAYS_ZERO {
                 let app = ("app_id".to_owned(), served.entry.id.as_str().to_owned());
                 counters.push(counter(name, vec![app], 0.0));
             }
         }
-        counters
+        Measured { counters, histograms }
     }
+}
+
+/// The Resiliency resources that hold for an app.
+fn loaded(app: &App) -> impl Iterator<Item = Counter> {
+    let sources = app.resiliency.iter().flat_map(|resiliency| &resiliency.sources);
+    sources.map(|source| {
+        let labels =
+            [("app_id", app.id.as_str()), ("name", &source.name), ("namespace", &source.namespace)];
+        let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
+        counter("dapr_resiliency_loaded", labels, 1.0)
+    })
 }
 
 fn counter(name: &str, labels: Vec<(String, String)>, value: f64) -> Counter {

@@ -98,6 +98,35 @@ fn calls_follow_the_health_of_the_app() {
 }
 
 #[test]
+fn probes_are_counted_by_their_status() {
+    let place = Place::new();
+    let (app_port, health) = app_with_health();
+    let metrics_port = free_port();
+    let port = format!("--metrics-port={metrics_port}");
+    let flags = [&CHECKED[..], &[&*port]].concat();
+    let (_process, _) = place.sidecar("orders", Some(app_port), &flags);
+    let page = || get(metrics_port, "/metrics").body;
+    let count = "dapr_http_healthprobes_completed_count";
+    let latency = "dapr_http_healthprobes_roundtrip_latency";
+    eventually("a good probe is told", || {
+        page().contains(&format!("{count}{{app_id=\"orders\",status=\"200\"}} "))
+    });
+    health.store(503, Relaxed);
+    let bad = format!("{count}{{app_id=\"orders\",status=\"503\"}} ");
+    eventually("a bad one is, too", || page().contains(&bad));
+    let page = page();
+    for want in [
+        format!("# TYPE {count} counter"),
+        format!("# TYPE {latency} histogram"),
+        format!("{latency}_bucket{{app_id=\"orders\",status=\"503\",le=\"1\"}} "),
+        format!("{latency}_bucket{{app_id=\"orders\",status=\"503\",le=\"100000\"}} "),
+        format!("{latency}_sum{{app_id=\"orders\",status=\"200\"}} "),
+    ] {
+        assert!(page.lines().any(|line| line.starts_with(&want)), "{want} in:\n{page}");
+    }
+}
+
+#[test]
 fn an_unhealthy_app_ends_the_wait_of_a_shutdown() {
     let place = Place::new();
     let (app_port, health) = app_with_health();

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::support::{App, Place, Server, call, eventually, free_port, status_of};
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 #[test]
 fn tells_what_the_call_does_and_how_to_make_it() {
@@ -23,7 +23,9 @@ fn tells_what_the_call_does_and_how_to_make_it() {
         "app       orders in namespace default",
         "method    \"b/c\"",
         ", by local, process ",
-        "policy    access control of the app that is called judges \"b/c\" and nothing else",
+        "access    the app that is called has no access control",
+        "takes     any number of calls at a time; its health is not checked",
+        "policy    none of the caller is about \"orders\"",
         ".peer: ready; the only one",
         "retries   3 more times, 1s apart",
         "dialled   POST /b/c?x=1 at ",
@@ -90,6 +92,165 @@ fn tells_what_the_workers_think_of_each_endpoint() {
         assert!(endpoint.contains(": 0 under way, ") && endpoint.contains(", in"), "{endpoint}");
         assert!(endpoint.contains(" ms, in"), "{endpoint}");
     }
+}
+
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+#[test]
+fn tells_which_rule_of_the_callee_decides() {
+    let place = Place::new();
+    let app = App::start();
+    let path = place.path().join("c.yaml");
+    let allowing = |name: &str| {
+        format!(
+            "kind: Configuration\nspec:\n  accessControl:\n    defaultAction: deny\n    policies:\n    \
+             - appId: orders\n      namespace: default\n      trustDomain: public\n      \
+             defaultAction: deny\n      operations:\n      \
+             - {{name: {name}, httpVerb: [GET], action: allow}}\n"
+        )
+    };
+    replace(&path, &allowing("/public"));
+    let flags = ["--config=c.yaml", "--app-max-concurrency=7"];
+    let (mut callee, _) = place.sidecar("checkout", Some(app.port), &flags);
+    let (_orders, orders) = place.sidecar("orders", None, &[]);
+    let (_other, _) = place.sidecar("other", None, &[]);
+    let invoke =
+        |method: &str| status_of(orders, &format!("/v1.0/invoke/checkout/method/{method}"));
+    eventually("the callee is known", || invoke("public") == 200);
+    let of_orders = "of spiffe://public/ns/default/orders, proven by the kernel: it runs as user ";
+    for (caller, call, method, code, wants) in [
+        (
+            "orders",
+            "checkout/GET",
+            "/admin%2F..%2Fpublic/x",
+            0,
+            [
+                "allowed: \"public/x\" with verb GET ",
+                of_orders,
+                "; by operation \"/public\" (GET: allow)",
+            ],
+        ),
+        (
+            "orders",
+            "checkout/GET",
+            "/public/..%2Fadmin",
+            1,
+            [
+                "refused with 403: \"admin\" with verb GET ",
+                of_orders,
+                "no operation is about it with this verb",
+            ],
+        ),
+        (
+            "orders",
+            "checkout/PUT",
+            "/public",
+            1,
+            [
+                "refused with 403: \"public\" with verb PUT ",
+                "defaultAction deny of the caller's policy",
+                "",
+            ],
+        ),
+        (
+            "other",
+            "checkout/GET",
+            "/public",
+            1,
+            [
+                "refused with 403: ",
+                "/ns/default/other, ",
+                "by the global defaultAction deny: no policy",
+            ],
+        ),
+    ] {
+        let arguments = [call, method, "--as", caller];
+        let finished = place.finish(&[&["explain"], &arguments[..]].concat());
+        assert_eq!(finished.code, code, "{caller} {method}: {}", finished.output);
+        let access = steps(&place, &arguments, "access");
+        assert_eq!(access.len(), 1, "{access:?}");
+        for want in wants {
+            assert!(access[0].contains(want), "{want} in {access:?}");
+        }
+        let takes = steps(&place, &arguments, "takes");
+        assert_eq!(
+            takes,
+            ["7 calls at a time, and more wait their turn; its health is not checked"]
+        );
+    }
+    let own = steps(&place, &["checkout/GET", "/admin", "--as", "checkout"], "access");
+    assert_eq!(own, ["allowed: an app may always call itself"]);
+
+    // The rules are those in force.
+    replace(&path, &allowing("/admin"));
+    callee.wait_for("Configuration reloaded");
+    eventually("the new rules are in force", || invoke("admin") == 200);
+    let access = steps(&place, &["checkout/GET", "/admin", "--as", "orders"], "access");
+    assert!(access[0].contains("by operation \"/admin\""), "{access:?}");
+}
+
+#[test]
+fn tells_what_the_callers_policies_do_and_how_the_breaker_stands() {
+    let place = Place::new();
+    let app = App::start();
+    fs::create_dir(place.path().join("resources")).unwrap();
+    let text = "\
+kind: Resiliency
+metadata: {name: calls}
+spec:
+  policies:
+    timeouts: {quick: 5s}
+    retries: {again: {duration: 1ms, maxRetries: 1, matching: {httpStatusCodes: \"429,500-502\"}}}
+    circuitBreakers: {careful: {trip: \"consecutiveFailures >= 2 && requests < 100\", timeout: 1h}}
+  targets:
+    apps: {orders: {timeout: quick, retry: again, circuitBreaker: careful}}
+";
+    fs::write(place.path().join("resources/r.yaml"), text).unwrap();
+    let metrics_port = format!("--metrics-port={}", free_port());
+    let flags = ["--resources-path=resources", &metrics_port];
+    let (_callee, _) = place.sidecar("orders", Some(app.port), &[]);
+
+    // One that does not run would have them, too.
+    let planned = ["orders/GET", "/x", "--as", "checkout", "--app-port=1"];
+    let policy = steps(&place, &planned, "policy");
+    assert_eq!(policy, ["none of the caller is about \"orders\""]);
+
+    let (_caller, port) = place.sidecar("checkout", None, &flags);
+    let running = ["orders/GET", "/x", "--as", "checkout"];
+    eventually("the callee is known", || !steps(&place, &running, "endpoint").is_empty());
+    for (step, want) in [
+        ("policy", "the caller's, by an entry for \"orders\" (resources: calls)"),
+        ("timeout", "5s for each attempt (policy \"quick\")"),
+        (
+            "retry",
+            "1 more times at the most, 1ms apart, after no answer or status 429,500-502 (policy \
+             \"again\")",
+        ),
+        (
+            "breaker",
+            "one for each method, opens when consecutiveFailures >= 2 && requests < 100, counted for \
+             as long as it is closed; after 3600s it is tried with 1 at a time (policy \"careful\"); no \
+             call under it was counted yet, so it is closed",
+        ),
+    ] {
+        assert_eq!(steps(&place, &running, step), [want]);
+    }
+    let retries = steps(&place, &running, "retries");
+    assert!(retries[0].starts_with("once more at once when a kept connection"), "{retries:?}");
+    let timeouts = steps(&place, &running, "timeouts");
+    assert!(timeouts[0].ends_with(", each attempt as above"), "{timeouts:?}");
+
+    let path = "/v1.0/invoke/orders/method/status/500";
+    eventually("the breaker opens", || {
+        call(port, &format!("GET {path}"), &[], "").body.contains("circuit breaker is open")
+    });
+    eventually("it is told", || {
+        steps(&place, &running, "breaker")[0].ends_with("; of the method called last it is open")
+    });
 }
 
 #[test]

@@ -128,6 +128,36 @@ fn options_decide_which_series_there_are_and_change_live() {
 }
 
 #[test]
+fn resources_are_told_and_what_they_did() {
+    let place = Place::new();
+    let app = App::start();
+    fs::create_dir(place.path().join("resources")).unwrap();
+    let write = |name: &str, scope: &str, timeout: &str| {
+        let text = format!(
+            "kind: Resiliency\nmetadata: {{name: {name}, namespace: shop}}\nscopes: [{scope}]\n\
+             spec: {{policies: {{timeouts: {{t: {timeout}}}}}, targets: {{apps: {{orders: {{timeout: \
+             t}}}}}}}}\n"
+        );
+        fs::write(place.path().join(format!("resources/{name}.yaml")), text).unwrap();
+    };
+    write("first", "orders", "1s");
+    write("last", "orders", "50s");
+    write("other", "somebody", "1s");
+    let (_process, port, metrics_port) = sidecar(&place, &app, &["--resources-path=resources"]);
+    assert_eq!(get(port, "/v1.0/invoke/orders/method/x").status, 200);
+    let applied = "dapr_resiliency_count{app_id=\"orders\",name=\"last\",policy=\"timeout\",\
+        namespace=\"shop\",flow_direction=\"outbound\",target=\"app_orders\",status=\"\"} 1";
+    let page = await_sample(metrics_port, applied);
+    for name in ["first", "last"] {
+        let want = format!(
+            "dapr_resiliency_loaded{{app_id=\"orders\",name=\"{name}\",namespace=\"shop\"}} 1"
+        );
+        assert!(page.lines().any(|line| line == want), "{want} in:\n{page}");
+    }
+    assert!(!page.contains("name=\"other\""), "{page}");
+}
+
+#[test]
 fn without_the_page_there_is_nothing_to_count() {
     let place = Place::new();
     let app = App::start();

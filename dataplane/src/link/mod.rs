@@ -405,7 +405,7 @@ impl Link {
             ToDataPlane::Stats { query } => {
                 // What no worker holds any more belonged to an app that is gone.
                 self.series.retain(|series| Arc::strong_count(series) > 1);
-                let (counters, histograms) = stats::sum(&self.counted.counters, &self.series);
+                let (counters, histograms) = stats::sum(&self.counted, &self.series, clock::now());
                 self.send(&FromDataPlane::Stats { query, counters, histograms });
             }
             ToDataPlane::Scores { query, id, namespace } => {

@@ -2,7 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use crate::telemetry::{Counters, Description, Journal, Kind, Series, expose};
+use crate::{
+    clock::Instant,
+    policy::resiliency::Breakers,
+    telemetry::{Counters, Description, Journal, Kind, Series, expose},
+};
 use snapshot::wire::{Counter, CounterKind, Histogram};
 use std::sync::Arc;
 
@@ -10,6 +14,7 @@ use std::sync::Arc;
 pub(crate) struct Workers {
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) journals: Vec<Arc<Journal>>,
+    pub(crate) breakers: Arc<Breakers>,
 }
 
 #[expect(
@@ -17,12 +22,13 @@ pub(crate) struct Workers {
     reason = "Prometheus values are doubles; 2^53 counts are enough"
 )]
 pub(super) fn sum(
-    workers: &[Arc<Counters>],
+    workers: &Workers,
     series: &[Arc<Series>],
+    now: Instant,
 ) -> (Vec<Counter>, Vec<Histogram>) {
     let descriptions = Counters::describe();
     let mut sums = vec![0; descriptions.len()];
-    for counters in workers {
+    for counters in &workers.counters {
         counters.add_to(&mut sums);
     }
     let to_counter = |(description, sum): (&Description, u64)| Counter {
@@ -34,7 +40,8 @@ pub(super) fn sum(
         },
         value: sum as f64,
     };
-    let (of_calls, histograms) = expose(series);
+    let (of_calls, histograms) =
+        expose(series, |app, target| workers.breakers.position(app, target, now));
     let counters = descriptions.iter().zip(sums).map(to_counter).chain(of_calls).collect();
     (counters, histograms)
 }

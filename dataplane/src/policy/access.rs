@@ -45,6 +45,17 @@ pub enum Level {
     Global,
 }
 
+/// What made the decision.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ground {
+    /// The caller's policy is about no such operation, or not with this verb.
+    Default,
+    /// This operation of [`CallerPolicy::operations`].
+    Operation(usize),
+    /// No policy is about the caller, or nobody is proven to call.
+    Stranger,
+}
+
 /// A policy, ready to be asked.
 #[derive(Clone, Debug)]
 pub struct Access {
@@ -65,6 +76,8 @@ struct Rules {
 /// The verbs of an operation, each of which leads to its action.
 #[derive(Clone, Debug)]
 struct Verbs {
+    /// Of its operation in the policy.
+    index: usize,
     names: Box<[Box<str>]>,
     action: Action,
 }
@@ -104,20 +117,34 @@ impl Access {
         verb: Option<&str>,
         scratch: &mut Vec<u8>,
     ) -> Verdict {
+        self.judge(caller, operation, verb, scratch).0
+    }
+
+    /// As [`Self::decide`], with what made the decision.
+    pub fn judge(
+        &self,
+        caller: Option<Caller<'_>>,
+        operation: &[u8],
+        verb: Option<&str>,
+        scratch: &mut Vec<u8>,
+    ) -> (Verdict, Ground) {
         let Some(rules) = caller.and_then(|caller| self.find(caller)) else {
-            return Verdict::of(self.default_action, Level::Global);
+            return (Verdict::of(self.default_action, Level::Global), Ground::Stranger);
         };
         let (default, level) = match rules.default_action {
             Some(action) => (action, Level::App),
             None => (self.default_action, Level::Global),
         };
         fold(operation, scratch);
-        let action = match (rules.operations.find(scratch), verb) {
-            (None, _) => default,
-            (Some(verbs), Some(verb)) => verbs.find(verb).unwrap_or(default),
-            (Some(_), None) => rules.default_action.unwrap_or(Action::Deny),
+        let (action, ground) = match (rules.operations.find(scratch), verb) {
+            (None, _) => (default, Ground::Default),
+            (Some(verbs), Some(verb)) => match verbs.find(verb) {
+                Some(action) => (action, Ground::Operation(verbs.index)),
+                None => (default, Ground::Default),
+            },
+            (Some(_), None) => (rules.default_action.unwrap_or(Action::Deny), Ground::Default),
         };
-        Verdict::of(action, level)
+        (Verdict::of(action, level), ground)
     }
 
     fn find(&self, caller: Caller<'_>) -> Option<&Rules> {
@@ -130,10 +157,10 @@ impl Access {
 impl Rules {
     fn new(caller: &CallerPolicy, name: &mut Vec<u8>) -> Self {
         let mut operations = Node::root();
-        for operation in &caller.operations {
+        for (index, operation) in caller.operations.iter().enumerate() {
             fold(operation.name.as_bytes(), name);
             let names = operation.verbs.iter().map(|verb| verb.as_str().into()).collect();
-            operations.insert(name, Verbs { names, action: operation.action });
+            operations.insert(name, Verbs { index, names, action: operation.action });
         }
         Self {
             namespace: caller.namespace.as_str().into(),

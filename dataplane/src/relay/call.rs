@@ -31,7 +31,9 @@ impl<E: Engine> Relay<E> {
     /// A call whose head is in `self.request_head`, its bytes at the start of `chunk`.
     pub(super) fn call(&mut self, key: ConnectionKey, chunk: Chunk) {
         let view = Rc::clone(&self.view);
-        match self.plan(key, &view, &chunk) {
+        let planned = self.plan(key, &view, &chunk);
+        self.observe_verdict(key);
+        match planned {
             Ok((way, drop)) => {
                 let drop = drop.union(self.observe_plan(key, &chunk));
                 match self.begin_policy(key, &view) {

@@ -19,8 +19,8 @@ const SPARE_MAX: usize = 64;
 impl<E: Engine> Relay<E> {
     /// The response has been forwarded whole.
     pub(super) fn finish(&mut self, key: ConnectionKey) {
-        self.observe_end(key, None);
         self.end_policy(key);
+        self.observe_end(key, None);
         self.leave_gate(key);
         let Some(connection) = self.connections.find_mut(key) else { return };
         let request_complete = connection.exchange.request.is_complete();

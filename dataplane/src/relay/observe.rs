@@ -6,11 +6,12 @@
 use super::Relay;
 use crate::{
     clock::Instant,
-    connection::ConnectionKey,
+    connection::{ConnectionKey, Exchange},
     dapr::LocalCall,
     engine::{Chunk, Engine},
     http::FieldSet,
-    telemetry::{Outcome, Planned, Seen, Side},
+    policy::resiliency::Position,
+    telemetry::{Activation, Outcome, Planned, Seen, Side},
 };
 use snapshot::ListenerKind;
 
@@ -65,6 +66,31 @@ impl<E: Engine> Relay<E> {
             bytes,
         };
         self.telemetry.on_plan(observed, &planned, &mut self.lines)
+    }
+
+    /// Access control may have been asked.
+    pub(super) fn observe_verdict(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        if let Some(observed) = &mut connection.exchange.observed {
+            self.telemetry.on_judged(observed);
+        }
+    }
+
+    /// The call is under a policy, whose breaker was asked in this position.
+    pub(super) fn observe_policy(&mut self, key: ConnectionKey, position: Option<Position>) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let Exchange { observed, attempts, notes, .. } = &connection.exchange;
+        if let (Some(observed), Some(attempts)) = (observed, attempts) {
+            self.telemetry.on_policy(observed, &notes.target, attempts.policy(), position);
+        }
+    }
+
+    pub(super) fn observe_activation(&mut self, key: ConnectionKey, activation: Activation) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let Exchange { observed, notes, .. } = &mut connection.exchange;
+        if let Some(observed) = observed {
+            self.telemetry.on_activated(observed, &notes.target, activation);
+        }
     }
 
     pub(super) fn observe_attempt(&mut self, key: ConnectionKey) {

@@ -158,7 +158,7 @@ impl<'v> Planner<'_, 'v> {
         let AppView { channel, gate, guards, .. } = self.view.app(index);
         let (endpoint, host) = channel.as_ref().ok_or(Cause::NoAppChannel)?;
         if let Some(access) = &guards.access {
-            self.admit(access, from)?;
+            self.admit(index, access, from)?;
         }
         if self.is_unhealthy(index) {
             return Err(Cause::AppUnhealthy);
@@ -181,7 +181,7 @@ impl<'v> Planner<'_, 'v> {
 
     /// Asks the callee's access control, in the name that is proven. daprd asks it of calls from
     /// other sidecars alone, so an app may always call itself.
-    fn admit(&mut self, access: &Access, from: From) -> Result<(), Cause> {
+    fn admit(&mut self, index: usize, access: &Access, from: From) -> Result<(), Cause> {
         let (view, head, bytes) = (self.view, self.head, self.bytes);
         let caller = match from {
             From::Itself => return Ok(()),
@@ -194,6 +194,9 @@ impl<'v> Planner<'_, 'v> {
         let (verb, method) = (exchange.method.name(), &exchange.notes.method);
         let verdict = access.decide(caller, method, Some(verb), &mut exchange.url_path);
         exchange.url_path.clear();
+        if let Some(observed) = &mut exchange.observed {
+            observed.on_verdict(index, caller, verdict);
+        }
         if verdict.is_allowed {
             return Ok(());
         }

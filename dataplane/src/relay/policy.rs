@@ -11,7 +11,8 @@ use crate::{
     engine::Engine,
     error::Cause,
     http::Field,
-    policy::resiliency::{self, Attempts, Endpoint, Failure, Move, Refusal},
+    policy::resiliency::{self, Attempts, Endpoint, Failure, Move, Position, Refusal},
+    telemetry::Activation,
     upstream,
 };
 use snapshot::{App, ListenerKind};
@@ -32,7 +33,15 @@ impl<E: Engine> Relay<E> {
         let Some(policy) = resiliency.find(&exchange.notes.target) else { return Ok(()) };
         let attempts = Attempts::new(policy, &self.retry_budget, self.now);
         exchange.attempts = Some(Box::new(attempts));
-        self.begin_attempt(key)
+        let begun = self.begin_attempt(key);
+        let attempts = self.connections.find(key).and_then(|c| c.exchange.attempts.as_ref());
+        let position = match begun {
+            Err(Cause::BreakerBusy) => Some(Position::HalfOpen),
+            Err(_) => Some(Position::Open),
+            Ok(()) => attempts.and_then(|attempts| attempts.position()),
+        };
+        self.observe_policy(key, position);
+        begun
     }
 
     /// # Errors
@@ -81,15 +90,16 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let Some(mut attempts) = connection.exchange.attempts.take() else { return };
         let moved = attempts.succeeded(self.now);
-        self.note_move(moved);
+        self.note_move(key, moved);
     }
 
-    pub(super) fn note_move(&self, moved: Option<Move>) {
+    pub(super) fn note_move(&mut self, key: ConnectionKey, moved: Option<Move>) {
+        let Some(moved) = moved else { return };
         match moved {
-            Some(Move::Closed) => self.counters.breaker_closes.add(1),
-            Some(Move::Opened) => self.counters.breaker_opens.add(1),
-            None => {}
+            Move::Closed => self.counters.breaker_closes.add(1),
+            Move::Opened => self.counters.breaker_opens.add(1),
         }
+        self.observe_activation(key, Activation::Breaker(moved));
     }
 
     /// It is in the pause before another attempt.
@@ -106,6 +116,7 @@ impl<E: Engine> Relay<E> {
     /// The attempt took longer than its policy allows; the time of its answer counts.
     pub(super) fn time_out(&mut self, key: ConnectionKey) {
         self.counters.policy_timeouts.add(1);
+        self.observe_activation(key, Activation::Timeout);
         let Some(connection) = self.connections.find(key) else { return };
         if !connection.exchange.response_started {
             self.note_failure(key, upstream::Failure::Broken);

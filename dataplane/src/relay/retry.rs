@@ -18,6 +18,7 @@ use crate::{
     error::{Cause, Hop},
     limits::{REPLAYS_MAX, SEND_FAILED_TIMEOUT},
     policy::resiliency::{Failure as AttemptFailure, Next},
+    telemetry::Activation,
     upstream::{Failure, UpstreamKey, UpstreamState},
 };
 use rustix::io::Errno;
@@ -237,10 +238,11 @@ impl<E: Engine> Relay<E> {
             exchange.interim_count = 0;
             connection.state = State::Retrying;
         }
-        self.note_move(moved);
+        self.note_move(key, moved);
         match next {
             Next::After(pause) => {
                 self.counters.policy_retries.add(1);
+                self.observe_activation(key, Activation::Retry);
                 self.release_upstream(key);
                 self.leave_gate_for_now(key);
                 self.set_deadline(key, Some(pause));

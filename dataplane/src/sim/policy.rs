@@ -7,7 +7,7 @@
 
 use super::random::Random;
 use snapshot::policy::{
-    resiliency::{Breaker, Pause, Policy, Resiliency, Retry, StatusSet},
+    resiliency::{Breaker, Names, Pause, Policy, Resiliency, Retry, StatusSet},
     trip::{Step, Trip},
 };
 use std::{sync::Arc, time::Duration};
@@ -21,8 +21,9 @@ pub(super) fn draw(seed: u64, is_rough: bool) -> Resiliency {
         retry: random.chance(80).then(|| retry(&mut random)),
         breaker: random.chance(50).then(|| breaker(&mut random, is_rough)),
         built_in: random.chance(50).then_some(Retry::BUILT_IN),
+        names: Names::default(),
     };
-    Resiliency { targets: Default::default(), default: Some(Arc::new(policy)) }
+    Resiliency { default: Some(Arc::new(policy)), ..Resiliency::default() }
 }
 
 pub(super) fn retries(policy: &Resiliency) -> Option<usize> {

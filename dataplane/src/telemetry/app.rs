@@ -7,7 +7,9 @@ use super::{
     paths::Patterns,
     series::{Family, Series, Shape},
 };
-use snapshot::{ApiLog, App, Apps, Metrics, Telemetry as Wishes, Tracing};
+use snapshot::{
+    ApiLog, App, Apps, Metrics, Telemetry as Wishes, Tracing, policy::resiliency::Source,
+};
 use std::{cell::OnceCell, sync::Arc};
 
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(super) struct AppTelemetry {
     pub(super) id: Arc<str>,
     pub(super) patterns: Patterns,
     wishes: Arc<Wishes>,
+    /// The resource with its policies that daprd's metrics name.
+    source: Option<Arc<Source>>,
     latency: Arc<[u64]>,
     name: OnceCell<NameId>,
     /// Of bodies: sent by clients, sent to them, received from the app.
@@ -39,6 +43,7 @@ impl AppTelemetry {
             id: Arc::from(app.id.as_str()),
             patterns: Patterns::new(patterns),
             wishes: Arc::clone(&app.telemetry),
+            source: source_of(app).cloned(),
             latency: bounds.iter().map(|bound| u64::from(*bound)).collect(),
             name: OnceCell::new(),
             bytes: Default::default(),
@@ -50,6 +55,7 @@ impl AppTelemetry {
         self.number == app.number as usize
             && *self.id == *app.id.as_str()
             && self.wishes == app.telemetry
+            && self.source.as_ref() == source_of(app)
     }
 
     /// Its id as a label of other apps.
@@ -81,6 +87,11 @@ impl AppTelemetry {
         self.wishes.tracing
     }
 
+    /// Whether any of its hops may become a span.
+    pub(super) fn records_spans(&self) -> bool {
+        matches!(self.wishes.tracing, Some(Tracing::Recording(_)))
+    }
+
     pub(super) fn is_silent(&self) -> bool {
         let Wishes { metrics, api_log, tracing } = &*self.wishes;
         metrics.is_none() && api_log.is_none() && tracing.is_none()
@@ -89,6 +100,8 @@ impl AppTelemetry {
     pub(super) fn shape<'a>(&'a self, bounds: &'a Bounds) -> Shape<'a> {
         Shape {
             slot: self.slot(),
+            number: self.number,
+            source: self.source.as_ref(),
             app: &self.id,
             latency: &self.latency,
             bytes: &bounds.bytes,
@@ -102,6 +115,10 @@ impl Default for Bounds {
     fn default() -> Self {
         Self { bytes: Arc::from(SIZE_BOUNDS), added: Arc::from(ADDED_BOUNDS_NS) }
     }
+}
+
+fn source_of(app: &App) -> Option<&Arc<Source>> {
+    app.resiliency.as_ref()?.sources.last()
 }
 
 fn place_of(family: Family) -> usize {

@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 
 use super::{
-    BaggageError, Telemetry, baggage,
+    BaggageError, Seeing, Telemetry,
+    app::AppTelemetry,
+    baggage,
     names::NameId,
     observed::{Observed, Side},
-    paths::{self, merge_slashes},
+    paths::{self, Label, merge_slashes},
     series::{Family, Labels, Verb},
 };
 use crate::{
@@ -87,28 +89,46 @@ impl Telemetry {
 
     fn note_path(&mut self, observed: &mut Observed, seen: &Seen<'_>) {
         let path = path_of(seen.head.target.of(seen.bytes));
-        self.scratch.clear();
-        let is_escaped = memchr::memchr(b'%', path).is_some();
-        let decoded = match is_escaped && decode_path(path, &mut self.scratch).is_ok() {
-            true => &self.scratch[..],
-            false => path,
+        let app = Rc::clone(&observed.app);
+        let seeing = match self.paths.find(app.number, path) {
+            Some(seeing) => seeing,
+            None => {
+                let seeing = self.see(&app, path);
+                self.paths.keep(app.number, path, seeing);
+                seeing
+            }
         };
-        observed.is_health_check = self.finders.healthz.find(decoded).is_some();
-        let app = &observed.app;
-        if let Some(metrics) = app.metrics() {
-            let path = merge_slashes(decoded, &self.finders.slashes, &mut self.merged);
-            observed.path = paths::label(path, metrics, &app.patterns, &mut self.names);
-        }
-        if app.api_log().is_some() || app.tracing().is_some() {
+        observed.is_health_check = seeing.is_health_check;
+        observed.path = seeing.label;
+        if app.api_log().is_some() || app.records_spans() {
+            self.scratch.clear();
+            let is_escaped = memchr::memchr(b'%', path).is_some();
+            let is_decoded = is_escaped && decode_path(path, &mut self.scratch).is_ok();
             observed.method.push(seen.head.method_name.of(seen.bytes));
             observed.method.push(b" ");
-            observed.method.push(path);
+            observed.method.push(if is_decoded { &self.scratch } else { path });
         }
         if app.api_log().is_some()
             && let Some(line) = seen.head.lines.find(Field::UserAgent)
         {
             observed.user_agent.push(line.value.of(seen.bytes));
         }
+    }
+
+    /// A path that is not at hand.
+    fn see(&mut self, app: &AppTelemetry, path: &[u8]) -> Seeing {
+        self.scratch.clear();
+        let is_escaped = memchr::memchr(b'%', path).is_some();
+        let decoded = match is_escaped && decode_path(path, &mut self.scratch).is_ok() {
+            true => &self.scratch[..],
+            false => path,
+        };
+        let is_health_check = self.finders.healthz.find(decoded).is_some();
+        let label = app.metrics().map_or(Label::default(), |metrics| {
+            let path = merge_slashes(decoded, &self.finders.slashes, &mut self.merged);
+            paths::label(path, metrics, &app.patterns, &mut self.names)
+        });
+        Seeing { label, is_health_check }
     }
 
     /// It is one of the endpoints that the sidecar answers itself.
@@ -129,7 +149,14 @@ impl Telemetry {
     ) -> FieldSet {
         observed.hop = Some(planned.hop);
         let id = id_of(planned.target);
-        observed.target = self.names.intern(id);
+        observed.target = match self.targets.find(0, id) {
+            Some(name) => name,
+            None => {
+                let name = self.names.intern(id);
+                self.targets.keep(0, id, name);
+                name
+            }
+        };
         observed.callee = observed.callee_number.and_then(|number| self.find(number));
         self.note_callee_path(observed, planned.method);
         self.note_caller(observed, planned);
@@ -149,11 +176,17 @@ impl Telemetry {
     fn note_callee_path(&mut self, observed: &mut Observed, method: &[u8]) {
         let Some(callee) = &observed.callee else { return };
         let Some(metrics) = callee.metrics() else { return };
+        if let Some(label) = self.methods.find(callee.number, method) {
+            observed.callee_path = label;
+            return;
+        }
         self.scratch.clear();
         self.scratch.push(b'/');
         self.scratch.extend_from_slice(method);
         let path = merge_slashes(&self.scratch, &self.finders.slashes, &mut self.merged);
-        observed.callee_path = paths::label(path, metrics, &callee.patterns, &mut self.names);
+        let label = paths::label(path, metrics, &callee.patterns, &mut self.names);
+        self.methods.keep(callee.number, method, label);
+        observed.callee_path = label;
     }
 
     fn note_caller(&mut self, observed: &mut Observed, planned: &Planned<'_>) {
@@ -174,7 +207,7 @@ impl Telemetry {
             observed.method.push(b"InvokeService/");
             observed.method.push(id);
         }
-        if observed.own.is_some() {
+        if observed.own.is_some() && observed.records_spans() {
             observed.span_name.clear();
             for part in [b"CallLocal/", id, b"/", method] {
                 observed.span_name.push(part);

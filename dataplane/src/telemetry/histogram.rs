@@ -24,7 +24,11 @@ impl Histogram {
     }
 
     pub(crate) fn record(&self, value: u64) {
-        let bucket = self.bounds.partition_point(|bound| *bound <= value);
+        // Most calls are quick and small: the first bucket is told without a search.
+        let bucket = match self.bounds.first() {
+            Some(first) if value < *first => 0,
+            _ => self.bounds.partition_point(|bound| *bound <= value),
+        };
         self.counts[bucket].add(1);
         self.sum.add(value);
     }

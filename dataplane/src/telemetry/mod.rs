@@ -6,9 +6,11 @@
 //!
 //! ```text
 //! calls.rs      an exchange's way: asked, planned, tried, answered, over
+//! memo.rs       labels that are at hand
 //! notes.rs      what is counted and logged of it
 //! observed.rs   what is remembered of it until then
 //! paths.rs      which label a path has
+//! policies.rs   what is counted of policies
 //! series.rs     numbers by labels; expose.rs: all workers' as metrics
 //! spans.rs      which trace it belongs to, and what is recorded of that
 //! journal.rs    records on their way to the link
@@ -24,10 +26,12 @@ mod expose;
 mod histogram;
 mod ids;
 mod journal;
+mod memo;
 mod names;
 mod notes;
 mod observed;
 mod paths;
+mod policies;
 mod probe;
 mod record;
 mod series;
@@ -40,6 +44,7 @@ pub(crate) use counters::{Counters, Description, Kind};
 pub(crate) use expose::expose;
 pub(crate) use journal::Journal;
 pub(crate) use observed::{Observed, Side};
+pub(crate) use policies::Activation;
 pub use probe::Probe;
 pub(crate) use record::{ApiCall, Span, SpanKind};
 pub(crate) use series::Series;
@@ -48,6 +53,7 @@ use crate::{adoption::Difference, clock::Instant};
 use app::{AppTelemetry, Bounds};
 use ids::Ids;
 use memchr::memmem::Finder;
+use memo::Memo;
 use names::{NameId, Names};
 use series::{Family, Labels, Place, SeriesTable};
 use snapshot::{Apps, Snapshot};
@@ -61,6 +67,12 @@ pub(crate) struct Telemetry {
     apps: Vec<Option<Rc<AppTelemetry>>>,
     bounds: Bounds,
     names: Names,
+    /// Labels of paths as they come in.
+    paths: Memo<Seeing>,
+    /// Labels of methods, by the app that is called.
+    methods: Memo<paths::Label>,
+    /// Names of apps that are called.
+    targets: Memo<NameId>,
     series: SeriesTable,
     counters: Arc<Counters>,
     journal: Arc<Journal>,
@@ -99,6 +111,13 @@ impl Default for Finders {
     }
 }
 
+/// What a path says.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seeing {
+    label: paths::Label,
+    is_health_check: bool,
+}
+
 struct Answered {
     series: Arc<Series>,
     began: Instant,
@@ -115,6 +134,9 @@ impl Telemetry {
             apps: Vec::new(),
             bounds: Bounds::default(),
             names,
+            paths: Memo::default(),
+            methods: Memo::default(),
+            targets: Memo::default(),
             series: SeriesTable::default(),
             counters,
             journal,
@@ -144,6 +166,8 @@ impl Telemetry {
             self.series.forget(slot);
             // They hold on to the app of their last exchange.
             self.spare.clear();
+            self.paths.forget_all();
+            self.methods.forget_all();
             self.apps[slot] = app.map(|app| Rc::new(AppTelemetry::new(app)));
         }
     }

@@ -122,5 +122,7 @@ pub(super) fn record(histogram: &Option<Histogram>, value: u64) {
 
 /// Cut off, as daprd does.
 fn whole_millis(from: Instant, to: Instant) -> u64 {
-    u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX)
+    to.as_nanos().saturating_sub(from.as_nanos()) / NANOS_PER_MILLI
 }
+
+const NANOS_PER_MILLI: u64 = 1_000_000;

@@ -14,7 +14,7 @@ use super::{
     series::Verb,
     trace::{Context, SpanId},
 };
-use crate::{clock::Instant, error::Hop};
+use crate::{clock::Instant, error::Hop, policy::access::Verdict};
 use std::{rc::Rc, time::Duration};
 
 /// Who asks.
@@ -67,9 +67,15 @@ pub(crate) struct Observed {
     /// The callee's hop, where it is another one than the caller's and this data plane makes both.
     pub(super) callee_span: Option<Traced>,
     pub(super) keeps_tracestate: bool,
+    /// What access control of the app with this number said, and of whom; until it is counted.
+    pub(super) verdict: Option<(usize, Verdict)>,
+    pub(super) identity: Vec<u8>,
+    pub(super) has_timed_out: bool,
     /// Lines for the client: those of the trace, and behind them its baggage.
     pub(super) echo: Vec<u8>,
     pub(super) echo_trace_bytes: usize,
+    /// Of its first line, `traceparent`.
+    pub(super) echo_line_bytes: usize,
     /// Verb and path, or the route, for the log.
     pub(super) method: Text<METHOD_BYTES>,
     pub(super) span_name: Text<METHOD_BYTES>,
@@ -110,8 +116,12 @@ impl Observed {
             own: None,
             callee_span: None,
             keeps_tracestate: false,
+            verdict: None,
+            identity: Vec::new(),
+            has_timed_out: false,
             echo: Vec::new(),
             echo_trace_bytes: 0,
+            echo_line_bytes: 0,
             method: Text::default(),
             span_name: Text::default(),
             user_agent: Text::default(),
@@ -142,13 +152,21 @@ impl Observed {
         self.own = None;
         self.callee_span = None;
         self.keeps_tracestate = false;
+        self.verdict = None;
+        self.has_timed_out = false;
         self.echo.clear();
         self.echo_trace_bytes = 0;
+        self.echo_line_bytes = 0;
         // Their bytes stay: to write over 600 of them for each request would cost more than all
         // else.
         self.method.clear();
         self.span_name.clear();
         self.user_agent.clear();
+    }
+
+    /// Whether its name may become that of a span.
+    pub(super) fn records_spans(&self) -> bool {
+        self.app.records_spans() || self.callee.as_ref().is_some_and(|app| app.records_spans())
     }
 
     /// The app that this data plane calls is told now.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{http::Method, limits::METRIC_SERIES_MAX};
 use foldhash::fast::RandomState;
+use snapshot::policy::resiliency::Source;
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::Arc,
@@ -22,14 +23,24 @@ use std::{
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[repr(u8)]
 pub(crate) enum Family {
+    AccessAppAllowed,
+    AccessAppBlocked,
+    AccessGlobalAllowed,
+    AccessGlobalBlocked,
     AddedInbound,
     AddedOutbound,
+    AppliedBreaker,
+    AppliedRetry,
+    AppliedTimeout,
     Client,
     ErrorCode,
     InvokeAnswered,
     InvokeReceived,
     InvokeSent,
     InvokeTaken,
+    MetBreaker,
+    MetRetry,
+    MetTimeout,
     ReceivedBytes,
     RequestBytes,
     ResponseBytes,
@@ -41,8 +52,9 @@ pub(crate) enum Family {
 pub(super) struct Labels {
     pub(super) family: Family,
     pub(super) verb: Verb,
+    /// Of a policy's series the position of its breaker.
     pub(super) status: u16,
-    /// A path, the other app's id, or an error code.
+    /// A path, the other app's id or identity, the target of a policy, or an error code.
     pub(super) name: NameId,
 }
 
@@ -101,7 +113,11 @@ impl Verb {
 #[derive(Debug)]
 pub(crate) struct Series {
     pub(crate) family: Family,
+    /// Of the app.
+    pub(crate) number: usize,
     pub(crate) app: Arc<str>,
+    /// The resource with the app's policies.
+    pub(crate) source: Option<Arc<Source>>,
     pub(crate) verb: &'static str,
     pub(crate) status: u16,
     pub(crate) name: Arc<str>,
@@ -115,7 +131,9 @@ pub(crate) struct Series {
 /// What an app's series have in common.
 pub(super) struct Shape<'a> {
     pub(super) slot: usize,
+    pub(super) number: usize,
     pub(super) app: &'a Arc<str>,
+    pub(super) source: Option<&'a Arc<Source>>,
     pub(super) latency: &'a Arc<[u64]>,
     pub(super) bytes: &'a Arc<[u64]>,
     pub(super) added: &'a Arc<[u64]>,
@@ -198,7 +216,9 @@ impl Series {
         };
         Self {
             family,
+            number: shape.number,
             app: Arc::clone(shape.app),
+            source: shape.source.cloned(),
             verb: labels.verb.text(),
             status: labels.status,
             name: Arc::clone(names.text(labels.name)),
@@ -220,7 +240,9 @@ mod tests {
         let app: Arc<str> = Arc::from("a");
         let shape = Shape {
             slot: 3,
+            number: 3,
             app: &app,
+            source: None,
             latency: &bounds,
             bytes: &bounds,
             added: &bounds,

@@ -34,6 +34,7 @@ impl Telemetry {
             return;
         }
         traced.context.write_line(&mut observed.echo);
+        observed.echo_line_bytes = observed.echo.len();
         if observed.keeps_tracestate {
             write_values(b"tracestate: ", Field::Tracestate, seen, &mut observed.echo);
         }
@@ -78,7 +79,13 @@ impl Telemetry {
             carried = traced.context;
             observed.callee_span = Some(traced);
         }
-        carried.write_line(lines);
+        // What the client is told is often what the call carries.
+        match observed.echo.get(..observed.echo_line_bytes) {
+            Some(line) if carried == own.context && !line.is_empty() => {
+                lines.extend_from_slice(line);
+            }
+            _ => carried.write_line(lines),
+        }
         if observed.keeps_tracestate {
             FieldSet::of(&[Field::Traceparent])
         } else {

@@ -26,6 +26,7 @@ mod headers;
 mod lifecycle;
 mod link;
 mod measured;
+mod measured_policies;
 mod pieces;
 mod pools;
 mod pressure;

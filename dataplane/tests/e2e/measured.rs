@@ -15,7 +15,7 @@ use snapshot::{
 };
 use std::sync::Arc;
 
-fn metrics(patterns: &[&str]) -> Metrics {
+pub(crate) fn metrics(patterns: &[&str]) -> Metrics {
     Metrics {
         has_raw_paths: patterns.is_empty(),
         patterns: patterns.iter().map(|text| PathPattern::parse(text).unwrap()).collect(),
@@ -25,23 +25,23 @@ fn metrics(patterns: &[&str]) -> Metrics {
     }
 }
 
-fn told(telemetry: &Telemetry) -> impl Fn(&mut State) + use<> {
+pub(crate) fn told(telemetry: &Telemetry) -> impl Fn(&mut State) + use<> {
     let telemetry = Arc::new(telemetry.clone());
     move |state| state.apps.iter_mut().for_each(|app| app.telemetry = Arc::clone(&telemetry))
 }
 
-fn measured(metrics: Metrics) -> Telemetry {
+pub(crate) fn measured(metrics: Metrics) -> Telemetry {
     Telemetry { metrics: Some(metrics), ..Telemetry::default() }
 }
 
-struct Page {
+pub(crate) struct Page {
     counters: Vec<Counter>,
     histograms: Vec<Histogram>,
 }
 
 impl Page {
     /// The data plane's numbers, once `is_there`: a worker tells a new series when its turn ends.
-    fn once(plane: &mut Plane, is_there: impl Fn(&Self) -> bool) -> Self {
+    pub(crate) fn once(plane: &mut Plane, is_there: impl Fn(&Self) -> bool) -> Self {
         let give_up = clock::now() + DEADLINE;
         loop {
             plane.link.send(&ToDataPlane::Stats { query: 1 }, &[]);
@@ -57,7 +57,7 @@ impl Page {
         }
     }
 
-    fn count(&self, name: &str, labels: &str) -> f64 {
+    pub(crate) fn count(&self, name: &str, labels: &str) -> f64 {
         let is_it = |c: &&Counter| c.name == name && text(&c.labels) == labels;
         self.counters.iter().find(is_it).map_or(0.0, |counter| counter.value)
     }
@@ -67,7 +67,7 @@ impl Page {
     }
 
     /// All labels of a metric.
-    fn labels(&self, name: &str) -> Vec<String> {
+    pub(crate) fn labels(&self, name: &str) -> Vec<String> {
         let counters = self.counters.iter().filter(|c| c.name == name);
         counters.map(|counter| text(&counter.labels)).collect()
     }

@@ -38,7 +38,7 @@ fn breaker(failures: i64, open_time: Duration) -> Option<Breaker> {
 
 fn towards(target: &str, policy: &Policy) -> Option<Arc<Resiliency>> {
     let targets = [(target.into(), Arc::new(policy.clone()))].into();
-    Some(Arc::new(Resiliency { targets, default: None }))
+    Some(Arc::new(Resiliency { targets, ..Resiliency::default() }))
 }
 
 /// A call of `checkout` under this policy, which both data planes are told: the callee's must make

@@ -12,6 +12,7 @@ mod network;
 pub mod resiliency;
 mod token;
 pub mod trip;
+mod trip_text;
 
 pub use access::{AccessPolicy, Action, CallerPolicy, Operation, TRUST_DOMAIN_DEFAULT};
 pub use api::{ApiRule, ApiRules};

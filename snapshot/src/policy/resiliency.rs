@@ -17,6 +17,16 @@ pub struct Resiliency {
     pub targets: BTreeMap<Box<str>, Arc<Policy>>,
     /// For every other target.
     pub default: Option<Arc<Policy>>,
+    /// The resources that this was put together from, in the order of their files. daprd's metrics
+    /// name the last one.
+    pub sources: Vec<Arc<Source>>,
+}
+
+/// A resource, as its `metadata` names it.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    pub name: Box<str>,
+    pub namespace: Box<str>,
 }
 
 /// What holds for the calls of one target.
@@ -29,6 +39,16 @@ pub struct Policy {
     /// Further attempts when another sidecar could not be reached at all; `None`: none. They belong
     /// to the attempt that they are made for.
     pub built_in: Option<Retry>,
+    /// What operators call the parts.
+    pub names: Names,
+}
+
+/// Of the parts of a policy; empty for one that there is not.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Names {
+    pub timeout: Box<str>,
+    pub retry: Box<str>,
+    pub breaker: Box<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,7 +97,7 @@ impl Resiliency {
 
     /// Says nothing that would not hold without it.
     pub fn is_empty(&self) -> bool {
-        self.targets.is_empty() && self.default.is_none()
+        self.targets.is_empty() && self.default.is_none() && self.sources.is_empty()
     }
 }
 

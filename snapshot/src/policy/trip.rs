@@ -81,11 +81,15 @@ impl Trip {
 
     /// daprd's `consecutiveFailures > 5`.
     pub fn usual() -> Self {
-        Self([Step::Int(5), Step::Count(Count::ConsecutiveFailures), Step::Less].into())
+        Self([Step::Count(Count::ConsecutiveFailures), Step::Int(5), Step::Greater].into())
     }
 
     pub fn is_met(&self, counts: &Counts) -> bool {
         self.evaluate(counts) == Some(Value::Bool(true))
+    }
+
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.0
     }
 
     /// `None`: there is no value.

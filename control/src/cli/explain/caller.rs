@@ -13,7 +13,7 @@ use crate::{
         flags::{self, Values},
     },
     http_client,
-    knowledge::{Knowledge, KnownEndpoint, KnownRow, Question, RegistryState},
+    knowledge::{Knowledge, KnownApp, KnownEndpoint, KnownRow, Question, RegistryState},
     log::Log,
     registry::{Entry, Identity, Registries, Revision, Table},
     runtime_dir::RuntimeDir,
@@ -103,6 +103,25 @@ impl Caller {
         format!("{id} in namespace {namespace}, {place}")
     }
 
+    pub(super) const fn is_running(&self) -> bool {
+        self.plan.is_none()
+    }
+
+    /// How it is served itself; `None`: nobody tells.
+    pub(super) async fn known(&self) -> Option<KnownApp> {
+        if let Some(config) = &self.plan {
+            return Some(KnownApp {
+                access: config.guards.access.clone(),
+                resiliency: config.resiliency.clone(),
+                concurrency_max: config.care.concurrency_max,
+                is_healthy: None,
+            });
+        }
+        let Entry { id, namespace, control, .. } = &self.entry;
+        let question = Question { id: id.clone(), namespace: namespace.clone() };
+        ask(control.as_ref()?, &question).await.ok()?.app
+    }
+
     /// What it knows of an app, and in which words that was found out.
     pub(super) async fn learn(
         &self,
@@ -143,8 +162,10 @@ impl Caller {
             Registries::start(&config.registries, dir, &[], Vec::new(), &Log::silent())?;
         registries.learn(id, namespace, Instant::now() + LEARN_TIMEOUT).await;
         let rows = registries.known(id, namespace);
+        let is_here = *id == config.app_id && *namespace == config.namespace;
         Ok(Knowledge {
-            is_here: *id == config.app_id && *namespace == config.namespace,
+            is_here,
+            app: if is_here { self.known().await } else { None },
             registries: registries.states(),
             endpoints: counting(&rows),
             rows,
@@ -161,7 +182,7 @@ fn ids(table: &Table) -> String {
     ids.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-async fn ask(socket: &Path, question: &Question) -> Result<Knowledge, String> {
+pub(super) async fn ask(socket: &Path, question: &Question) -> Result<Knowledge, String> {
     let body = serde_json::to_vec(question).map_err(|e| e.to_string())?;
     let request = http_client::request(Method::POST, "/v1/explain", Bytes::from(body));
     let request = request.map_err(|e| e.to_string())?;

@@ -9,6 +9,7 @@
 
 mod caller;
 mod endpoint;
+mod policy;
 
 use super::{block_on, config::Output, fail, output, print};
 use crate::{
@@ -32,7 +33,7 @@ use dataplane::{
 use serde::Serialize;
 use snapshot::{
     Address, App, AppHealth, AppId, Balance, Endpoint, InstanceId, Namespace, OnControlLost,
-    Origin, Route, Snapshot, State, Version,
+    Origin, Route, Snapshot, State, Version, policy::resiliency::Policy,
 };
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -123,7 +124,7 @@ async fn explain(arguments: &Arguments) -> Result<Explanation, ExplainError> {
     if let Some(target) = Target::find(&call, &caller.entry, &mut explanation) {
         let (knowledge, source) = caller.learn(&target.question(), &table, &dir).await?;
         explanation.add("asked", source);
-        explain_target(&target, &caller.entry, &knowledge, &table, &mut explanation).await;
+        explain_target(&target, &caller, &knowledge, &table, &mut explanation).await;
     }
     explanation.add("by hand", curl(&call, &caller.entry.api));
     Ok(explanation)
@@ -131,31 +132,27 @@ async fn explain(arguments: &Arguments) -> Result<Explanation, ExplainError> {
 
 async fn explain_target(
     target: &Target,
-    caller: &Entry,
+    caller: &Caller,
     knowledge: &Knowledge,
     table: &Table,
     explanation: &mut Explanation,
 ) {
+    let entry = &caller.entry;
     for state in &knowledge.registries {
         explanation.add("registry", format!("{}: {}", state.name, state.state));
     }
     knowledge.rows.iter().for_each(|known| explanation.add("row", row(known)));
-    let Some(way) = way(target, caller, knowledge) else {
+    let Some(way) = way(target, entry, knowledge) else {
         explanation.add("route", "none: nobody registered such an app");
         explanation.add("answer", "500 ERR_DIRECT_INVOKE: the app cannot be found");
         return;
     };
-    explanation.add(
-        "policy",
-        format!(
-            "access control of the app that is called judges {:?} and nothing else; its rules are \
-             not looked at here",
-            text(&target.method)
-        ),
-    );
+    let own = caller.known().await;
+    let is_let_through =
+        policy::of_callee(way, target, caller, own.as_ref(), knowledge, table, explanation).await;
     let mut app_place = None;
-    for endpoint in endpoint::look(way, target, caller, knowledge, table).await {
-        explanation.is_delivered |= endpoint.is_reached;
+    for endpoint in endpoint::look(way, target, entry, knowledge, table).await {
+        explanation.is_delivered |= endpoint.is_reached && is_let_through;
         app_place = app_place.or(endpoint.app);
         explanation.add("endpoint", endpoint.words);
     }
@@ -164,7 +161,9 @@ async fn explain_target(
             outstanding calls and latencies";
         explanation.add("choice", words);
     }
-    add_limits(way, caller, explanation);
+    policy::add_resiliency(own.as_ref(), caller, target, explanation).await;
+    let policy = policy::of_caller(own.as_ref(), target).map(|policy| &**policy);
+    add_limits(way, entry, policy, explanation);
     add_dialled(way, target, knowledge, app_place.as_deref(), explanation);
 }
 
@@ -198,6 +197,8 @@ impl Call {
 struct Target {
     id: AppId,
     namespace: Namespace,
+    /// As it was called, which is how policies know it.
+    written: Vec<u8>,
     verb: &'static str,
     method: Vec<u8>,
     query: Vec<u8>,
@@ -256,7 +257,8 @@ impl Target {
         };
         explanation.add("app", format!("{app} in namespace {namespace}"));
         explanation.add("method", format!("{:?}", text(&method)));
-        Some(Self { id: app, namespace, verb, method, query: notes.query })
+        let (written, query) = (notes.target, notes.query);
+        Some(Self { id: app, namespace, written, verb, method, query })
     }
 
     fn question(&self) -> Question {
@@ -340,27 +342,36 @@ fn app(number: u32, id: &AppId, namespace: &Namespace) -> App {
     }
 }
 
-fn add_limits(way: Way, caller: &Entry, explanation: &mut Explanation) {
+fn add_limits(way: Way, caller: &Entry, policy: Option<&Policy>, explanation: &mut Explanation) {
     let limit = caller.body_bytes_max.map_or("unlimited".to_owned(), |max| format!("{max} bytes"));
     explanation.add("body", format!("request at most {limit}, response unlimited"));
+    let whole = match policy.is_some_and(|policy| policy.timeout.is_some()) {
+        true => "each attempt as above",
+        false => "the whole call none",
+    };
     explanation.add(
         "timeouts",
         format!(
-            "connect {CONNECT_TIMEOUT:?}, a peer that takes no bytes {STALL_TIMEOUT:?}, the whole \
-             call none"
+            "connect {CONNECT_TIMEOUT:?}, a peer that takes no bytes {STALL_TIMEOUT:?}, {whole}"
         ),
     );
     let replay = format!(
         "once more at once when a kept connection dies before its answer (requests up to \
          {REPLAY_BYTES_MAX} bytes that are safe to repeat)"
     );
-    let retries = if way == Way::App {
-        replay
-    } else {
-        format!(
-            "{PEER_RETRY_MAX} more times, {PEER_RETRY_INTERVAL:?} apart, while the sidecar cannot be \
-             reached (requests of known length); {replay}"
-        )
+    let built_in = match policy {
+        None => Some((PEER_RETRY_MAX, PEER_RETRY_INTERVAL)),
+        Some(policy) => policy
+            .built_in
+            .as_ref()
+            .map(|retry| (retry.count_max.unwrap_or(u32::MAX), retry.pause.first())),
+    };
+    let retries = match built_in.filter(|_| way == Way::Peers) {
+        None => replay,
+        Some((count, pause)) => format!(
+            "{count} more times, {pause:?} apart, while the sidecar cannot be reached (requests of \
+             known length); {replay}"
+        ),
     };
     explanation.add("retries", retries);
 }

@@ -22,6 +22,14 @@ pub(crate) enum Refusal {
     Open,
 }
 
+/// Which calls it lets through.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Position {
+    Closed,
+    HalfOpen,
+    Open,
+}
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Outcome {
     Failure,
@@ -57,6 +65,15 @@ impl State {
     pub(super) fn new(policy: &Breaker, now: Instant) -> Self {
         let (period, counts) = (Period::default(), Counts::default());
         Self { stage: closed(policy, now), period, counts }
+    }
+
+    pub(super) fn position(&mut self, policy: &Breaker, now: Instant) -> Position {
+        self.pass_time(policy, now);
+        match self.stage {
+            Stage::Closed { .. } => Position::Closed,
+            Stage::HalfOpen => Position::HalfOpen,
+            Stage::Open { .. } => Position::Open,
+        }
     }
 
     /// A call wants to go out; what it is let through with is needed to settle it.

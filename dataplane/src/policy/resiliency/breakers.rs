@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::breaker::{Move, Outcome, Period, Refusal, State};
+use super::breaker::{Move, Outcome, Period, Position, Refusal, State};
 use crate::{clock::Instant, limits::BREAKER_TARGETS_MAX};
 use foldhash::{HashMap, quality::RandomState};
 use snapshot::policy::resiliency::{Breaker, Policy};
@@ -52,6 +52,8 @@ struct Target {
     /// Another policy begins with breakers of its own.
     policy: Arc<Policy>,
     methods: HashMap<Box<[u8]>, Method>,
+    /// Of the method that was called last; its position is shown as the target's.
+    last: Option<Arc<Shared>>,
     used: u64,
 }
 
@@ -69,10 +71,27 @@ struct Shared {
 pub(crate) struct Ticket {
     shared: Arc<Shared>,
     period: Period,
+    is_probe: bool,
     is_settled: bool,
 }
 
 impl Breakers {
+    /// Of the breaker of a target that was asked last; `None`: none was, or its policy has another
+    /// one since.
+    pub(crate) fn position(&self, app: usize, target: &[u8], now: Instant) -> Option<Position> {
+        let shared = {
+            let shard = lock(self.shard(app, target));
+            Arc::clone(shard.apps.get(&app)?.get(target)?.last.as_ref()?)
+        };
+        let breaker = breaker_of(&shared.policy);
+        Some(lock(&shared.state).position(breaker, now))
+    }
+
+    fn shard(&self, app: usize, target: &[u8]) -> &Mutex<Shard> {
+        let hash = self.hasher.hash_one((app, target));
+        &self.shards[usize::try_from(hash % SHARDS as u64).expect("it is below SHARDS")]
+    }
+
     /// # Errors
     /// The breaker refuses the call.
     pub(super) fn enter(
@@ -81,12 +100,14 @@ impl Breakers {
         policy: &Arc<Policy>,
         now: Instant,
     ) -> Result<Ticket, Refusal> {
-        let hash = self.hasher.hash_one((endpoint.app, endpoint.target));
-        let index = usize::try_from(hash % SHARDS as u64).expect("it is below SHARDS");
-        let shared = lock(&self.shards[index]).find(endpoint, policy, now);
+        let shard = self.shard(endpoint.app, endpoint.target);
+        let shared = lock(shard).find(endpoint, policy, now);
         let breaker = breaker_of(&shared.policy);
-        let period = lock(&shared.state).enter(breaker, now)?;
-        Ok(Ticket { shared, period, is_settled: false })
+        let mut state = lock(&shared.state);
+        let period = state.enter(breaker, now)?;
+        let is_probe = state.position(breaker, now) == Position::HalfOpen;
+        std::mem::drop(state);
+        Ok(Ticket { shared, period, is_probe, is_settled: false })
     }
 }
 
@@ -102,7 +123,10 @@ impl Shard {
         let targets = self.apps.entry(endpoint.app).or_default();
         if !known {
             let (policy, methods) = (Arc::clone(policy), HashMap::default());
-            targets.insert(endpoint.target.into(), Target { policy, methods, used: clock });
+            targets.insert(
+                endpoint.target.into(),
+                Target { policy, methods, last: None, used: clock },
+            );
         }
         let target = targets.get_mut(endpoint.target).expect("it was known, or just made");
         target.used = clock;
@@ -110,10 +134,13 @@ impl Shard {
         if !Arc::ptr_eq(&target.policy, policy) {
             if target.policy.breaker != policy.breaker {
                 target.methods.clear();
+                target.last = None;
             }
             target.policy = Arc::clone(policy);
         }
-        target.find(endpoint.method, now, clock)
+        let shared = target.find(endpoint.method, now, clock);
+        target.last = Some(Arc::clone(&shared));
+        shared
     }
 
     /// The target that was called longest ago goes, when there are too many.
@@ -157,6 +184,11 @@ impl Target {
 }
 
 impl Ticket {
+    /// The position in which the breaker let it through.
+    pub(super) const fn position(&self) -> Position {
+        if self.is_probe { Position::HalfOpen } else { Position::Closed }
+    }
+
     pub(super) fn settle(mut self, outcome: Outcome, now: Instant) -> Option<Move> {
         self.is_settled = true;
         let breaker = breaker_of(&self.shared.policy);

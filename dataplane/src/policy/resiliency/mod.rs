@@ -18,7 +18,7 @@ mod breakers;
 mod kept;
 mod retry;
 
-pub(crate) use breaker::{Move, Refusal};
+pub(crate) use breaker::{Move, Position, Refusal};
 pub(crate) use breakers::{Breakers, Endpoint};
 pub(crate) use kept::Budget;
 
@@ -85,6 +85,15 @@ impl Attempts {
     /// Of daprd's own making, when another sidecar cannot be reached.
     pub(crate) fn built_in(&self) -> Option<&Retry> {
         self.policy.built_in.as_ref()
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// In which the breaker let the attempt through, if there is one.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.ticket.as_ref().map(Ticket::position)
     }
 
     pub(crate) fn retries(&self) -> bool {
