@@ -22,7 +22,7 @@ impl InScope {
         let endpoints: BTreeMap<&str, &HttpEndpoint> =
             endpoints.map(|found| (found.endpoint.name.as_str(), &found.endpoint)).collect();
         let resiliencies = resources.resiliencies.iter().filter(|found| holds(&found.scopes));
-        let resiliencies: BTreeSet<&str> = resiliencies.map(|found| found.name.as_str()).collect();
+        let resiliencies: BTreeSet<&str> = resiliencies.map(|found| &*found.source.name).collect();
         Self {
             http_endpoints: endpoints.into_values().cloned().collect(),
             resiliencies: resiliencies.into_iter().map(str::to_owned).collect(),

@@ -52,8 +52,11 @@ on_both_engines! {
 
 /// An app without neighbours, whose calls are tried again so often, if a policy says so.
 fn retrying(engine: Choice, target: &str, policy: Policy) -> Plane {
-    let resiliency =
-        Resiliency { targets: [(target.into(), Arc::new(policy))].into(), default: None };
+    let resiliency = Resiliency {
+        targets: [(target.into(), Arc::new(policy))].into(),
+        default: None,
+        sources: Vec::new(),
+    };
     Plane::on(engine)
         .app("orders", None)
         .edit(move |state| state.apps[0].resiliency = Some(Arc::new(resiliency)))

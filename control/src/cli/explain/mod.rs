@@ -233,10 +233,9 @@ impl Target {
             Ok(Named::App { id, namespace }) => (text(id), text(namespace)),
             Ok(Named::External(url)) => {
                 let url = text(url);
-                explanation.add(
-                    "answer",
-                    format!("500: {url} is no app id, and this version calls no URLs"),
-                );
+                let words = "is no app: the sidecar calls it as it is, without access control or \
+                    another sidecar on the way";
+                explanation.add("external", format!("{url} {words}"));
                 return None;
             }
             Err(_) => {
