@@ -17,14 +17,15 @@ use std::{
 const HEAD: &str = "\
 # Compatibility with Dapr
 
-What a client, an app or an operator can observe of service invocation over HTTP, compared with daprd 1.18.3, and the
-test that holds Ringcar to it. A test without a path is one of `dataplane/tests/e2e`: each runs on io_uring and on epoll,
-and where it matters for a call to the own app and for one over another sidecar.
-`cargo test -p ringcar-dataplane --test e2e <name>` runs one; the suite fails when a name here has no test. This page is
-made from `dataplane/tests/behaviours.txt`.
+What a client, an app or an operator can observe of service invocation over HTTP, compared with
+daprd 1.18.3, and the test that holds Ringcar to it. A test without a path is one of
+`dataplane/tests/e2e`: each runs on io_uring and on epoll, and where it matters for a call to the
+own app and for one over another sidecar. `cargo test -p ringcar-dataplane --test e2e <name>` runs
+one; the suite fails when a name here has no test. This page is made from
+`dataplane/tests/behaviours.txt`.
 
-*same*: nobody can tell. *better*: different, so that nothing which worked with daprd stops working. *absent*: not in this
-version, or deliberately different in a way a client could notice.
+*same*: nobody can tell. *better*: different, so that nothing which worked with daprd stops
+working. *absent*: not in this version, or deliberately different in a way a client could notice.
 ";
 
 struct Section {
@@ -80,8 +81,11 @@ fn page(sections: &[Section]) -> String {
     let mut page = HEAD.to_owned();
     let (same, better, absent) = (count("same"), count("better"), count("absent"));
     let all = rows().count();
-    write!(page, "\nOf {all} behaviours {same} are *same*, {better} *better*, {absent} *absent*.\n")
-        .unwrap();
+    write!(
+        page,
+        "\nOf {all} behaviours {same} are *same*, {better} *better*, {absent} *absent*.\n"
+    )
+    .unwrap();
     for section in sections {
         write!(page, "\n## {}\n\n| daprd 1.18 | Ringcar | test |\n|---|---|---|\n", section.title)
             .unwrap();
