@@ -24,7 +24,7 @@ impl Publisher {
     /// Serves an app from the next version on, or serves it otherwise.
     pub(crate) fn put(&mut self, mut app: App, metadata: &Metadata, listeners: Vec<Listener>) {
         app.metadata_json = metadata.emit();
-        self.pending.push(Change::App(app));
+        self.pending.push(Change::App(Arc::new(app)));
         self.pending.extend(listeners.into_iter().map(Change::Listener));
     }
 
@@ -156,13 +156,13 @@ impl Publisher {
             _ => None,
         });
         match last {
-            Some(Some(app)) => edit(app),
+            Some(Some(app)) => edit(Arc::make_mut(app)),
             Some(None) => {}
             None => {
                 if let Some(app) = told.apps.get(number as usize) {
                     let mut app = app.clone();
                     edit(&mut app);
-                    self.pending.push(Change::App(app));
+                    self.pending.push(Change::App(Arc::new(app)));
                 }
             }
         }

@@ -73,12 +73,11 @@ impl Apps {
 
     /// Puts the app into its slot. The caller has seen that neither slot nor name belong to another
     /// one.
-    pub(crate) fn insert(&mut self, app: App) -> Option<Arc<App>> {
+    pub(crate) fn insert(&mut self, app: Arc<App>) -> Option<Arc<App>> {
         let slot = Self::slot(app.number as usize);
         while self.chunks.len() <= slot / CHUNK {
             self.chunks.push(Arc::new([const { None }; CHUNK]));
         }
-        let app = Arc::new(app);
         self.by_name.insert(Arc::clone(&app));
         Arc::make_mut(&mut self.chunks[slot / CHUNK])[slot % CHUNK].replace(app)
     }

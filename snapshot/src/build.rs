@@ -137,7 +137,7 @@ fn number_apps(given: Vec<App>, errors: &mut Vec<BuildError>) -> Apps {
         } else if let Some(other) = apps.find_in_slot(Apps::slot(number as usize)) {
             errors.push(BuildError::AppNumberTwice { number, other: other.number });
         } else {
-            apps.insert(app);
+            apps.insert(Arc::new(app));
         }
     }
     apps

@@ -31,7 +31,7 @@ pub struct Delta {
 pub enum Change {
     /// An app is served from now on, or served otherwise. One that is there already is known by its
     /// number, which it keeps while it lives; so does its name.
-    App(App),
+    App(Arc<App>),
     AppRemoved {
         number: u32,
     },
@@ -98,7 +98,8 @@ impl Snapshot {
     pub fn changes_to(&self, state: State) -> Vec<Change> {
         let mut changes = self.removals(&state);
         let differs = |app: &App| self.apps.get(app.number as usize) != Some(app);
-        changes.extend(state.apps.into_iter().filter(differs).map(Change::App));
+        changes
+            .extend(state.apps.into_iter().filter(differs).map(|app| Change::App(Arc::new(app))));
         let differs = |listener: &Listener| self.find_listener(listener.id) != Some(listener);
         changes.extend(state.listeners.into_iter().filter(differs).map(Change::Listener));
         let differs = |route: &Route| {
@@ -163,18 +164,19 @@ impl Snapshot {
         }
     }
 
-    fn make_app(&mut self, app: App) -> Result<Option<Replaced>, BuildError> {
+    fn make_app(&mut self, app: Arc<App>) -> Result<Option<Replaced>, BuildError> {
         let number = app.number;
         let named = self.apps.find(app.id.as_str(), app.namespace.as_str());
         let placed = self.apps.find_in_slot(Apps::slot(number as usize));
         match (named, placed) {
             (Some(named), _) if named.number != number => {
-                return Err(BuildError::AppTwice { namespace: app.namespace, id: app.id });
+                let (namespace, id) = (app.namespace.clone(), app.id.clone());
+                return Err(BuildError::AppTwice { namespace, id });
             }
             (None, Some(placed)) => {
                 return Err(BuildError::AppNumberTwice { number, other: placed.number });
             }
-            (Some(named), _) if **named == app => return Ok(None),
+            (Some(named), _) if *named == app => return Ok(None),
             _ => {}
         }
         let old = self.apps.insert(app);
@@ -311,19 +313,19 @@ mod tests {
         for (case, changes, want) in [
             (
                 "a second number for an app",
-                vec![Change::App(app(7, "a", 80))],
+                vec![Change::App(Arc::new(app(7, "a", 80)))],
                 vec!["app default/a is served twice"],
             ),
             (
                 "the number of another app",
-                vec![Change::App(app(1, "c", 80))],
+                vec![Change::App(Arc::new(app(1, "c", 80)))],
                 vec![
                     "app number 1 names the slot of app number 1 (16 bits of a number are its slot)",
                 ],
             ),
             (
                 "the slot of another app",
-                vec![Change::App(app(0x1_0001, "c", 80))],
+                vec![Change::App(Arc::new(app(0x1_0001, "c", 80)))],
                 vec![
                     "app number 65537 names the slot of app number 1 (16 bits of a number are its slot)",
                 ],
@@ -374,11 +376,11 @@ mod tests {
     fn tells_what_was_replaced_and_only_that() {
         let before = snapshot();
         let changes = vec![
-            Change::App(app(0, "a", 80)),
+            Change::App(Arc::new(app(0, "a", 80))),
             Change::Listener(listener(0, 0)),
             Change::Route(route("far", &[1, 2])),
             Change::AppRemoved { number: 1 },
-            Change::App(app(0x1_0001, "c", 81)),
+            Change::App(Arc::new(app(0x1_0001, "c", 81))),
             Change::Listener(listener(3, 0x1_0001)),
             Change::Route(route("far", &[2])),
             Change::Route(route("near", &[3])),
@@ -416,11 +418,11 @@ mod tests {
                     let taken = |a: &App| a.number & 0xffff == slot;
                     if let Some(known) = state.apps.iter_mut().find(|a| taken(a)) {
                         known.metadata_json = draw.below(1000).to_string();
-                        return Some(Change::App(known.clone()));
+                        return Some(Change::App(Arc::new(known.clone())));
                     }
                     let app = app(draw.below(9) << 16 | slot, &format!("own-{slot}"), 0);
                     state.apps.push(app.clone());
-                    Some(Change::App(app))
+                    Some(Change::App(Arc::new(app)))
                 }
                 1 => {
                     let free = |a: &App| !state.listeners.iter().any(|l| l.app == a.number);

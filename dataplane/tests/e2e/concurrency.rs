@@ -237,7 +237,7 @@ on_both_engines! {
         // And none at all, by a delta.
         let mut unlimited = plane.app(0);
         unlimited.channel.as_mut().unwrap().concurrency_max = None;
-        plane.change(vec![Change::App(unlimited)]);
+        plane.change(vec![Change::App(unlimited.into())]);
         let mut upstream_three = app.accept();
         upstream_three.read_request();
         for upstream in [&mut upstream, &mut upstream_two, &mut upstream_three] {

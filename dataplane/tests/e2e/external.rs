@@ -194,7 +194,7 @@ on_both_engines! {
         // Without them the app is itself again.
         let mut app = plane.app(0);
         app.outbound = Arc::default();
-        plane.change(vec![Change::App(app)]);
+        plane.change(vec![Change::App(app.into())]);
         client.send(get("/v1.0/invoke/checkout/method/a"));
         assert_eq!(client.read_response().text(), "the app");
         client.send(get("/v1.0/invoke/shop/method/a"));

@@ -24,7 +24,7 @@ use std::{
 fn metadata(plane: &Plane, json: &str) -> Vec<Change> {
     let mut app = plane.app(0);
     app.metadata_json = json.to_owned();
-    vec![Change::App(app)]
+    vec![Change::App(app.into())]
 }
 
 fn gone(id: &str) -> Change {
@@ -423,7 +423,7 @@ on_both_engines! {
             let (socket, address) = listen_tcp();
             let id = ListenerId(77);
             let listener = Listener { id, kind: ListenerKind::Api, app: number, caller: None };
-            let changes = vec![Change::Listener(listener), Change::App(checkout)];
+            let changes = vec![Change::Listener(listener), Change::App(checkout.into())];
             let version = plane.send_changes(changes, &[(id, socket.as_fd())]);
             assert_eq!(plane.link.receive(), FromDataPlane::Live { version });
             drop(socket);
