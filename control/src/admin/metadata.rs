@@ -130,6 +130,8 @@ impl Metadata {
         let mut text = serde_json::to_string(self)
             .expect("strings, numbers and maps of them have a JSON form");
         text.push('\n');
+        // It is kept, for each app of a node.
+        text.shrink_to_fit();
         text
     }
 }

@@ -205,7 +205,7 @@ impl Sidecar {
         self.health_checks.stop(number);
         let (served, app, metadata) = prepared.serve(config);
         self.publisher.put(app, &metadata, listeners);
-        self.apps.insert(number, served);
+        self.apps.insert(number, Box::new(served));
     }
 
     /// Apps whose state is live are told of, and looked for.

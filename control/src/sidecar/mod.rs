@@ -77,8 +77,8 @@ pub(crate) struct Sidecar {
     /// The registries that apps are served for: with some of them they take calls over TCP.
     reached_by: Arc<Settings>,
     dir: RuntimeDir,
-    /// By number.
-    apps: BTreeMap<u32, Served>,
+    /// By number. Boxed, since a tree has room in its nodes for half as many again.
+    apps: BTreeMap<u32, Box<Served>>,
     numbers: Numbers,
     pool: Pool,
     /// For the apps that do not listen yet; each ends with its app's number.

@@ -51,8 +51,8 @@ impl Sidecar {
         if self.live == Version::default() {
             return;
         }
-        let is_new = |served: &&Served| served.stage == Stage::New;
-        let wishes = |served: &&Served| served.config.steering.is_any();
+        let is_new = |served: &&Box<Served>| served.stage == Stage::New;
+        let wishes = |served: &&Box<Served>| served.config.steering.is_any();
         for served in self.apps.values().filter(is_new).filter(wishes) {
             let (namespace, id) = (&served.entry.namespace, &served.entry.id);
             self.log.warning(format_args!(

@@ -235,7 +235,7 @@ impl Target {
                 let url = text(url);
                 let words = "is no app: the sidecar calls it as it is, without access control or \
                     another sidecar on the way";
-                explanation.add("external", format!("{url} {words}"));
+                explanation.add("answer", format!("{url} {words}"));
                 return None;
             }
             Err(_) => {
@@ -469,7 +469,7 @@ mod tests {
         for (case, call, path, want) in [
             ("two dots", "a.b.c/GET", "/", "500: invalid app id a.b.c"),
             ("no app", "/GET", "/x", "404: the path names no app"),
-            ("a URL", "http%3A%2F%2Fh/GET", "/", "500: http://h is no app id"),
+            ("a URL", "http%3A%2F%2Fh/GET", "/", "http://h is no app: the sidecar calls it"),
             ("forbidden", "orders/GET", "/a%23b", "500: invalid method: method contains forbidden"),
             ("a bare percent", "orders/GET", "/%25zz", "500: "),
             ("CONNECT", "orders/CONNECT", "/", "500: verb CONNECT is not carried"),
