@@ -28,6 +28,7 @@ use serde::Serialize;
 use snapshot::{AppId, Namespace, wire::AdminCallId};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     path::PathBuf,
     sync::Arc,
 };
@@ -62,9 +63,10 @@ struct Row<'a> {
 }
 
 impl Node {
-    /// Must be called within the runtime, by whoever has the claim.
+    /// Must be called within the runtime, by whoever has the claim. Takes the apps out of `config`:
+    /// of a thousand, one copy is enough.
     pub(super) fn start(
-        config: &NodeConfig,
+        config: &mut NodeConfig,
         files: Files,
         dir: &RuntimeDir,
         name: &PlaneName,
@@ -80,7 +82,7 @@ impl Node {
             base: config.base.clone(),
             defaults: config.defaults.clone(),
             steering: config.steering.clone(),
-            apps: config.apps.iter().cloned().map(Arc::new).collect(),
+            apps: mem::take(&mut config.apps).into_iter().map(Arc::new).collect(),
             changes,
             added: BTreeMap::new(),
             watches: Watches::default(),

@@ -102,7 +102,7 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
 /// # Errors
 /// When something that was asked for cannot be had, except by a single app.
 pub(crate) async fn prepare_node(
-    config: NodeConfig,
+    mut config: NodeConfig,
     files: crate::node::Files,
     log: &Log,
 ) -> Result<Sidecar, StartError> {
@@ -110,7 +110,7 @@ pub(crate) async fn prepare_node(
     let dir = runtime_dir()?;
     let name = PlaneName::of_node(&config.name);
     let claim = claim(&name, &dir, log).await?;
-    let mut node = Node::start(&config, files, &dir, &name, log);
+    let mut node = Node::start(&mut config, files, &dir, &name, log);
     let on_control_lost = config.on_control_lost;
     let apps = node.wanted(log);
     let is_wanted = apps.iter().any(|app| app.steering.is_any());
