@@ -51,9 +51,8 @@ impl Sidecar {
         if self.live == Version::default() {
             return;
         }
-        let is_new = |served: &&Box<Served>| served.stage == Stage::New;
-        let wishes = |served: &&Box<Served>| served.config.steering.is_any();
-        for served in self.apps.values().filter(is_new).filter(wishes) {
+        let new = self.apps.values().filter(|served| served.stage == Stage::New);
+        for served in new.filter(|served| served.config.steering.is_any()) {
             let (namespace, id) = (&served.entry.namespace, &served.entry.id);
             self.log.warning(format_args!(
                 "App {namespace}/{id} is served, and steering is off: nothing keeps others from its API"
