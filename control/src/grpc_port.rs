@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::{
+    accept::accept,
     config::Config,
     listen::{self, Bound, ListenError},
     log::Log,
@@ -24,13 +25,11 @@ use std::{
     convert::Infallible,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::Instant,
 };
@@ -47,13 +46,12 @@ impl GrpcPort {
     /// done without.
     pub(crate) fn start(config: &Config, log: &Log) -> Self {
         let log = log.scoped("dapr.runtime.grpc");
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut port = Self::default();
         if let Some(directory) = &config.unix_socket_directory {
             let path = directory.join(format!("dapr-{}-grpc.socket", config.app_id));
             match listen_unix(&path) {
                 Ok(listener) => {
-                    port.listeners.spawn(accept(Listener::Unix(listener), places));
+                    port.listeners.spawn(accept(listener, CONNECTIONS_MAX, serve));
                     port.file = Some(path);
                 }
                 Err(e) => log.warning(format_args!("{e}; clients of the gRPC API are not told")),
@@ -68,7 +66,7 @@ impl GrpcPort {
         };
         for host in hosts {
             let (host, number) = (host.clone(), config.grpc_port);
-            port.listeners.spawn(serve_tcp(host, number, Arc::clone(&places), log.clone()));
+            port.listeners.spawn(serve_tcp(host, number, log.clone()));
         }
         port
     }
@@ -90,7 +88,7 @@ fn listen_unix(path: &Path) -> Result<UnixListener, ListenError> {
     UnixListener::from_std(listener).map_err(failed)
 }
 
-async fn serve_tcp(host: String, port: u16, places: Arc<Semaphore>, log: Log) {
+async fn serve_tcp(host: String, port: u16, log: Log) {
     let deadline = Instant::now() + listen::RETRY;
     let Bound { socket, address } = loop {
         match listen::tcp_if_free(&host, port) {
@@ -105,38 +103,10 @@ async fn serve_tcp(host: String, port: u16, places: Arc<Semaphore>, log: Log) {
     };
     log.info(format_args!("gRPC server listening on TCP address: {address}; it carries no call"));
     let Ok(listener) = TcpListener::from_std(socket.into()) else { return };
-    accept(Listener::Tcp(listener), places).await;
+    accept(listener, CONNECTIONS_MAX, serve).await;
 }
 
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-async fn accept(listener: Listener, places: Arc<Semaphore>) {
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        let accepted = match &listener {
-            Listener::Tcp(tcp) => tcp.accept().await.map(|(stream, _)| answer(stream, place)),
-            Listener::Unix(unix) => unix.accept().await.map(|(stream, _)| answer(stream, place)),
-        };
-        if accepted.is_err() {
-            // Out of descriptors, or a client that left: the next one may fare better.
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-        }
-    }
-}
-
-fn answer(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    place: OwnedSemaphorePermit,
-) {
-    tokio::spawn(async move {
-        serve(stream).await;
-        drop(place);
-    });
-}
-
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
@@ -168,5 +138,4 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Nothing good comes to who waits here; a client that keeps its connection makes a new one.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const BIND_PAUSE: Duration = Duration::from_millis(250);

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accept;
 mod admin;
 mod adopt;
 mod app_channel;

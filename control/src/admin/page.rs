@@ -4,16 +4,17 @@
 #![forbid(unsafe_code)]
 
 use super::metrics;
+use crate::accept::accept;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode, body::Bytes, header, server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{convert::Infallible, io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, os::fd::OwnedFd, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
 };
 
 /// One scrape: whoever holds the counters answers with the page.
@@ -26,25 +27,10 @@ pub(crate) type Scrape = oneshot::Sender<String>;
 pub(crate) fn serve(socket: OwnedFd) -> io::Result<mpsc::Receiver<Scrape>> {
     let listener = TcpListener::from_std(socket.into())?;
     let (scrapes, receiver) = mpsc::channel(CONNECTIONS_MAX);
-    tokio::spawn(accept(listener, scrapes));
+    tokio::spawn(accept(listener, CONNECTIONS_MAX, move |stream| {
+        serve_connection(stream, scrapes.clone())
+    }));
     Ok(receiver)
-}
-
-async fn accept(listener: TcpListener, scrapes: mpsc::Sender<Scrape>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let scrapes = scrapes.clone();
-                tokio::spawn(async move {
-                    serve_connection(stream, scrapes).await;
-                    drop(place);
-                });
-            }
-            // Out of descriptors, or a client that left: the next one may fare better.
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
-    }
 }
 
 async fn serve_connection(stream: TcpStream, scrapes: mpsc::Sender<Scrape>) {
@@ -92,4 +78,3 @@ const CONNECTIONS_MAX: usize = 16;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

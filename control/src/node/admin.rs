@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 use crate::{
+    accept::accept,
     knowledge::Question,
     listen::{self, ListenError},
 };
@@ -27,10 +28,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::Path, time::Duration};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
 };
 
 /// What an operator asks for.
@@ -70,25 +71,10 @@ pub(crate) fn serve(path: &Path) -> Result<mpsc::Receiver<Order>, ListenError> {
     let failed = |reason| ListenError::BindUnix { path: path.to_owned(), reason };
     let listener = UnixListener::from_std(listen::unix(path)?.into()).map_err(failed)?;
     let (orders, receiver) = mpsc::channel(CONNECTIONS_MAX);
-    tokio::spawn(accept(listener, orders));
+    tokio::spawn(accept(listener, CONNECTIONS_MAX, move |stream| {
+        serve_connection(stream, orders.clone())
+    }));
     Ok(receiver)
-}
-
-async fn accept(listener: UnixListener, orders: mpsc::Sender<Order>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let orders = orders.clone();
-                tokio::spawn(async move {
-                    serve_connection(stream, orders).await;
-                    drop(place);
-                });
-            }
-            // Out of descriptors, or a client that left: the next one may fare better.
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
-    }
 }
 
 async fn serve_connection(stream: UnixStream, orders: mpsc::Sender<Order>) {
@@ -162,7 +148,6 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// A list of some thousands of apps.
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
