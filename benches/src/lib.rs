@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod memory;
+
 use clap::Parser;
 use loadtests::address;
 use snapshot::Address;

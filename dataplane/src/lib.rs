@@ -19,6 +19,7 @@ mod link;
 mod listener;
 mod mailbox;
 pub mod policy;
+mod probe;
 mod process;
 mod relay;
 mod resolver;
@@ -31,4 +32,5 @@ mod timer;
 mod upstream;
 mod worker;
 
+pub use probe::WorkerProbe;
 pub use process::{Options, RunError, run};

@@ -108,7 +108,11 @@ impl<E: Engine> Worker<E> {
         Ok(())
     }
 
-    fn turn(&mut self) -> Result<(), EngineError> {
+    pub(crate) fn engine(&mut self) -> &mut E {
+        &mut self.relay.engine
+    }
+
+    pub(crate) fn turn(&mut self) -> Result<(), EngineError> {
         let mut events = std::mem::take(&mut self.events);
         let timeout = self.timeout();
         let is_leaving = self.stage == Stage::Leaving;
