@@ -53,15 +53,13 @@ pub fn decode_query(text: &[u8], out: &mut Vec<u8>) -> Result<(), EscapeError> {
 
 fn decode(text: &[u8], out: &mut Vec<u8>, plain: impl Fn(u8) -> u8) -> Result<(), EscapeError> {
     let mut rest = text;
-    while let Some((&byte, after)) = rest.split_first() {
-        if byte == b'%' {
-            out.push(triplet(rest).ok_or_else(|| EscapeError::at(rest))?);
-            rest = &rest[3..];
-        } else {
-            out.push(plain(byte));
-            rest = after;
-        }
+    while let Some(at) = memchr::memchr(b'%', rest) {
+        out.extend(rest[..at].iter().map(|byte| plain(*byte)));
+        rest = &rest[at..];
+        out.push(triplet(rest).ok_or_else(|| EscapeError::at(rest))?);
+        rest = &rest[3..];
     }
+    out.extend(rest.iter().map(|byte| plain(*byte)));
     Ok(())
 }
 

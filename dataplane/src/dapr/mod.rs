@@ -19,6 +19,7 @@ pub mod message;
 pub mod method;
 mod methods;
 pub mod path;
+mod plain;
 mod registered;
 pub mod target;
 
@@ -54,15 +55,41 @@ pub struct CallNotes {
     pub method: Vec<u8>,
     /// As it came, without `?` and without a fragment; empty when there is none.
     pub query: Vec<u8>,
+    /// The method is normal, and its own encoding in a path.
+    is_plain: bool,
     scratch: Vec<u8>,
 }
 
 impl CallNotes {
-    fn clear(&mut self) {
+    /// Nothing is noted any more; the buffers stay.
+    pub fn clear(&mut self) {
         self.target.clear();
         self.method.clear();
         self.query.clear();
+        self.is_plain = false;
         self.scratch.clear();
+    }
+
+    /// [`method::normalise`], which most methods have no need of.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn normalise(&mut self) -> Result<(), method::MethodError> {
+        debug_assert!(!self.is_plain || method::is_normal(&self.method));
+        if self.is_plain { Ok(()) } else { method::normalise(&mut self.method) }
+    }
+
+    /// [`method::app_path`] of the normalised method.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write_app_path(&self, out: &mut Vec<u8>) -> Result<(), escape::EscapeError> {
+        if !self.is_plain {
+            return method::app_path(&self.method, out);
+        }
+        out.push(b'/');
+        out.extend_from_slice(&self.method);
+        Ok(())
     }
 }
 
@@ -107,6 +134,21 @@ pub fn interpret(request: &Request<'_>, notes: &mut CallNotes) -> Asked {
 /// The same where not all of it need be allowed.
 pub fn interpret_allowed(request: &Request<'_>, allowed: &Allowed, notes: &mut CallNotes) -> Asked {
     notes.clear();
+    let is_named_by_path = request.app_id_header.is_none() && request.authorization.is_none();
+    if is_named_by_path
+        && allowed.has_invoke
+        && let Some(call) = plain::find(request.target)
+    {
+        notes.target.extend_from_slice(call.id);
+        notes.method.extend_from_slice(call.method);
+        notes.query.extend_from_slice(call.query);
+        notes.is_plain = true;
+        return Asked::Invoke { app_id_header_used: false };
+    }
+    interpret_closely(request, allowed, notes)
+}
+
+fn interpret_closely(request: &Request<'_>, allowed: &Allowed, notes: &mut CallNotes) -> Asked {
     let target = match read_target(request, notes) {
         Ok(target) => target,
         Err(reason) => return Asked::Local(LocalCall::BadTarget(reason)),
@@ -232,6 +274,43 @@ mod tests {
                 line
             }
         }
+    }
+
+    #[test]
+    fn the_short_way_and_the_long_way_lead_to_the_same_call() {
+        const PARTS: [&str; 14] = [
+            "/", "v1.0", "invoke", "method", "app", "x", ".", "..", "%41", "?", "=", "+", "//",
+            "a.b",
+        ];
+        let prefix = ["/v1.0/invoke/app/method/", "/v1.0/invoke/"];
+        let mut taken = 0;
+        for number in 0..PARTS.len().pow(4) * 2 {
+            let mut target = prefix[number % 2].to_owned();
+            let mut rest = number / 2;
+            while rest > 0 {
+                target.push_str(PARTS[rest % PARTS.len()]);
+                rest /= PARTS.len();
+            }
+            let request = request("GET", &target);
+            let (mut short, mut long) = (CallNotes::default(), CallNotes::default());
+            let asked = interpret(&request, &mut short);
+            assert_eq!(asked, interpret_closely(&request, &Allowed::ALL, &mut long), "{target}");
+            taken += usize::from(short.is_plain);
+            if !short.is_plain {
+                continue;
+            }
+            assert_eq!(short.normalise(), long.normalise(), "{target}");
+            let (mut path, mut long_path) = (Vec::new(), Vec::new());
+            let written = short.write_app_path(&mut path);
+            assert_eq!(written, long.write_app_path(&mut long_path), "{target}");
+            assert_eq!(path, long_path, "{target}");
+            let parts = |notes: &CallNotes| {
+                [&notes.target, &notes.method, &notes.query]
+                    .map(|part| part.escape_ascii().to_string())
+            };
+            assert_eq!(parts(&short), parts(&long), "{target}");
+        }
+        assert!(taken > 1000, "{taken} took the short way");
     }
 
     fn request<'a>(method: &'a str, target: &'a str) -> Request<'a> {

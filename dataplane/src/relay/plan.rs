@@ -12,7 +12,7 @@ use crate::{
     dapr::{
         external::{BaseUrl, Host},
         headers::{write_callee, write_destination},
-        method::{app_path, decode_from_peer, encode_for_peer, normalise, verb},
+        method::{decode_from_peer, encode_for_peer, verb},
         target::{Named, split_id},
     },
     error::{Cause, Hop},
@@ -73,7 +73,7 @@ impl<'v> Planner<'_, 'v> {
         let own = &self.view.snapshot.apps[self.app];
         self.lines.clear();
         self.exchange.request_bytes_max = own.body_bytes_max;
-        normalise(&mut self.exchange.notes.method).map_err(Cause::Method)?;
+        self.exchange.notes.normalise().map_err(Cause::Method)?;
         let drop = match &self.view.app(self.app).guards.api_token {
             // It was for us, and we have looked at it.
             Some(_) => FieldSet::of(&[Field::DaprApiToken]),
@@ -118,7 +118,7 @@ impl<'v> Planner<'_, 'v> {
         self.exchange.hop = Hop::InboundFromPeer;
         self.exchange.request_bytes_max = callee.body_bytes_max;
         self.exchange.notes.target.extend_from_slice(callee.id.as_str().as_bytes());
-        normalise(&mut self.exchange.notes.method).map_err(Cause::Method)?;
+        self.exchange.notes.normalise().map_err(Cause::Method)?;
         let caller = caller.map(|number| number as usize);
         let Some(caller) = caller.filter(|number| snapshot.apps.get(*number).is_some()) else {
             return self.plan_app(index, From::Stranger, NEIGHBOUR);
@@ -137,7 +137,7 @@ impl<'v> Planner<'_, 'v> {
         self.exchange.request_bytes_max = None;
         let target = self.head.lines.find(Field::DestinationAppId).ok_or(Cause::Misdirected)?;
         let notes = &mut self.exchange.notes;
-        notes.target.clear();
+        notes.clear();
         notes.target.extend_from_slice(target.value.of(self.bytes));
         let own = &self.view.snapshot.apps[self.app];
         let Ok(Named::App { id, namespace }) = split_id(&notes.target, own.namespace.as_str())
@@ -147,9 +147,7 @@ impl<'v> Planner<'_, 'v> {
         let found = route::find(&self.view.snapshot, self.app, id, namespace);
         let Ok(Destination::Local { index, .. }) = found else { return Err(Cause::Misdirected) };
         let (path, query) = split_query(self.head.target.of(self.bytes));
-        notes.method.clear();
         decode_from_peer(path, &mut notes.method).map_err(|_| NOT_A_PEERS_PATH)?;
-        notes.query.clear();
         notes.query.extend_from_slice(query);
         self.plan_app(index, From::Peer, FROM_PEER)
     }
@@ -314,7 +312,7 @@ impl<'v> Planner<'_, 'v> {
     /// The path that the app sees. Where there is none, the error names what was to become one.
     fn write_app_path(&mut self) -> Result<(), Cause> {
         let exchange = &mut *self.exchange;
-        let written = app_path(&exchange.notes.method, &mut exchange.url_path);
+        let written = exchange.notes.write_app_path(&mut exchange.url_path);
         if written.is_err() {
             exchange.url_path.push(b'/');
             exchange.url_path.extend_from_slice(&exchange.notes.method);
@@ -371,6 +369,9 @@ fn push_query(exchange: &mut Exchange) {
 /// The verb the app is called with, after daprd's rules for those that HTTP does not know. `head`
 /// would become one whose response has no body, unlike the client thinks.
 fn verb_of(method: Method, name: &[u8]) -> Result<Method, Cause> {
+    if !matches!(method, Method::Connect | Method::Other) {
+        return Ok(method);
+    }
     let verb = verb(name).ok_or(Cause::InvalidVerb)?;
     match Method::from_bytes(verb.as_bytes()) {
         Method::Head if method != Method::Head => Err(Cause::InvalidVerb),
