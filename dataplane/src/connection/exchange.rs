@@ -111,8 +111,57 @@ impl Exchange {
         );
         debug_assert!(matches!(self.pass, Pass::None), "the last exchange gave its token back");
         debug_assert!(self.observed.is_none(), "the last exchange was told of");
-        let Buffers { notes, url_path, replay, cors } = buffers;
-        *self = Self { notes, url_path, replay, cors, ..Self::default() };
+        // One by one: a new one would be made beside this one, and moved over it.
+        let Self {
+            notes,
+            observed,
+            url_path,
+            method,
+            version,
+            keep_alive,
+            asks_more,
+            expects_continue,
+            hop,
+            endpoint,
+            seat,
+            tried,
+            attempted,
+            external,
+            pass,
+            upstream,
+            upstream_reached,
+            request,
+            request_bytes_max,
+            pending,
+            replay,
+            replay_count,
+            retry_count,
+            is_resolved_anew,
+            attempts,
+            interim_count,
+            wants_events,
+            upgrade,
+            response_started,
+            response,
+            encoding,
+            cors,
+            upstream_keep_alive,
+        } = self;
+        (*notes, *url_path) = (buffers.notes, buffers.url_path);
+        (*replay, *cors) = (buffers.replay, buffers.cors);
+        (*observed, *external, *attempts) = (None, None, None);
+        (*endpoint, *seat, *upstream) = (None, None, None);
+        (*method, *version, *hop) = (Method::default(), Version::default(), Hop::default());
+        (*keep_alive, *asks_more, *expects_continue) = (false, false, false);
+        (*upstream_reached, *is_resolved_anew, *wants_events) = (false, false, false);
+        (*upgrade, *response_started, *upstream_keep_alive) = (false, false, false);
+        (*replay_count, *retry_count, *interim_count) = (0, 0, 0);
+        (*attempted, *request_bytes_max) = (Instant::default(), None);
+        (*pass, *encoding) = (Pass::default(), Encoding::default());
+        *request = BodyReader::default();
+        *response = BodyReader::default();
+        tried.clear();
+        pending.clear();
     }
 
     /// Whether the request, as far as it is here, may reach the app twice (RFC 9110 §9.2.2).

@@ -367,6 +367,11 @@ impl<E: Engine> Relay<E> {
         let queued = self.engine.send_queued_bytes(socket);
         match self.owners.find(socket) {
             Some(Owner::Downstream(key)) => {
+                let connection = self.connections.find(key);
+                if queued == 0 && connection.is_some_and(Connection::is_at_rest) {
+                    // Nobody waited for it.
+                    return;
+                }
                 if queued <= RELAY_LOW_BYTES {
                     self.resume_upstream(key);
                     self.take_up_requests(key);
@@ -458,17 +463,19 @@ impl<E: Engine> Relay<E> {
     /// a byte.
     fn note_progress(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.find_mut(key) else { return };
-        let upstream = connection.exchange.upstream.and_then(|key| self.upstreams.find(key));
-        let queued = self.engine.send_queued_bytes(connection.socket)
-            + upstream.map_or(0, |upstream| self.engine.send_queued_bytes(upstream.socket));
+        let has_queued = || {
+            let upstream = connection.exchange.upstream.and_then(|key| self.upstreams.find(key));
+            self.engine.send_queued_bytes(connection.socket) > 0
+                || upstream.is_some_and(|u| self.engine.send_queued_bytes(u.socket) > 0)
+        };
         let stalls = match connection.state {
             // A client that sent FIN, or is not read, may be gone altogether; nothing else would
             // tell us.
             State::Exchanging => {
                 let is_deaf = connection.read_closed || connection.paused;
-                queued > 0 || !connection.exchange.request.is_complete() || is_deaf
+                is_deaf || !connection.exchange.request.is_complete() || has_queued()
             }
-            State::Tunnel => queued > 0,
+            State::Tunnel => has_queued(),
             State::Flushing { .. } => true,
             _ => return,
         };
@@ -488,8 +495,12 @@ impl<E: Engine> Relay<E> {
     fn schedule_connection(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let Some(deadline) = connection.deadline else { return };
-        let near = self.fine_timers.horizon();
         let is_policys = connection.exchange.policy_deadline().is_some();
+        if !is_policys && connection.timer_at.is_some_and(|entered| entered <= deadline) {
+            // The usual: the deadline moved on, and its entry will come up before it.
+            return;
+        }
+        let near = self.fine_timers.horizon();
         let (wheel, at, slack) = match deadline.since(self.now) < near {
             true => (&mut self.fine_timers, deadline, FINE_ENTRY_SLACK),
             // Comes up early, and is entered once more, to the millisecond.
