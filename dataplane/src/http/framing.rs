@@ -43,17 +43,24 @@ pub enum FramingError {
 /// Spells the field that frames a body as everybody does, where its sender did not (`CHUNKED`,
 /// `007`): appends the line to `out` and returns the field whose line it replaces.
 pub fn respell(framing: Framing, lines: &Lines, head: &[u8], out: &mut Vec<u8>) -> FieldSet {
-    let mut digits = [0; 20];
-    let (field, name, usual) = match framing {
-        Framing::Chunked => (Field::TransferEncoding, "Transfer-Encoding: ", &b"chunked"[..]),
-        Framing::Length(length) => {
-            (Field::ContentLength, "Content-Length: ", decimal(length, &mut digits))
-        }
+    let field = match framing {
+        Framing::Chunked => Field::TransferEncoding,
+        Framing::Length(_) => Field::ContentLength,
         Framing::Empty | Framing::UntilClose => return FieldSet::default(),
     };
-    if lines.find(field).is_none_or(|line| line.value.of(head) == usual) {
+    let is_usual = |value: &[u8]| match framing {
+        Framing::Chunked => value == CHUNKED,
+        // It has digits and nothing else; only zeros in front can make it another text.
+        _ => !matches!(value, [b'0', _, ..]),
+    };
+    if lines.find(field).is_none_or(|line| is_usual(line.value.of(head))) {
         return FieldSet::default();
     }
+    let mut digits = [0; 20];
+    let (name, usual) = match framing {
+        Framing::Length(length) => ("Content-Length: ", decimal(length, &mut digits)),
+        _ => ("Transfer-Encoding: ", CHUNKED),
+    };
     for part in [name.as_bytes(), usual, b"\r\n"] {
         out.extend_from_slice(part);
     }

@@ -11,6 +11,9 @@ use super::{
     field::{Field, FieldSet},
     head::{CRLF, Line, Lines},
 };
+use crate::limits::HEADER_LINES_MAX;
+use arrayvec::ArrayVec;
+use std::ops::Range;
 
 /// What to change. Lines that `Connection` names go in any case; of several `Baggage` lines the
 /// first stays, as in daprd.
@@ -38,16 +41,22 @@ pub fn rewrite_in_place(
     rewrite: &Rewrite<'_>,
 ) -> Option<usize> {
     let mut kept_bytes = CRLF.len();
+    let mut runs = Runs::new();
     for line in kept(lines, rewrite.drop) {
         if line.field == Field::GrpcPrefixed {
             return None;
         }
         kept_bytes += line.bytes();
+        match runs.last_mut() {
+            Some(run) if run.end == line.name.start => run.end = line.end,
+            // Each run but the first has a dropped line before it.
+            _ => runs.push(line.name.start..line.end),
+        }
     }
     let head_end = head_start + head_bytes;
     let new_bytes = total(rewrite.start_line) + total(rewrite.added);
     let start = head_end.checked_sub(kept_bytes + new_bytes)?;
-    move_right(buffer, head_start, lines, head_end, rewrite.drop);
+    move_right(buffer, head_start, &runs, head_end);
     let mut at = start;
     for part in rewrite.start_line.iter().chain(rewrite.added) {
         buffer[at..at + part.len()].copy_from_slice(part);
@@ -90,28 +99,19 @@ fn stays(lines: &[Line], index: usize, drop: FieldSet) -> bool {
 /// Moves each run of kept lines to the right, the last one first, so that nothing is overwritten
 /// before it moved. The empty line at the end, and the kept lines that touch it, stay where they
 /// are.
-fn move_right(
-    buffer: &mut [u8],
-    head_start: usize,
-    lines: &Lines,
-    head_end: usize,
-    drop: FieldSet,
-) {
-    let lines = lines.as_slice();
-    let is_kept = |index: &usize| stays(lines, *index, drop);
+fn move_right(buffer: &mut [u8], head_start: usize, runs: &Runs, head_end: usize) {
     let mut free_end = head_end - CRLF.len();
-    let mut next = lines.len();
-    while let Some(last) = (0..next).rev().find(is_kept) {
-        let first = (0..last).rev().find(|index| !is_kept(index)).map_or(0, |index| index + 1);
-        let run =
-            head_start + lines[first].name.start as usize..head_start + lines[last].end as usize;
+    for run in runs.iter().rev() {
+        let run = head_start + run.start as usize..head_start + run.end as usize;
         free_end -= run.len();
         if free_end != run.start {
             buffer.copy_within(run, free_end);
         }
-        next = first;
     }
 }
+
+/// Where kept lines lie that follow each other.
+type Runs = ArrayVec<Range<u32>, { HEADER_LINES_MAX.div_ceil(2) }>;
 
 impl Line {
     fn bytes(&self) -> usize {

@@ -356,6 +356,12 @@ fn status_line<'a>(
     version: Version,
     line: &'a mut [u8; STATUS_LINE_BYTES_MAX],
 ) -> &'a [u8] {
+    let whole = head.reason.end as usize + b"\r\n".len();
+    let is_as_it_came = version == Version::Http11 && head.version == version;
+    if is_as_it_came && !head.reason.is_empty() && whole <= line.len() {
+        line[..whole].copy_from_slice(&bytes[..whole]);
+        return &line[..whole];
+    }
     let first: &[u8] = match version {
         Version::Http10 => b"HTTP/1.0 ",
         Version::Http11 => b"HTTP/1.1 ",
