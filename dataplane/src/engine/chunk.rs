@@ -7,7 +7,7 @@
 use super::pool::{BufferPool, SLOT_BYTES, Slot};
 use crate::limits::HEADROOM_BYTES;
 use std::{
-    fmt, io,
+    fmt, io, mem,
     ops::{Deref, Range},
     rc::Rc,
 };
@@ -44,11 +44,16 @@ impl Chunk {
         }
     }
 
-    /// Takes the first `count` bytes off, as a chunk of their own that shares the buffer.
+    /// Takes the first `count` bytes off, as a chunk of their own that shares the buffer with what is
+    /// left, if anything is.
     ///
     /// # Panics
     /// When there are fewer.
     pub fn split_to(&mut self, count: usize) -> Self {
+        if count == self.len() {
+            // The usual: all of it, and nothing is left to share the buffer.
+            return mem::replace(self, Self::from_static(b""));
+        }
         let mut front = self.clone();
         self.advance(count);
         front.end = self.start;
@@ -107,6 +112,7 @@ impl Chunk {
 impl Deref for Chunk {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         self.buffer.bytes(self.start..self.end)
     }
@@ -126,6 +132,7 @@ enum Buffer {
 }
 
 impl Buffer {
+    #[inline]
     fn bytes(&self, range: Range<usize>) -> &[u8] {
         match self {
             Self::Heap(bytes) => &bytes[range],
@@ -269,7 +276,12 @@ mod tests {
                 let mut back = whole.clone();
                 let front = back.split_to(at);
                 assert_eq!((&*front, &*back), (&b"hello"[..at], &b"hello"[at..]), "{kind} {at}");
-                assert_eq!(back.start(), whole.start() + at, "{kind} {at}");
+                let has_rest = at < whole.len();
+                assert!(!has_rest || back.start() == whole.start() + at, "{kind} {at}");
+                // Nothing is left that would keep the whole from being written.
+                let mut alone = Chunk::from_vec(whole.to_vec(), 0);
+                let mut front = alone.split_to(at);
+                assert_eq!(front.unique_mut().is_some(), !has_rest, "{kind} {at}");
             }
         }
     }

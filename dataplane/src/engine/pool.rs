@@ -142,6 +142,7 @@ pub(super) struct Slot {
 impl Slot {
     /// # Panics
     /// When the range does not lie inside the slot.
+    #[inline]
     pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
         let start = self.start_of(&range);
         // SAFETY: the range was checked to lie inside this slot, and the mapping outlives `self`
@@ -166,6 +167,7 @@ impl Slot {
         Some(unsafe { slice::from_raw_parts_mut(start.as_ptr(), range.len()) })
     }
 
+    #[inline]
     fn start_of(&self, range: &Range<usize>) -> NonNull<u8> {
         assert!(range.start <= range.end && range.end <= SLOT_BYTES, "a range inside the slot");
         self.pool.mapping.at(usize::from(self.id) * SLOT_BYTES + range.start)
@@ -210,6 +212,7 @@ impl Mapping {
 
     /// # Panics
     /// When `offset` lies behind the end.
+    #[inline]
     pub(super) fn at(&self, offset: usize) -> NonNull<u8> {
         assert!(offset <= self.bytes, "an offset inside the mapping");
         // SAFETY: the offset was checked to lie inside the one mapping that `start` points to,

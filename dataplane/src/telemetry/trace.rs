@@ -114,10 +114,24 @@ const fn values() -> [u8; 256] {
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
+/// Two digits at a time: every request without a trace gets one that is written here.
 fn write_hex(bytes: &[u8], out: &mut [u8]) {
     for (byte, pair) in bytes.iter().zip(out.as_chunks_mut::<2>().0) {
-        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]];
+        *pair = PAIRS[usize::from(*byte)];
     }
+}
+
+/// Of each byte its two digits.
+static PAIRS: [[u8; 2]; 256] = pairs();
+
+const fn pairs() -> [[u8; 2]; 256] {
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 0xf]];
+        byte += 1;
+    }
+    pairs
 }
 
 /// W3C Trace Context §3.3.1.3.1 and §3.3.1.3.2.
