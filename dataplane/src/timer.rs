@@ -70,7 +70,8 @@ impl<K> Wheel<K> {
     /// Moves all keys whose time has come to `due`.
     pub(crate) fn expire(&mut self, now: Instant, due: &mut Vec<K>) {
         let target = now.as_millis() / self.tick_ms;
-        if self.count == 0 {
+        let is_same_tick = target <= self.tick;
+        if self.count == 0 || (is_same_tick && !self.is_taken(slot_of(self.tick))) {
             self.tick = self.tick.max(target);
             return;
         }
@@ -79,11 +80,18 @@ impl<K> Wheel<K> {
         let first = self.tick.max(target.saturating_sub(SLOTS as u64));
         for tick in first..=target {
             let slot = slot_of(tick);
+            if !self.is_taken(slot) {
+                continue;
+            }
             due.append(&mut self.slots[slot]);
             self.taken[slot / WORD_BITS] &= !(1 << (slot % WORD_BITS));
         }
         self.tick = self.tick.max(target);
         self.count -= due.len() - due_before;
+    }
+
+    fn is_taken(&self, slot: usize) -> bool {
+        self.taken[slot / WORD_BITS] & 1 << (slot % WORD_BITS) != 0
     }
 
     /// How long until the next entry comes up; `None` when there is none.

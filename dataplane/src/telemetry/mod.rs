@@ -178,6 +178,9 @@ impl Telemetry {
     }
 
     fn series(&mut self, app: &AppTelemetry, labels: Labels) -> &Arc<Series> {
+        if self.series.find_recent(app.slot(), labels).is_some() {
+            return self.series.find_recent(app.slot(), labels).expect("it is there");
+        }
         let shape = app.shape(&self.bounds);
         let (series, place) = self.series.series(&shape, labels, &self.names);
         if place == Place::Overflow || labels.name == NameId::OTHERS {

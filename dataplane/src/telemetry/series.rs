@@ -47,6 +47,8 @@ pub(crate) enum Family {
     Server,
 }
 
+const FAMILIES: usize = Family::Server as usize + 1;
+
 /// The labels of a series beside its app's id. What does not apply is zero.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Labels {
@@ -143,6 +145,9 @@ pub(super) struct Shape<'a> {
 #[derive(Default)]
 pub(super) struct SeriesTable {
     series: HashMap<u64, Arc<Series>, RandomState>,
+    /// The one of each family that was asked for last, with its key: calls are often like the one
+    /// before.
+    recent: [Option<(u64, Arc<Series>)>; FAMILIES],
     /// Not told to the link yet.
     fresh: Vec<Arc<Series>>,
 }
@@ -155,6 +160,12 @@ pub(super) enum Place {
 }
 
 impl SeriesTable {
+    /// The series with a place of its own that was asked for last of its kind, if it is this one.
+    pub(super) fn find_recent(&self, slot: usize, labels: Labels) -> Option<&Arc<Series>> {
+        let (key, series) = self.recent[labels.family as usize].as_ref()?;
+        (*key == labels.key(slot)).then_some(series)
+    }
+
     /// Beyond METRIC_SERIES_MAX what would be new goes into one series per kind and app.
     pub(super) fn series(
         &mut self,
@@ -178,12 +189,16 @@ impl SeriesTable {
                 entry.insert(series)
             }
         };
+        if place == Place::Own && labels.name != NameId::OTHERS {
+            self.recent[labels.family as usize] = Some((key, Arc::clone(series)));
+        }
         (series, place)
     }
 
     /// Those of an app that is gone, or that is told otherwise from now on.
     pub(super) fn forget(&mut self, slot: usize) {
         self.series.retain(|key, _| slot_of(*key) != slot as u64);
+        self.recent = Default::default();
     }
 
     /// The next one that the link does not know.
@@ -263,12 +278,17 @@ mod tests {
         let (series, place) = table.series(&shape, more, &names);
         assert_eq!((&*series.name, series.verb, series.status), ("{other}", "", 0));
         assert_eq!(place, Place::Overflow);
+        assert!(table.find_recent(3, more).is_none(), "what has no place of its own");
+        assert!(table.find_recent(3, own).is_none(), "another one was asked for since");
         assert_eq!(table.series(&shape, own, &names).1, Place::Own);
+        assert!(table.find_recent(3, own).is_some_and(|series| &*series.name == "/0"));
+        assert!(table.find_recent(4, own).is_none(), "another app's");
         assert_eq!(table.len(), METRIC_SERIES_MAX + 1);
         table.forget(4);
         assert_eq!(table.len(), METRIC_SERIES_MAX + 1);
         table.forget(3);
         assert_eq!(table.len(), 0);
+        assert!(table.find_recent(3, own).is_none());
     }
 
     #[test]

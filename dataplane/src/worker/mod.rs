@@ -281,6 +281,9 @@ impl<E: Engine> Worker<E> {
 
     /// What finds a mailbox full waits for the next turn, and so does all that comes after it.
     fn send_gate_messages(&mut self) {
+        if !self.relay.has_gate_messages() {
+            return;
+        }
         let mut kept = VecDeque::new();
         while let Some((to, message)) = self.relay.take_gate_message() {
             if kept.iter().any(|(full, _)| *full == to) {
