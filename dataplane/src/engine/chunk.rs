@@ -44,8 +44,8 @@ impl Chunk {
         }
     }
 
-    /// Takes the first `count` bytes off, as a chunk of their own that shares the buffer with what is
-    /// left, if anything is.
+    /// Takes the first `count` bytes off, as a chunk of their own that shares the buffer with what
+    /// is left, if anything is.
     ///
     /// # Panics
     /// When there are fewer.
