@@ -13,7 +13,7 @@ use dataplane::{
     dapr::{
         CallNotes, Request, interpret,
         method::{app_path, encode_for_peer, normalise},
-        target::{Named, split_id},
+        target::split_id,
     },
     route,
 };
@@ -21,7 +21,7 @@ use snapshot::{
     Address, App, AppHealth, AppId, Balance, Endpoint, InstanceId, Namespace, OnControlLost,
     Origin, Route, Snapshot, State, Version,
 };
-use std::{hint::black_box, time::Duration};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 fn snapshot_of(routes: usize) -> Snapshot {
     let app = App {
@@ -31,7 +31,7 @@ fn snapshot_of(routes: usize) -> Snapshot {
         guards: Default::default(),
         channel: None,
         origin: Origin::default(),
-        telemetry: std::sync::Arc::default(),
+        telemetry: Arc::default(),
         balance: Balance::default(),
         resiliency: None,
         zone: None,
@@ -44,11 +44,11 @@ fn snapshot_of(routes: usize) -> Snapshot {
     let route = |number: usize| Route {
         id: AppId::new(&format!("checkout-{number}")).unwrap(),
         namespace: Namespace::default(),
-        endpoints: vec![Endpoint {
+        endpoints: Arc::new([Endpoint {
             instance: InstanceId(format!("instance-{number}").into()),
             address: Address::Unix(format!("/run/ringcar/{number}").into()),
             zone: None,
-        }],
+        }]),
     };
     Snapshot::build(State {
         version: Version(1),
@@ -99,13 +99,20 @@ fn finding(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             let mut next = ids.iter().cycle();
             bencher.iter(|| {
-                let target = next.next().map_or(&b""[..], |id| id.as_bytes());
-                let Ok(Named::App { id, namespace }) = split_id(black_box(target), "default")
-                else {
-                    panic!("every id is an app's");
-                };
-                route::find(&snapshot, 0, id, namespace).is_ok()
+                let id = next.next().map_or(&b""[..], |id| id.as_bytes());
+                route::find(&snapshot, 0, black_box(id), b"default").is_ok()
             });
+        });
+    }
+    group.finish();
+}
+
+fn splitting(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("split id");
+    for (name, target) in [("id", &b"checkout-100"[..]), ("id and namespace", b"checkout-100.prod")]
+    {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| split_id(black_box(target), "default").is_ok());
         });
     }
     group.finish();
@@ -138,6 +145,6 @@ const MEASURED: Duration = Duration::from_millis(1500);
 criterion_group! {
     name = routing;
     config = Criterion::default().warm_up_time(WARM_UP).measurement_time(MEASURED);
-    targets = interpreting, finding, path_writing
+    targets = interpreting, splitting, finding, path_writing
 }
 criterion_main!(routing);

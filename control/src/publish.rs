@@ -222,7 +222,7 @@ mod tests {
         let instance = InstanceId(path.into());
         let endpoint = Endpoint { instance, address: Address::Unix(path.into()), zone: None };
         let id = AppId::new(id).unwrap();
-        Route { id, namespace: Namespace::default(), endpoints: vec![endpoint] }
+        Route { id, namespace: Namespace::default(), endpoints: [endpoint].into() }
     }
 
     fn told(told: &Snapshot, change: impl FnOnce(&mut Publisher, &Snapshot)) -> (Snapshot, usize) {

@@ -23,7 +23,7 @@ const CHUNK: usize = 64;
 pub struct Apps {
     /// By slot.
     chunks: Vec<Arc<[Option<Arc<App>>; CHUNK]>>,
-    by_name: Table<App>,
+    by_name: Table<Arc<App>>,
 }
 
 impl Named for App {
@@ -62,7 +62,7 @@ impl Apps {
         self.len() == 0
     }
 
-    pub(crate) fn find(&self, id: &str, namespace: &str) -> Option<&Arc<App>> {
+    pub(crate) fn find(&self, id: &[u8], namespace: &[u8]) -> Option<&Arc<App>> {
         self.by_name.find(id, namespace)
     }
 
@@ -86,7 +86,7 @@ impl Apps {
         let slot = Self::slot(number);
         self.get(number)?;
         let app = Arc::make_mut(&mut self.chunks[slot / CHUNK])[slot % CHUNK].take()?;
-        self.by_name.remove(app.id.as_str(), app.namespace.as_str());
+        self.by_name.remove(app.id.as_bytes(), app.namespace.as_bytes());
         while self.chunks.last().is_some_and(|chunk| chunk.iter().all(Option::is_none)) {
             self.chunks.pop();
         }

@@ -89,13 +89,17 @@ impl Snapshot {
     }
 
     /// The app with this id and namespace, if it is served here, and its number.
-    pub fn find_app(&self, id: &str, namespace: &str) -> Option<(usize, &App)> {
-        self.apps.find(id, namespace).map(|app| (app.number as usize, &**app))
+    pub fn find_app(
+        &self,
+        id: impl AsRef<[u8]>,
+        namespace: impl AsRef<[u8]>,
+    ) -> Option<(usize, &App)> {
+        self.apps.find(id.as_ref(), namespace.as_ref()).map(|app| (app.number as usize, &**app))
     }
 
     /// Where else the app can be called.
-    pub fn find_route(&self, id: &str, namespace: &str) -> Option<&Route> {
-        self.routes.find(id, namespace).map(|route| &**route)
+    pub fn find_route(&self, id: impl AsRef<[u8]>, namespace: impl AsRef<[u8]>) -> Option<&Route> {
+        self.routes.find(id.as_ref(), namespace.as_ref())
     }
 
     pub fn find_listener(&self, id: ListenerId) -> Option<&Listener> {
@@ -104,7 +108,7 @@ impl Snapshot {
 
     /// In no order.
     pub fn routes(&self) -> impl Iterator<Item = &Route> {
-        self.routes.iter().map(|route| &**route)
+        self.routes.iter()
     }
 
     pub fn route_count(&self) -> usize {
@@ -132,7 +136,7 @@ fn number_apps(given: Vec<App>, errors: &mut Vec<BuildError>) -> Apps {
     let mut apps = Apps::default();
     for app in given {
         let number = app.number;
-        if apps.find(app.id.as_str(), app.namespace.as_str()).is_some() {
+        if apps.find(app.id.as_bytes(), app.namespace.as_bytes()).is_some() {
             errors.push(BuildError::AppTwice { namespace: app.namespace, id: app.id });
         } else if let Some(other) = apps.find_in_slot(Apps::slot(number as usize)) {
             errors.push(BuildError::AppNumberTwice { number, other: other.number });

@@ -55,7 +55,7 @@ pub enum Change {
 pub enum Replaced {
     App { old: Option<Arc<App>>, new: Option<Arc<App>> },
     Listener { old: Option<Listener>, new: Option<Listener> },
-    Route { old: Option<Arc<Route>>, new: Option<Arc<Route>> },
+    Route { old: Option<Route>, new: Option<Route> },
 }
 
 /// Why a delta is not applied. The snapshot it was meant for is as it was.
@@ -118,7 +118,7 @@ impl Snapshot {
         let apps: HashMap<u32, &App> = state.apps.iter().map(|app| (app.number, app)).collect();
         let stays = |app: &App| {
             let now = apps.get(&app.number);
-            now.is_some_and(|now| now.is_named(app.id.as_str(), app.namespace.as_str()))
+            now.is_some_and(|now| now.is_named(app.id.as_bytes(), app.namespace.as_bytes()))
         };
         let listeners: HashSet<ListenerId> = state.listeners.iter().map(|l| l.id).collect();
         let names: HashSet<(&AppId, &Namespace)> =
@@ -156,7 +156,7 @@ impl Snapshot {
             }
             Change::Route(route) => self.make_route(route),
             Change::RouteRemoved { id, namespace } => {
-                match self.routes.remove(id.as_str(), namespace.as_str()) {
+                match self.routes.remove(id.as_bytes(), namespace.as_bytes()) {
                     Some(old) => Ok(Some(Replaced::Route { old: Some(old), new: None })),
                     None => Err(BuildError::RouteUnknown { namespace, id }),
                 }
@@ -166,7 +166,7 @@ impl Snapshot {
 
     fn make_app(&mut self, app: Arc<App>) -> Result<Option<Replaced>, BuildError> {
         let number = app.number;
-        let named = self.apps.find(app.id.as_str(), app.namespace.as_str());
+        let named = self.apps.find(app.id.as_bytes(), app.namespace.as_bytes());
         let placed = self.apps.find_in_slot(Apps::slot(number as usize));
         match (named, placed) {
             (Some(named), _) if named.number != number => {
@@ -202,13 +202,12 @@ impl Snapshot {
 
     fn make_route(&mut self, route: Route) -> Result<Option<Replaced>, BuildError> {
         check_endpoints(&route)?;
-        let old = self.routes.find(route.id.as_str(), route.namespace.as_str());
-        if old.is_some_and(|old| **old == route) {
+        let old = self.routes.find(route.id.as_bytes(), route.namespace.as_bytes());
+        if old.is_some_and(|old| *old == route) {
             return Ok(None);
         }
-        let new = Arc::new(route);
-        let old = self.routes.insert(Arc::clone(&new));
-        Ok(Some(Replaced::Route { old, new: Some(new) }))
+        let old = self.routes.insert(route.clone());
+        Ok(Some(Replaced::Route { old, new: Some(route) }))
     }
 
     /// Listeners and apps are looked at together when all changes are made: they may come in any
@@ -391,11 +390,8 @@ mod tests {
             Replaced::App { old: Some(Arc::new(app(1, "b", 0))), new: None },
             Replaced::App { old: None, new: Some(Arc::new(app(0x1_0001, "c", 81))) },
             Replaced::Listener { old: None, new: Some(listener(3, 0x1_0001)) },
-            Replaced::Route {
-                old: Some(Arc::new(route("far", &[1, 2]))),
-                new: Some(Arc::new(route("far", &[2]))),
-            },
-            Replaced::Route { old: None, new: Some(Arc::new(route("near", &[3]))) },
+            Replaced::Route { old: Some(route("far", &[1, 2])), new: Some(route("far", &[2])) },
+            Replaced::Route { old: None, new: Some(route("near", &[3])) },
         ];
         assert_eq!(replaced, want);
         assert_eq!(after.version, Version(6));

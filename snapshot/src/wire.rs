@@ -437,7 +437,7 @@ mod tests {
         let route = |n: usize| Route {
             id: AppId::new(&format!("app-{n}")).unwrap(),
             namespace: Namespace::default(),
-            endpoints: Vec::new(),
+            endpoints: std::sync::Arc::default(),
         };
         let state = |routes: usize| State {
             version: Version(1),

@@ -190,11 +190,12 @@ fn route(number: u32, generation: u32) -> Route {
     Route {
         id: AppId::new(&format!("checkout-{number}")).expect("a sound id"),
         namespace: Namespace::default(),
-        endpoints: vec![Endpoint {
+        endpoints: [Endpoint {
             instance: InstanceId(format!("{number}-{generation}").into()),
             address: Address::Tcp(([10, b, c, d], 50_002).into()),
             zone: None,
-        }],
+        }]
+        .into(),
     }
 }
 

@@ -197,7 +197,7 @@ impl Registries {
         log: &Log,
     ) -> Result<Self, RegistryError> {
         let mut all = Self::empty(entries, log);
-        all.remembered = Remembered::new(held, dir);
+        all.remembered = Remembered::new(&held, dir);
         let local = LocalRegistry::new(dir.clone());
         let registrar = Box::new(LocalRegistry::new(dir.clone()));
         let local = all.watch("local", Rank::Discovered, &local, Some(registrar))?;
@@ -564,7 +564,7 @@ fn merge<'a>(tables: impl Iterator<Item = (Rank, &'a [Row])>, own: &Own) -> Vec<
     let route = |((id, namespace), (_, endpoints)): ((&AppId, &Namespace), (Rank, Vec<_>))| Route {
         id: id.clone(),
         namespace: namespace.clone(),
-        endpoints,
+        endpoints: endpoints.into(),
     };
     apps.into_iter().map(route).collect()
 }
@@ -700,7 +700,7 @@ mod tests {
         };
         let start = |names: &[&'static str]| {
             let mut all = Registries::empty(&[&Entry::sample("own", "0")], &log);
-            all.remembered = Remembered::new(held(), &dir);
+            all.remembered = Remembered::new(&held(), &dir);
             for (id, name) in names.iter().enumerate() {
                 let mut source = Source::new(name, Rank::Discovered, &Sheet, None);
                 source.id = id;

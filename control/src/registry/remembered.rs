@@ -22,13 +22,13 @@ pub(super) struct Remembered {
 
 impl Remembered {
     /// Entries of this machine are left out: whether they live is known at once.
-    pub(super) fn new(routes: Vec<Route>, dir: &RuntimeDir) -> Self {
+    pub(super) fn new(routes: &[Route], dir: &RuntimeDir) -> Self {
         let is_elsewhere = |address: &Address| match address {
             Address::Tcp(_) => true,
             Address::Unix(path) => dir.instance_at(path).is_none(),
         };
-        let rows = routes.into_iter().flat_map(|Route { id, namespace, endpoints }| {
-            endpoints.into_iter().map(move |endpoint| Row {
+        let rows = routes.iter().flat_map(|Route { id, namespace, endpoints }| {
+            endpoints.iter().cloned().map(|endpoint| Row {
                 id: id.clone(),
                 namespace: namespace.clone(),
                 instance: endpoint.instance,

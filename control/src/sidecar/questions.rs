@@ -104,7 +104,7 @@ impl Sidecar {
         let is_it = |app: &snapshot::App| app.id == id && app.namespace == namespace;
         let told = self.supervisor.told();
         let route = told.find_route(id.as_str(), namespace.as_str());
-        let endpoints = route.into_iter().flat_map(|route| &route.endpoints);
+        let endpoints = route.into_iter().flat_map(|route| route.endpoints.iter());
         let knowledge = Knowledge {
             version: self.live.0,
             is_here: told.apps.iter().any(is_it),

@@ -90,7 +90,7 @@ fn each_address(change: &Replaced, side: Side, mut each: impl FnMut(&Address)) {
         }
         (Replaced::Route { old: route, .. }, Side::Old)
         | (Replaced::Route { new: route, .. }, Side::New) => {
-            route.iter().flat_map(|route| endpoints_of(route)).for_each(&mut each);
+            route.iter().flat_map(endpoints_of).for_each(&mut each);
         }
         (Replaced::Listener { .. }, _) => {}
     }

@@ -32,7 +32,7 @@ impl<E: Engine> Relay<E> {
         }
         let connection = self.connections.find_mut(key)?;
         let exchange = &mut connection.exchange;
-        let (endpoint, seat) = if let [only] = route.endpoints.as_slice() {
+        let (endpoint, seat) = if let [only] = &*route.endpoints {
             let endpoint = self.endpoints.intern(&only.address);
             let is_tried = exchange.tried.contains(&endpoint);
             (!is_tried).then_some((endpoint, None))?

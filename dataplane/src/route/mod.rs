@@ -53,7 +53,7 @@ pub struct Question {
 /// Finds the app `id` of `namespace`, called from the app number `own_app`.
 ///
 /// # Errors
-/// There is none; an id that is not UTF-8 can name none.
+/// There is none.
 pub fn find<'s>(
     snapshot: &'s Snapshot,
     own_app: usize,
@@ -63,9 +63,6 @@ pub fn find<'s>(
     if let Some(app) = snapshot.apps.get(own_app).filter(|app| is_named(app, id, namespace)) {
         return Ok(Destination::Local { index: own_app, app });
     }
-    let (Ok(id), Ok(namespace)) = (str::from_utf8(id), str::from_utf8(namespace)) else {
-        return Err(RouteError::NotFound);
-    };
     // A sidecar has one app, and that was looked at.
     if snapshot.apps.len() > 1
         && let Some((index, app)) = snapshot.find_app(id, namespace)
@@ -79,7 +76,7 @@ pub fn find<'s>(
 }
 
 fn is_named(app: &App, id: &[u8], namespace: &[u8]) -> bool {
-    app.id.as_str().as_bytes() == id && app.namespace.as_str().as_bytes() == namespace
+    app.id.as_bytes() == id && app.namespace.as_bytes() == namespace
 }
 
 #[cfg(test)]
@@ -113,7 +110,7 @@ mod tests {
         let address = Address::Unix(format!("/run/{namespace}/{id}").into());
         let endpoint = Endpoint { instance: InstanceId(id.into()), address, zone: None };
         let (id, namespace) = (AppId::new(id).unwrap(), Namespace::new(namespace).unwrap());
-        Route { id, namespace, endpoints: vec![endpoint] }
+        Route { id, namespace, endpoints: [endpoint].into() }
     }
 
     fn snapshot(mut apps: Vec<App>, routes: Vec<Route>) -> Snapshot {

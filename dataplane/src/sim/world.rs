@@ -698,7 +698,7 @@ fn route(id: &str, place: Place) -> Route {
     Route {
         id: AppId::new(id).expect("a sound id"),
         namespace: Namespace::default(),
-        endpoints: [place, FAR_TOO].map(endpoint).to_vec(),
+        endpoints: [place, FAR_TOO].map(endpoint).into(),
     }
 }
 

@@ -235,7 +235,7 @@ impl Balancer {
         let mut before: HashMap<Rc<Address>, Seat> =
             std::mem::take(&mut group.members).into_iter().map(seat_of).collect();
         let (mut near, mut far, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
-        for Endpoint { address, zone, .. } in &call.route.endpoints {
+        for Endpoint { address, zone, .. } in call.route.endpoints.iter() {
             let endpoint = endpoints.intern(address);
             if !seen.insert(endpoint) {
                 continue;

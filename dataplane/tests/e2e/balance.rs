@@ -118,7 +118,8 @@ on_both_engines! {
             .knows("checkout", &addresses.each_ref())
             .edit(|s| {
                 s.apps[0].zone = Some("a".into());
-                for (endpoint, zone) in s.routes[0].endpoints.iter_mut().zip(["b", "a"]) {
+                let endpoints = Arc::make_mut(&mut s.routes[0].endpoints);
+                for (endpoint, zone) in endpoints.iter_mut().zip(["b", "a"]) {
                     endpoint.zone = Some(zone.into());
                 }
             })

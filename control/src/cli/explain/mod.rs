@@ -35,7 +35,7 @@ use snapshot::{
     Address, App, AppHealth, AppId, Balance, Endpoint, InstanceId, Namespace, OnControlLost,
     Origin, Route, Snapshot, State, Version, policy::resiliency::Policy,
 };
-use std::{fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode, sync::Arc};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -305,7 +305,7 @@ fn way(target: &Target, caller: &Entry, knowledge: &Knowledge) -> Option<Way> {
         address: address.clone(),
         zone: None,
     };
-    let endpoints: Vec<Endpoint> =
+    let endpoints: Arc<[Endpoint]> =
         knowledge.endpoints.iter().map(|known| endpoint(&known.address)).collect();
     let route = Route { id: target.id.clone(), namespace: target.namespace.clone(), endpoints };
     let routes = if route.endpoints.is_empty() { Vec::new() } else { vec![route] };
