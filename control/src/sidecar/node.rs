@@ -180,7 +180,7 @@ impl Sidecar {
         node.apps = config.apps.into_iter().map(Arc::new).collect();
         node.defaults = config.defaults;
         node.watch_files(&config.configuration, &self.log);
-        if node.base.metrics != config.base.metrics {
+        if node.base.process.metrics != config.base.process.metrics {
             self.log.warning("Changes of the metrics page wait for the next start");
         }
         if node.steering != config.steering {
@@ -190,9 +190,9 @@ impl Sidecar {
         config.base.warnings.iter().filter(is_new).for_each(|warning| self.log.warning(warning));
         node.base.warnings = config.base.warnings;
         let wanted = node.wanted(&self.log);
-        self.log.set_threshold(config.base.log.threshold);
-        self.graceful_timeout = config.base.graceful_timeout;
-        self.block_duration = config.base.block_duration;
+        self.log.set_threshold(config.base.process.log.threshold);
+        self.graceful_timeout = config.base.process.graceful_timeout;
+        self.block_duration = config.base.process.block_duration;
         self.scrapes.set_rules(&config.base.telemetry.rules);
         let told = self.supervisor.told();
         self.publisher.set_on_control_lost(told, config.on_control_lost);
