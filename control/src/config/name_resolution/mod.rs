@@ -7,23 +7,17 @@
 
 #![forbid(unsafe_code)]
 
-use super::duration;
+mod dns;
+mod etcd;
+mod options;
+mod sqlite;
+
 use crate::{
-    registry::{
-        Settings,
-        dns::{self, Names, Template},
-        etcd::{self, Password, Tls},
-        file, sqlite,
-    },
-    yaml::{Key, Node, Place, Problem, Value},
+    registry::{self, Settings, file},
+    yaml::{Node, Place, Problem, Value},
 };
-use snapshot::{AppId, Namespace};
-use std::{
-    fmt, fs, io,
-    net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use options::Options;
+use std::fmt;
 
 /// What the files say.
 #[derive(Clone, Debug, Default)]
@@ -37,16 +31,14 @@ impl NameResolution {
     /// What daprd takes in kubernetes mode when nothing else is said: the services that the cluster
     /// has for sidecars.
     pub(crate) fn of_kubernetes() -> Self {
-        let names = kubernetes_names("cluster.local").ok();
-        let dns = names.map(|names| dns::Settings { names, apps: Vec::new(), servers: Vec::new() });
+        let names = dns::kubernetes_names("cluster.local").ok();
+        let dns = names.map(|names| registry::dns::Settings {
+            names,
+            apps: Vec::new(),
+            servers: Vec::new(),
+        });
         Self { settings: Settings { dns, ..Settings::default() }, warnings: Vec::new() }
     }
-}
-
-fn kubernetes_names(domain: &str) -> Result<Names, dns::TemplateError> {
-    // The closing dot spares the resolver its search list.
-    let text = format!("{{id}}-dapr.{{namespace}}.svc.{}.:{{port}}", domain.trim_matches('.'));
-    Template::parse_host_port(&text).map(|(host, port)| Names::Host { host, port })
 }
 
 /// What `spec.nameResolution` of the file at `path` says, and all that is wrong with it.
@@ -56,35 +48,11 @@ pub(crate) fn read(path: &str, node: &Node) -> (NameResolution, Vec<Problem>) {
     (reader.found, reader.problems)
 }
 
-fn read_error(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        io::ErrorKind::InvalidData => "is not UTF-8".to_owned(),
-        _ => format!("cannot be read: {error}"),
-    }
-}
-
 #[derive(Default)]
 struct Reader {
     path: String,
     problems: Vec<Problem>,
     found: NameResolution,
-}
-
-/// The options of one component. Each is taken once; what is left over is not known.
-struct Options<'a> {
-    component: &'a str,
-    place: Place,
-    entries: Vec<&'a (Key, Node)>,
-}
-
-impl<'a> Options<'a> {
-    /// Names are compared without case, as daprd does.
-    fn take(&mut self, name: &str) -> Option<&'a Node> {
-        let at = self.entries.iter().position(|(key, _)| key.text.eq_ignore_ascii_case(name))?;
-        let (_, node) = self.entries.remove(at);
-        (!node.is_null()).then_some(node)
-    }
 }
 
 impl Reader {
@@ -176,389 +144,6 @@ impl Reader {
         let path = self.required(options, "path")?;
         Some(file::Settings { path: path.into() })
     }
-
-    fn etcd(&mut self, options: &mut Options<'_>) -> Option<etcd::Settings> {
-        let endpoints = options.take("endpoints");
-        let endpoints = match endpoints {
-            Some(node) => self.endpoints(node),
-            None => {
-                self.problem(options.place, "etcd: endpoints is missing");
-                Vec::new()
-            }
-        };
-        let mut prefix = self.text(options, "prefix").unwrap_or_else(|| ETCD_PREFIX.to_owned());
-        if !prefix.ends_with('/') {
-            prefix.push('/');
-        }
-        let lease_ttl = self.seconds(options, "leaseTTL", LEASE_TTL);
-        if !(LEASE_TTL_MIN..=LEASE_TTL_MAX).contains(&lease_ttl) {
-            self.problem(options.place, "etcd: leaseTTL must be between 2s and 1h");
-        }
-        let user = self.user(options);
-        let certificate = self.text(options, "certFile").map(PathBuf::from);
-        let key = self.text(options, "keyFile").map(PathBuf::from);
-        let identity = match (certificate, key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            _ => {
-                self.problem(options.place, "etcd: certFile and keyFile belong together");
-                None
-            }
-        };
-        let tls = Tls {
-            ca: self.text(options, "caFile").map(PathBuf::from),
-            identity,
-            server_name: self.text(options, "serverName"),
-        };
-        let is_plain = endpoints.iter().any(|uri| uri.starts_with("http://"));
-        if is_plain && tls != Tls::default() {
-            self.problem(
-                options.place,
-                "etcd: certificates are for https:// endpoints, and one is http://",
-            );
-        }
-        Some(etcd::Settings { endpoints, prefix, lease_ttl, user, tls })
-    }
-
-    /// With or without a scheme; without one it is plain HTTP, as with etcdctl.
-    fn endpoints(&mut self, node: &Node) -> Vec<String> {
-        let mut endpoints = Vec::new();
-        for (text, place) in self.texts(node, "etcd: endpoints") {
-            let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-            let authority = rest.unwrap_or(&text).trim_end_matches('/');
-            let is_sound = authority
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-                && !authority.contains('/');
-            if is_sound {
-                let scheme = if text.starts_with("https://") { "https" } else { "http" };
-                endpoints.push(format!("{scheme}://{authority}"));
-            } else {
-                self.problem(
-                    place,
-                    format_args!("etcd: endpoint {text:?} is no address; write https://host:2379"),
-                );
-            }
-        }
-        if endpoints.is_empty() && self.problems.is_empty() {
-            self.problem(node.place, "etcd: endpoints is empty");
-        }
-        endpoints
-    }
-
-    /// The password may stand in a file of its own, which is where it belongs.
-    fn user(&mut self, options: &mut Options<'_>) -> Option<(String, Password)> {
-        let name = self.text(options, "username");
-        let password = self.text(options, "password");
-        let file = options.take("passwordFile");
-        let password = match (password, file) {
-            (Some(_), Some(node)) => {
-                self.problem(node.place, "etcd: write password or passwordFile, not both");
-                None
-            }
-            (None, Some(node)) => self.password_file(node),
-            (password, None) => password,
-        };
-        match (name, password) {
-            (Some(name), Some(password)) => Some((name, Password(password))),
-            (None, None) => None,
-            _ => {
-                self.problem(options.place, "etcd: username and password belong together");
-                None
-            }
-        }
-    }
-
-    fn password_file(&mut self, node: &Node) -> Option<String> {
-        let path = Path::new(node.text()?);
-        match fs::read_to_string(path) {
-            Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(e) => {
-                let message = format!("etcd: passwordFile {}: {}", path.display(), read_error(&e));
-                self.problem(node.place, message);
-                None
-            }
-        }
-    }
-
-    fn dns(&mut self, options: &mut Options<'_>) -> Option<dns::Settings> {
-        let (format, service) = (options.take("format"), options.take("service"));
-        let names = match (format, service) {
-            (Some(node), None) => self.host_template(node, options.component),
-            (None, Some(node)) => {
-                let parsed = Template::parse(node.text().unwrap_or_default());
-                let parsed =
-                    parsed.map_err(|e| self.problem(node.place, format_args!("dns: service: {e}")));
-                parsed.ok().map(|name| Names::Service { name })
-            }
-            _ => {
-                self.problem(
-                    options.place,
-                    "dns: write either format (host:port) or service (SRV records)",
-                );
-                None
-            }
-        };
-        self.dns_settings(options, names)
-    }
-
-    fn nameformat(&mut self, options: &mut Options<'_>) -> Option<dns::Settings> {
-        let names = match options.take("format") {
-            Some(node) => self.host_template(node, options.component),
-            None => {
-                self.problem(options.place, "nameformat: format is missing");
-                None
-            }
-        };
-        self.dns_settings(options, names)
-    }
-
-    fn kubernetes(&mut self, options: &mut Options<'_>) -> Option<dns::Settings> {
-        let domain = self.text(options, "clusterDomain").unwrap_or_else(|| "cluster.local".into());
-        let names = match options.take("template") {
-            Some(node) => self.go_template(node),
-            None => {
-                let names = kubernetes_names(&domain).map_err(|e| {
-                    self.problem(options.place, format_args!("kubernetes: clusterDomain: {e}"))
-                });
-                names.ok()
-            }
-        };
-        self.dns_settings(options, names)
-    }
-
-    /// `{{.ID}}` and its like; other actions of Go's template language cannot be followed.
-    fn go_template(&mut self, node: &Node) -> Option<Names> {
-        let mut text = String::new();
-        let mut rest = node.text().unwrap_or_default();
-        while let Some((before, after)) = rest.split_once("{{") {
-            text.push_str(before);
-            let (action, after) = after.split_once("}}").unwrap_or((after, ""));
-            match action.trim_matches(|c: char| c == '-' || c.is_whitespace()) {
-                ".ID" => text.push_str("{id}"),
-                ".Namespace" => text.push_str("{namespace}"),
-                ".Port" => text.push_str("{port}"),
-                other => {
-                    self.problem(node.place, format_args!("kubernetes: template: {{{{{other}}}}} is not understood; there are {{{{.ID}}}}, {{{{.Namespace}}}} and {{{{.Port}}}}"));
-                    return None;
-                }
-            }
-            rest = after;
-        }
-        text.push_str(rest);
-        self.host_port(&text, node.place, "kubernetes: template")
-    }
-
-    fn host_template(&mut self, node: &Node, component: &str) -> Option<Names> {
-        self.host_port(node.text().unwrap_or_default(), node.place, &format!("{component}: format"))
-    }
-
-    fn host_port(&mut self, text: &str, place: Place, what: &str) -> Option<Names> {
-        match Template::parse_host_port(text) {
-            Ok((host, port)) => Some(Names::Host { host, port }),
-            Err(e) => {
-                self.problem(place, format_args!("{what} {text:?}: {e}"));
-                None
-            }
-        }
-    }
-
-    /// What all components over DNS share.
-    fn dns_settings(
-        &mut self,
-        options: &mut Options<'_>,
-        names: Option<Names>,
-    ) -> Option<dns::Settings> {
-        let component = options.component;
-        let apps = options.take("apps").map(|node| self.apps(node, component));
-        let servers = options.take("servers").map(|node| self.servers(node, component));
-        Some(dns::Settings {
-            names: names?,
-            apps: apps.unwrap_or_default(),
-            servers: servers.unwrap_or_default(),
-        })
-    }
-
-    /// `id` or `namespace/id`.
-    fn apps(&mut self, node: &Node, component: &str) -> Vec<(AppId, Namespace)> {
-        let mut apps = Vec::new();
-        for (text, place) in self.texts(node, &format!("{component}: apps")) {
-            let (namespace, id) = match text.split_once('/') {
-                Some((namespace, id)) => (Namespace::new(namespace), id),
-                None => (Ok(Namespace::default()), text.as_str()),
-            };
-            match (AppId::new(id), namespace) {
-                (Ok(id), Ok(namespace)) => apps.push((id, namespace)),
-                (Err(e), _) | (_, Err(e)) => {
-                    self.problem(place, format_args!("{component}: app {text:?}: {e}"));
-                }
-            }
-        }
-        apps
-    }
-
-    fn servers(&mut self, node: &Node, component: &str) -> Vec<SocketAddr> {
-        let mut servers = Vec::new();
-        for (text, place) in self.texts(node, &format!("{component}: servers")) {
-            let with_port = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
-            match with_port.or_else(|_| text.parse()) {
-                Ok(server) => servers.push(server),
-                Err(_) => {
-                    self.problem(
-                        place,
-                        format_args!("{component}: server {text:?} is no IP address"),
-                    );
-                }
-            }
-        }
-        servers
-    }
-
-    fn sqlite(&mut self, options: &mut Options<'_>) -> Option<sqlite::Settings> {
-        let connection = self.required(options, "connectionString");
-        let table = self.identifier(options, "tableName", "hosts");
-        let metadata_table = self.identifier(options, "metadataTableName", "metadata");
-        let timeout = self.duration(options, "timeout", Duration::from_secs(1));
-        let busy_timeout = self.duration(options, "busyTimeout", Duration::from_millis(800));
-        let update_interval = self.seconds(options, "updateInterval", Duration::from_secs(5));
-        if update_interval.saturating_sub(timeout) < Duration::from_secs(1) {
-            self.problem(
-                options.place,
-                "sqlite: updateInterval must be at least 1s longer than timeout",
-            );
-        }
-        let cleanup_interval = self.duration(options, "cleanupInterval", Duration::from_secs(3600));
-        let is_wal = !self.flag(options, "disableWAL");
-        let path = self.database_path(&connection?, options.place)?;
-        Some(sqlite::Settings {
-            path,
-            table,
-            metadata_table,
-            update_interval,
-            timeout,
-            busy_timeout,
-            cleanup_interval,
-            is_wal,
-        })
-    }
-
-    /// daprd takes a path or a `file:` URI whose parameters are for its driver.
-    fn database_path(&mut self, connection: &str, place: Place) -> Option<PathBuf> {
-        let path = connection.strip_prefix("file:").unwrap_or(connection);
-        let (path, parameters) = path.split_once('?').unwrap_or((path, ""));
-        let path = path.strip_prefix("//").unwrap_or(path);
-        if path.is_empty() || path == ":memory:" || parameters.contains("mode=memory") {
-            self.problem(place, "sqlite: connectionString names a database in memory, which no other sidecar could see; name a file");
-            return None;
-        }
-        Some(path.into())
-    }
-
-    fn identifier(&mut self, options: &mut Options<'_>, name: &str, default: &str) -> String {
-        let Some((text, place)) = self.text_at(options, name) else { return default.to_owned() };
-        let is_sound = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        if !is_sound {
-            let message = format!("{}: {name} {text:?} is no identifier", options.component);
-            self.problem(place, message);
-        }
-        text
-    }
-
-    fn flag(&mut self, options: &mut Options<'_>, name: &str) -> bool {
-        let Some((text, place)) = self.text_at(options, name) else { return false };
-        match text.to_ascii_lowercase().as_str() {
-            "false" | "0" | "no" | "n" | "f" | "off" => false,
-            "true" | "1" | "yes" | "y" | "t" | "on" => true,
-            _ => {
-                let component = options.component;
-                let message = format!("{component}: {name} {text:?} is neither true nor false");
-                self.problem(place, message);
-                false
-            }
-        }
-    }
-
-    fn required(&mut self, options: &mut Options<'_>, name: &str) -> Option<String> {
-        let count = self.problems.len();
-        let text = self.text(options, name).filter(|text| !text.is_empty());
-        if text.is_none() && self.problems.len() == count {
-            self.problem(options.place, format_args!("{}: {name} is missing", options.component));
-        }
-        text
-    }
-
-    fn text(&mut self, options: &mut Options<'_>, name: &str) -> Option<String> {
-        self.text_at(options, name).map(|(text, _)| text)
-    }
-
-    fn text_at(&mut self, options: &mut Options<'_>, name: &str) -> Option<(String, Place)> {
-        let node = options.take(name)?;
-        let text = node.text().map(|text| (text.to_owned(), node.place));
-        if text.is_none() {
-            let message = format!(
-                "{}: {name} must be a single value, not {}",
-                options.component,
-                node.kind()
-            );
-            self.problem(node.place, message);
-        }
-        text
-    }
-
-    /// A list, or one text with commas.
-    fn texts(&mut self, node: &Node, what: &str) -> Vec<(String, Place)> {
-        match &node.value {
-            Value::Text(text) => {
-                let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
-                texts.map(|text| (text.to_owned(), node.place)).collect()
-            }
-            Value::Sequence(nodes) => {
-                let mut texts = Vec::new();
-                for node in nodes {
-                    match node.text() {
-                        Some(text) => texts.push((text.to_owned(), node.place)),
-                        None => self.problem(
-                            node.place,
-                            format_args!("{what}: expected a text, found {}", node.kind()),
-                        ),
-                    }
-                }
-                texts
-            }
-            _ => {
-                self.problem(
-                    node.place,
-                    format_args!("{what} must be a list, not {}", node.kind()),
-                );
-                Vec::new()
-            }
-        }
-    }
-
-    /// A Go duration, or seconds.
-    fn duration(&mut self, options: &mut Options<'_>, name: &str, default: Duration) -> Duration {
-        let Some((text, place)) = self.text_at(options, name) else { return default };
-        if let Ok(seconds) = text.parse::<u32>() {
-            return Duration::from_secs(seconds.into());
-        }
-        match duration::parse(&text) {
-            Ok(duration) => duration,
-            Err(e) => {
-                self.problem(place, format_args!("{}: {name}: {e}", options.component));
-                default
-            }
-        }
-    }
-
-    fn seconds(&mut self, options: &mut Options<'_>, name: &str, default: Duration) -> Duration {
-        let duration = self.duration(options, name, default);
-        if duration.subsec_nanos() != 0 {
-            let message = format!("{}: {name} must be whole seconds", options.component);
-            self.problem(options.place, message);
-        }
-        duration
-    }
 }
 
 fn find<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
@@ -569,21 +154,21 @@ fn find<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
 const COMPONENTS: &str =
     "dns, etcd, file, kubernetes, local, nameformat and sqlite (mdns is accepted without effect)";
 
-const ETCD_PREFIX: &str = "/ringcar/apps/";
-
-/// How long the row of a sidecar that was killed stays.
-const LEASE_TTL: Duration = Duration::from_secs(10);
-const LEASE_TTL_MIN: Duration = Duration::from_secs(2);
-const LEASE_TTL_MAX: Duration = Duration::from_secs(3600);
-
-const DNS_PORT: u16 = 53;
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         config::{ConfigError, file::Configuration},
+        registry::{
+            dns::{Names, Template},
+            etcd::Password,
+        },
         test_dir::TestDir,
+    };
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+        time::Duration,
     };
 
     fn load(paths: &[PathBuf]) -> Result<NameResolution, ConfigError> {
