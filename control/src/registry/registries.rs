@@ -1,39 +1,35 @@
-//! All registries of a sidecar as one: their tasks, their health, and one table out of all of
-//! theirs.
+//! All registries of a sidecar as one: their tasks, their health, our entries in them, and one table
+//! out of all of theirs.
 //!
-//! Who wins when several know an app: what an operator wrote down (`file`) over what was discovered
-//! (`local`, `sqlite`, `etcd`) over what is only a name (`dns`). Discovered instances of one app
-//! stand together, since they may run on different machines; an instance that several know has the
-//! address of the first of them, the nearest. The app served here is nobody's to say, and neither
-//! is another app at one of our own addresses.
+//! What is known of an app stays known while its registry is away, and while one goes that is not
+//! wanted any more.
 
 #![forbid(unsafe_code)]
 
 use super::{
-    Entry, News, Registrar, Registration, Registry, RegistryError, Row, Settings, Sink, Watch,
+    Entry, News, Registrar, Registration, Registry, RegistryError, Settings, Sink, Watch,
     dns::{DnsRegistry, Question},
     etcd::EtcdRegistry,
     file::FileRegistry,
     local::LocalRegistry,
+    merge::merge,
+    own::Own,
     remembered::Remembered,
+    source::{Health, Rank, Source},
     sqlite::SqliteRegistry,
 };
 use crate::{log::Log, runtime_dir::RuntimeDir};
 use snapshot::{
-    Address, AppId, Endpoint, InstanceId, Namespace, Route,
+    AppId, InstanceId, Namespace, Route,
     wire::{Counter, CounterKind},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet, VecDeque, btree_map},
+    collections::{BTreeMap, VecDeque},
     os::fd::OwnedFd,
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    sync::mpsc,
-    task::{AbortHandle, JoinHandle},
-    time::Instant,
-};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 pub(crate) struct Registries {
     pub(super) settings: Settings,
@@ -63,124 +59,6 @@ pub(crate) enum Change {
     Resolved(u64),
     /// Registries that were left have nothing more to say.
     Settled,
-}
-
-/// What is served here: rows that say so of others are mistaken.
-#[derive(Debug, Default)]
-pub(super) struct Own {
-    apps: HashSet<(AppId, Namespace)>,
-    addresses: HashSet<Address>,
-}
-
-pub(super) struct Source {
-    /// What its news come under; no two ever have the same.
-    pub(super) id: usize,
-    pub(super) name: &'static str,
-    pub(super) rank: Rank,
-    pub(super) rows: Vec<Row>,
-    /// `rows` are what it told since this control runs.
-    is_read: bool,
-    pub(super) health: Health,
-    registrar: Option<Box<dyn Registrar>>,
-    pub(super) registrations: BTreeMap<InstanceId, Box<dyn Registration>>,
-    /// Ends with the source.
-    pub(super) watch: Option<AbortHandle>,
-    /// Where to ask, if it knows only what it is asked for.
-    questions: Option<mpsc::Sender<Question>>,
-    /// Questions that it has not answered.
-    pub(super) asked: BTreeSet<u64>,
-    /// It has said what it knows.
-    pub(super) is_told: bool,
-    /// When it goes at the latest, once it is not wanted any more.
-    pub(super) leaves_at: Option<Instant>,
-}
-
-/// A better rank hides an app's rows of all worse ones.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) enum Rank {
-    Written,
-    Discovered,
-    Named,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Health {
-    Away {
-        since: Instant,
-    },
-    /// Not read yet, and not known to be away.
-    Starting {
-        since: Instant,
-    },
-    Up,
-}
-
-impl Own {
-    fn add(&mut self, entry: &Entry) {
-        self.apps.insert((entry.id.clone(), entry.namespace.clone()));
-        self.addresses.extend(addresses(entry));
-    }
-
-    fn remove(&mut self, entry: &Entry) {
-        self.apps.remove(&(entry.id.clone(), entry.namespace.clone()));
-        for address in addresses(entry) {
-            self.addresses.remove(&address);
-        }
-    }
-
-    pub(super) fn is_named_by(&self, row: &Row) -> bool {
-        self.addresses.contains(&row.address) || self.has_app(row)
-    }
-
-    pub(super) fn has_app(&self, row: &Row) -> bool {
-        self.apps.contains(&(row.id.clone(), row.namespace.clone()))
-    }
-}
-
-fn addresses(entry: &Entry) -> impl Iterator<Item = Address> + use<> {
-    [Some(entry.peer.clone()), entry.remote_peer.map(Address::Tcp)].into_iter().flatten()
-}
-
-impl Source {
-    pub(super) fn register(&mut self, entry: &Entry, news: &Sink) -> Result<(), RegistryError> {
-        let Some(registrar) = &self.registrar else { return Ok(()) };
-        match self.registrations.get_mut(&entry.instance) {
-            Some(registration) => registration.update(entry),
-            None => {
-                let registration = registrar.register(entry, news)?;
-                self.registrations.insert(entry.instance.clone(), registration);
-                Ok(())
-            }
-        }
-    }
-
-    fn new(
-        name: &'static str,
-        rank: Rank,
-        watch: &impl Watch,
-        registrar: Option<Box<dyn Registrar>>,
-    ) -> Self {
-        let health = Health::Starting { since: Instant::now() };
-        Self {
-            id: 0,
-            name,
-            rank,
-            rows: watch.rows(),
-            is_read: watch.is_read(),
-            health,
-            registrar,
-            registrations: BTreeMap::new(),
-            watch: None,
-            questions: None,
-            asked: BTreeSet::new(),
-            is_told: false,
-            leaves_at: None,
-        }
-    }
-
-    pub(super) const fn is_leaving(&self) -> bool {
-        self.leaves_at.is_some()
-    }
 }
 
 impl Registries {
@@ -517,14 +395,6 @@ impl Registries {
     }
 }
 
-impl Drop for Source {
-    fn drop(&mut self) {
-        if let Some(watch) = &self.watch {
-            watch.abort();
-        }
-    }
-}
-
 /// What is configured now, where it is not what was configured before.
 fn changed<S: Clone + PartialEq>(before: &Option<S>, now: &Option<S>) -> Option<S> {
     if before == now { None } else { now.clone() }
@@ -537,36 +407,6 @@ fn gauge(name: &str, registry: &str, value: f64) -> Counter {
         kind: CounterKind::Gauge,
         value,
     }
-}
-
-/// One route per app, out of tables in the order of their say.
-fn merge<'a>(tables: impl Iterator<Item = (Rank, &'a [Row])>, own: &Own) -> Vec<Route> {
-    let mut apps: BTreeMap<(&AppId, &Namespace), (Rank, Vec<Endpoint>)> = BTreeMap::new();
-    let rows = tables.flat_map(|(rank, rows)| rows.iter().map(move |row| (rank, row)));
-    for (rank, row) in rows.filter(|(_, row)| !own.is_named_by(row)) {
-        let (instance, address) = (row.instance.clone(), row.address.clone());
-        let endpoint = Endpoint { instance, address, zone: row.zone.clone() };
-        match apps.entry((&row.id, &row.namespace)) {
-            btree_map::Entry::Vacant(place) => {
-                place.insert((rank, vec![endpoint]));
-            }
-            btree_map::Entry::Occupied(mut place) => {
-                let (first_rank, endpoints) = place.get_mut();
-                let is_known = |known: &Endpoint| {
-                    known.instance == endpoint.instance || known.address == endpoint.address
-                };
-                if *first_rank == rank && !endpoints.iter().any(is_known) {
-                    endpoints.push(endpoint);
-                }
-            }
-        }
-    }
-    let route = |((id, namespace), (_, endpoints)): ((&AppId, &Namespace), (Rank, Vec<_>))| Route {
-        id: id.clone(),
-        namespace: namespace.clone(),
-        endpoints,
-    };
-    apps.into_iter().map(route).collect()
 }
 
 /// News that wait to be merged; a registry that has more waits itself.
@@ -582,7 +422,12 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{log, registry::Revision, test_dir::TestDir};
+    use crate::{
+        log,
+        registry::{Revision, Row},
+        test_dir::TestDir,
+    };
+    use snapshot::{Address, Endpoint};
 
     fn row(id: &str, instance: &str, port: u16) -> Row {
         Row {
@@ -592,59 +437,6 @@ mod tests {
             address: Address::Tcp(([10, 0, 0, 1], port).into()),
             revision: Revision::None,
             zone: None,
-        }
-    }
-
-    fn own() -> Own {
-        let mut entry = Entry::sample("own", "0");
-        entry.remote_peer = Some(([10, 0, 0, 1], 1).into());
-        let mut own = Own::default();
-        own.add(&entry);
-        own
-    }
-
-    #[test]
-    fn merges_by_rank_and_instance() {
-        use Rank::{Discovered, Named, Written};
-        for (case, tables, want) in [
-            ("our own app", vec![(Discovered, vec![row("own", "9", 9)])], vec![]),
-            ("another app at our own address", vec![(Discovered, vec![row("a", "9", 1)])], vec![]),
-            (
-                "instances of several machines",
-                vec![(Discovered, vec![row("a", "1", 11)]), (Discovered, vec![row("a", "2", 12)])],
-                vec![("a", vec![11, 12])],
-            ),
-            (
-                "one instance, the nearest address",
-                vec![(Discovered, vec![row("a", "1", 11)]), (Discovered, vec![row("a", "1", 12)])],
-                vec![("a", vec![11])],
-            ),
-            (
-                "one address, two names",
-                vec![(Discovered, vec![row("a", "1", 11)]), (Discovered, vec![row("a", "2", 11)])],
-                vec![("a", vec![11])],
-            ),
-            (
-                "written over discovered over named",
-                vec![
-                    (Written, vec![row("a", "1", 11)]),
-                    (Discovered, vec![row("a", "2", 12), row("b", "3", 13)]),
-                    (Named, vec![row("a", "4", 14), row("b", "5", 15), row("c", "6", 16)]),
-                ],
-                vec![("a", vec![11]), ("b", vec![13]), ("c", vec![16])],
-            ),
-        ] {
-            let tables = tables.iter().map(|(rank, rows)| (*rank, &rows[..]));
-            let routes = merge(tables, &own());
-            let port = |endpoint: &Endpoint| match &endpoint.address {
-                Address::Tcp(address) => address.port(),
-                Address::Unix(_) => 0,
-            };
-            let got: Vec<(&str, Vec<u16>)> = routes
-                .iter()
-                .map(|route| (route.id.as_str(), route.endpoints.iter().map(port).collect()))
-                .collect();
-            assert_eq!(got, want, "{case}");
         }
     }
 
