@@ -35,7 +35,8 @@ pub(crate) struct NodeConfig {
     pub(crate) name: String,
     /// Of the process. What it says of an app means nothing.
     pub(crate) base: Config,
-    pub(crate) apps: Vec<Config>,
+    /// As they are kept: in one allocation all of them would be there twice.
+    pub(crate) apps: Vec<Arc<Config>>,
     pub(crate) on_control_lost: OnControlLost,
     /// Files that it names.
     pub(crate) configuration: Vec<PathBuf>,
@@ -85,7 +86,7 @@ impl Defaults {
         text: &str,
         base: &Config,
         env: Environment<'_>,
-    ) -> Result<Vec<(Config, String)>, Vec<Problem>> {
+    ) -> Result<Vec<(Arc<Config>, String)>, Vec<Problem>> {
         let mut reader = Reader::new("", env);
         let mut apps = Vec::new();
         if let Some(root) = reader.document(text) {
@@ -355,7 +356,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn apps(&mut self, node: &Node, defaults: &Defaults, base: &Config) -> Vec<Config> {
+    fn apps(&mut self, node: &Node, defaults: &Defaults, base: &Config) -> Vec<Arc<Config>> {
         let Value::Sequence(nodes) = &node.value else {
             let message = format!("must be a list, not {}", node.kind());
             self.refuse(node.place, "apps", message);
@@ -368,7 +369,7 @@ impl<'a> Reader<'a> {
                 for problem in known.problems(&app, node.place) {
                     self.refuse(node.place, app.app_id.as_str(), problem);
                 }
-                apps.push(app);
+                apps.push(Arc::new(app));
             }
         }
         apps

@@ -82,7 +82,7 @@ impl Node {
             base: config.base.clone(),
             defaults: config.defaults.clone(),
             steering: config.steering.clone(),
-            apps: mem::take(&mut config.apps).into_iter().map(Arc::new).collect(),
+            apps: mem::take(&mut config.apps),
             changes,
             added: BTreeMap::new(),
             watches: Watches::default(),
@@ -107,7 +107,7 @@ impl Node {
             // What was understood once may not be any more, under another file's defaults or with
             // other resources; then it stays as it was.
             if let Ok(apps) = self.defaults.apps(text, &self.base, &environment) {
-                let apps = apps.into_iter().map(|(app, _)| (name.clone(), Arc::new(app)));
+                let apps = apps.into_iter().map(|(app, _)| (name.clone(), app));
                 self.added.extend(apps);
             }
             wanted.extend(self.added.get_key_value(name).map(|(n, app)| (n.clone(), app.clone())));
@@ -177,7 +177,7 @@ impl Sidecar {
             }
         };
         let was_refused = node.refusal.take().is_some();
-        node.apps = config.apps.into_iter().map(Arc::new).collect();
+        node.apps = config.apps;
         node.defaults = config.defaults;
         node.watch_files(&config.configuration, &self.log);
         if node.base.process.metrics != config.base.process.metrics {

@@ -206,6 +206,7 @@ async fn start(
         replies: VecDeque::new(),
         span_count: 0,
         live: Version::default(),
+        churn: 0,
         is_initialized: false,
         stage: Stage::Serving,
         block_duration: base.process.block_duration,
