@@ -2,9 +2,9 @@
 //!
 //! A registry is one file here: [`local`] for one machine, [`etcd`] for several, [`sqlite`] for
 //! daprd's host database, [`mod@file`] for what an operator wrote down, [`dns`] for names. Each
-//! watches in a task of its own and tells whole tables; [`registries`] keeps them, and knows how old
-//! each one is, and [`merge`] makes one table of all. A registry that is away never takes back what it said: its last table
-//! stays in force.
+//! watches in a task of its own and tells whole tables; [`registries`] keeps them, and knows how
+//! old each one is, and [`merge`] makes one table of all. A registry that is away never takes back
+//! what it said: its last table stays in force.
 
 #![forbid(unsafe_code)]
 

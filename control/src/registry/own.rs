@@ -1,5 +1,5 @@
-//! What is served here, as far as it decides whose rows count: the app served here is nobody's to say,
-//! and neither is another app at one of our own addresses.
+//! What is served here, as far as it decides whose rows count: the app served here is nobody's to
+//! say, and neither is another app at one of our own addresses.
 
 #![forbid(unsafe_code)]
 

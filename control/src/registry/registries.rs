@@ -1,5 +1,5 @@
-//! All registries of a sidecar as one: their tasks, their health, our entries in them, and one table
-//! out of all of theirs.
+//! All registries of a sidecar as one: their tasks, their health, our entries in them, and one
+//! table out of all of theirs.
 //!
 //! What is known of an app stays known while its registry is away, and while one goes that is not
 //! wanted any more.

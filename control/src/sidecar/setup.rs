@@ -214,7 +214,6 @@ async fn start(
     };
     let numbers = sidecar.inherit(predecessor.as_deref());
     sidecar.take_apps(plan.apps, &held_apps, numbers)?;
-    sidecar.steer();
     drop(held_apps);
     let incoming =
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
@@ -312,6 +311,7 @@ impl Sidecar {
         }
         held.into_values().for_each(|app| self.numbers.give_back(app.number));
         numbers.into_values().for_each(|number| self.numbers.give_back(number));
+        self.steer();
         Ok(())
     }
 

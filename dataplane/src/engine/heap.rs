@@ -1,7 +1,7 @@
 //! What the heap holds and nobody uses, given back to the kernel.
 //!
-//! The C library returns free memory at the end of its heap by itself. What lies between things that
-//! live on stays resident, and a change of a thousand apps leaves much of that.
+//! The C library returns free memory at the end of its heap by itself. What lies between things
+//! that live on stays resident, and a change of a thousand apps leaves much of that.
 
 /// Takes up to a millisecond, in which no other thread of the process gets memory: for processes
 /// that carry no calls.

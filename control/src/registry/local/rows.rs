@@ -37,8 +37,8 @@ pub(super) struct Rows<T> {
     pub(super) complaints: Vec<String>,
 }
 
-/// What of an entry somebody wants to know. Whoever watches keeps it for as long as it runs, so that
-/// a control's own apps are not there a second time with all that is written of them.
+/// What of an entry somebody wants to know. Whoever watches keeps it for as long as it runs, so
+/// that a control's own apps are not there a second time with all that is written of them.
 pub(super) trait Kept {
     fn of(entry: Entry) -> Self;
     fn created(&self) -> Timestamp;
@@ -90,7 +90,8 @@ impl<T: Kept> Rows<T> {
         Self { dir, rows: BTreeMap::new(), is_changed: false, complaints: Vec::new() }
     }
 
-    /// In the order of their creation. What is kept is shared, since those who watch have two tables.
+    /// In the order of their creation. What is kept is shared, since those who watch have two
+    /// tables.
     pub(super) fn table(&self) -> Vec<Arc<T>> {
         let mut table: Vec<Arc<T>> = self.rows.values().cloned().collect();
         table.sort_by(|a, b| (a.created(), a.instance()).cmp(&(b.created(), b.instance())));

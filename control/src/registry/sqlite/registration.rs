@@ -1,5 +1,5 @@
-//! Our own row: written, renewed for as long as the app is registered, and taken back. Whoever renews
-//! cleans up after all sidecars of the host, when that is due.
+//! Our own row: written, renewed for as long as the app is registered, and taken back. Whoever
+//! renews cleans up after all sidecars of the host, when that is due.
 
 #![forbid(unsafe_code)]
 
