@@ -39,7 +39,7 @@ fn snapshot_of(routes: usize) -> Snapshot {
         head_bytes_max: 8192,
         health: AppHealth::default(),
         outbound: Default::default(),
-        metadata_json: String::new(),
+        metadata_json: "".into(),
     };
     let route = |number: usize| Route {
         id: AppId::new(&format!("checkout-{number}")).unwrap(),

@@ -37,7 +37,7 @@ fn probe(telemetry: Telemetry) -> Probe {
         body_bytes_max: None,
         head_bytes_max: 8192,
         health: AppHealth::default(),
-        metadata_json: String::new(),
+        metadata_json: "".into(),
     };
     let state = State {
         version: Version(1),

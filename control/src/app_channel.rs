@@ -38,6 +38,7 @@ pub(crate) struct AppChannel {
 #[derive(Clone, Debug)]
 pub(crate) struct Patience {
     looking: Arc<AtomicU32>,
+    dialling: Arc<Semaphore>,
     asking: Arc<Semaphore>,
 }
 
@@ -46,8 +47,9 @@ struct Looking(Patience);
 
 impl Default for Patience {
     fn default() -> Self {
-        let asking = Arc::new(Semaphore::new(ASKING_MAX));
-        Self { looking: Arc::default(), asking }
+        let [dialling, asking] =
+            [DIALLING_MAX, ASKING_MAX].map(|count| Arc::new(Semaphore::new(count)));
+        Self { looking: Arc::default(), dialling, asking }
     }
 }
 
@@ -70,18 +72,13 @@ impl Drop for Looking {
 
 impl AppChannel {
     /// Ready when the app is. Without an upper bound, as daprd: an app may take its time.
-    pub(crate) async fn discover(self) {
-        let protocol = &self.protocol;
-        let (kind, place) = match &self.address {
-            Address::Tcp(address) => ("port", address.port().to_string()),
-            Address::Unix(path) => ("socket", path.display().to_string()),
-        };
-        self.log.info(format_args!(
-            "application protocol: {protocol}. waiting on {kind} {place}.  This will block \
-             until the app is listening on that {kind}."
-        ));
+    ///
+    /// A node of many apps waits in as many of these at once, so that what is needed only for a
+    /// moment is on the heap for that moment.
+    pub(crate) async fn discover(self: Box<Self>) {
+        self.tell_wait();
         self.wait_until_it_listens().await;
-        self.log.info(format_args!("application discovered on {kind} {place}"));
+        self.tell_found();
         if self.asks_config {
             // Few at once, and on the heap: an exchange takes some 20 KiB, and an app that only
             // waits shall not.
@@ -90,11 +87,31 @@ impl AppChannel {
         }
     }
 
+    fn tell_wait(&self) {
+        let (protocol, (kind, place)) = (&self.protocol, self.place());
+        self.log.info(format_args!(
+            "application protocol: {protocol}. waiting on {kind} {place}.  This will block \
+             until the app is listening on that {kind}."
+        ));
+    }
+
+    fn tell_found(&self) {
+        let (kind, place) = self.place();
+        self.log.info(format_args!("application discovered on {kind} {place}"));
+    }
+
+    fn place(&self) -> (&'static str, String) {
+        match &self.address {
+            Address::Tcp(address) => ("port", address.port().to_string()),
+            Address::Unix(path) => ("socket", path.display().to_string()),
+        }
+    }
+
     async fn wait_until_it_listens(&self) {
         let _looking = self.patience.look();
         let mut pause = POLL_PAUSE_MIN;
         loop {
-            if let Ok(true) = tokio::time::timeout(DIAL_TIMEOUT, self.is_listening()).await {
+            if self.dial().await {
                 return;
             }
             tokio::select! {
@@ -103,6 +120,12 @@ impl AppChannel {
             }
             pause = (pause * 2).min(self.patience.pause_max());
         }
+    }
+
+    async fn dial(&self) -> bool {
+        let _place = self.patience.dialling.acquire().await;
+        let dial = tokio::time::timeout(DIAL_TIMEOUT, self.is_listening());
+        matches!(Box::pin(dial).await, Ok(true))
     }
 
     async fn is_listening(&self) -> bool {
@@ -142,6 +165,10 @@ const POLL_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// So many look every POLL_PAUSE_MAX: 200 looks a second at the most, however many there are.
 const LOOKING_AT_ONCE: u32 = 20;
 
+/// Dials under way at once. With 200 looks a second of DIAL_TIMEOUT each 100 are under way at the
+/// most; more are those of many apps that come together, and theirs are done at once.
+const DIALLING_MAX: usize = 128;
+
 /// Apps that are asked for their `/dapr/config` at once.
 const ASKING_MAX: usize = 16;
 
@@ -161,8 +188,8 @@ mod tests {
         os::unix::net::UnixListener,
     };
 
-    fn channel(address: Address, asks_config: bool) -> AppChannel {
-        AppChannel {
+    fn channel(address: Address, asks_config: bool) -> Box<AppChannel> {
+        Box::new(AppChannel {
             address,
             protocol: "http".to_owned(),
             app_id: "orders".to_owned(),
@@ -171,7 +198,7 @@ mod tests {
             asks_config,
             log: Log::silent(),
             patience: Patience::default(),
-        }
+        })
     }
 
     fn run<T>(test: impl Future<Output = T>) -> T {

@@ -271,7 +271,7 @@ mod tests {
             head_bytes_max: 8192,
             health: snapshot::AppHealth::default(),
             outbound: Default::default(),
-            metadata_json: metadata.to_owned(),
+            metadata_json: metadata.into(),
         };
         let state = State {
             version: Version(1),

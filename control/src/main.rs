@@ -30,6 +30,7 @@ mod publish;
 mod registry;
 mod resources;
 mod runtime_dir;
+mod shared;
 mod sidecar;
 mod signals;
 mod steering;

@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{admin::metadata::Metadata, resources::InScope};
+use crate::{admin::metadata::Metadata, resources::InScope, shared::Shared};
 use snapshot::{
     App, AppHealth, AppId, Change, Delta, Listener, Namespace, OnControlLost, Outbound, Route,
     Snapshot, Telemetry, Version,
@@ -18,12 +18,16 @@ use std::{collections::BTreeSet, sync::Arc};
 #[derive(Default)]
 pub(crate) struct Publisher {
     pending: Vec<Change>,
+    outbounds: Shared<Outbound>,
+    telemetries: Shared<Telemetry>,
 }
 
 impl Publisher {
     /// Serves an app from the next version on, or serves it otherwise.
     pub(crate) fn put(&mut self, mut app: App, metadata: &Metadata, listeners: Vec<Listener>) {
         app.metadata_json = metadata.emit();
+        app.outbound = self.outbounds.of(app.outbound);
+        app.telemetry = self.telemetries.of(app.telemetry);
         self.pending.push(Change::App(Arc::new(app)));
         self.pending.extend(listeners.into_iter().map(Change::Listener));
     }
@@ -100,8 +104,9 @@ impl Publisher {
         outbound: &Arc<Outbound>,
         in_scope: &InScope,
     ) {
+        let outbound = self.outbounds.of(Arc::clone(outbound));
         self.edit(told, number, |app| {
-            app.outbound = Arc::clone(outbound);
+            app.outbound = outbound;
             if let Some(mut metadata) = Metadata::parse(&app.metadata_json) {
                 metadata.set_resources(in_scope);
                 app.metadata_json = metadata.emit();
@@ -115,6 +120,7 @@ impl Publisher {
         number: u32,
         telemetry: Arc<Telemetry>,
     ) {
+        let telemetry = self.telemetries.of(telemetry);
         self.edit(told, number, |app| app.telemetry = telemetry);
     }
 
@@ -210,7 +216,7 @@ mod tests {
             head_bytes_max: 8192,
             health: AppHealth::default(),
             outbound: Default::default(),
-            metadata_json: String::new(),
+            metadata_json: "".into(),
         }
     }
 

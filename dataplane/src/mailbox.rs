@@ -11,7 +11,7 @@ use crate::{
     route::{Name, Question},
     telemetry::Series,
 };
-use crossbeam_queue::ArrayQueue;
+use crossbeam_queue::SegQueue;
 use snapshot::{
     AppId, Listener, ListenerId, Namespace,
     wire::{AdminCallId, AdminRequest, LogLevel, Score},
@@ -118,7 +118,11 @@ pub(crate) enum FromWorker {
 }
 
 pub(crate) struct Mailbox<M> {
-    queue: ArrayQueue<M>,
+    /// Takes memory for what waits, block by block: room for MAILBOX_MESSAGES_MAX at once would be
+    /// 300 KB for each worker and for the link, which is next to never filled.
+    queue: SegQueue<M>,
+    /// Messages that wait or are being put: never less than there are.
+    count: AtomicUsize,
     /// Set once the receiving thread has something to be woken from.
     bell: OnceLock<Waker>,
     /// Connections of the receiving worker, as others weigh them.
@@ -128,7 +132,8 @@ pub(crate) struct Mailbox<M> {
 impl<M> Default for Mailbox<M> {
     fn default() -> Self {
         Self {
-            queue: ArrayQueue::new(MAILBOX_MESSAGES_MAX),
+            queue: SegQueue::new(),
+            count: AtomicUsize::new(0),
             bell: OnceLock::new(),
             load: AtomicUsize::new(0),
         }
@@ -145,7 +150,12 @@ impl<M> Mailbox<M> {
     /// # Errors
     /// Returns the message when the receiver is so far behind that MAILBOX_MESSAGES_MAX wait.
     pub(crate) fn try_put(&self, message: M) -> Result<(), M> {
-        self.queue.push(message)?;
+        // The number decides nothing but how many there are; the queue orders the messages.
+        if self.count.fetch_add(1, Relaxed) >= MAILBOX_MESSAGES_MAX {
+            self.count.fetch_sub(1, Relaxed);
+            return Err(message);
+        }
+        self.queue.push(message);
         self.ring();
         Ok(())
     }
@@ -169,7 +179,9 @@ impl<M> Mailbox<M> {
     }
 
     pub(crate) fn take(&self) -> Option<M> {
-        self.queue.pop()
+        let message = self.queue.pop()?;
+        self.count.fetch_sub(1, Relaxed);
+        Some(message)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -187,5 +199,56 @@ impl<M> Mailbox<M> {
     /// One more is on its way; keeps a burst of accepts from all going to the same worker.
     pub(crate) fn add_load(&self) {
         self.load.fetch_add(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beyond_the_bound_comes_back() {
+        let mailbox = Mailbox::default();
+        for round in 0..3 {
+            for n in 0..MAILBOX_MESSAGES_MAX {
+                assert_eq!(mailbox.try_put(n), Ok(()), "round {round}");
+            }
+            for n in 0..3 {
+                assert_eq!(mailbox.try_put(n), Err(n), "round {round}: full");
+            }
+            assert_eq!(mailbox.take(), Some(0), "round {round}");
+            assert_eq!(
+                mailbox.try_put(MAILBOX_MESSAGES_MAX),
+                Ok(()),
+                "round {round}: room for one"
+            );
+            assert_eq!(mailbox.try_put(0), Err(0), "round {round}: full again");
+            let all: Vec<usize> = std::iter::from_fn(|| mailbox.take()).collect();
+            assert!(all.into_iter().eq(1..=MAILBOX_MESSAGES_MAX), "round {round}: in their order");
+            assert!(mailbox.is_empty(), "round {round}");
+        }
+    }
+
+    #[test]
+    fn many_senders_lose_nothing_and_stay_within_the_bound() {
+        const EACH: usize = 20_000;
+        let mailbox: Mailbox<(usize, usize)> = Mailbox::default();
+        let mut next = [0; 3];
+        std::thread::scope(|scope| {
+            for sender in 0..next.len() {
+                let mailbox = &mailbox;
+                scope.spawn(move || (0..EACH).for_each(|n| mailbox.put((sender, n))));
+            }
+            while next != [EACH; 3] {
+                assert!(mailbox.queue.len() <= MAILBOX_MESSAGES_MAX);
+                let Some((sender, n)) = mailbox.take() else {
+                    std::thread::yield_now();
+                    continue;
+                };
+                assert_eq!(n, next[sender], "sender {sender}: in its order");
+                next[sender] += 1;
+            }
+        });
+        assert_eq!(mailbox.take(), None);
     }
 }

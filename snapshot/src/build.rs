@@ -206,7 +206,7 @@ mod tests {
             head_bytes_max: 8192,
             health: AppHealth::default(),
             outbound: Default::default(),
-            metadata_json: String::new(),
+            metadata_json: "".into(),
         }
     }
 

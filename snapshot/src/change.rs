@@ -252,7 +252,7 @@ mod tests {
             head_bytes_max: 8192,
             health: AppHealth::default(),
             outbound: Default::default(),
-            metadata_json: String::new(),
+            metadata_json: "".into(),
         }
     }
 
@@ -413,7 +413,7 @@ mod tests {
                     let slot = draw.below(200);
                     let taken = |a: &App| a.number & 0xffff == slot;
                     if let Some(known) = state.apps.iter_mut().find(|a| taken(a)) {
-                        known.metadata_json = draw.below(1000).to_string();
+                        known.metadata_json = draw.below(1000).to_string().into();
                         return Some(Change::App(Arc::new(known.clone())));
                     }
                     let app = app(draw.below(9) << 16 | slot, &format!("own-{slot}"), 0);

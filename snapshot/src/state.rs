@@ -64,8 +64,9 @@ pub struct App {
     pub head_bytes_max: u32,
     pub health: AppHealth,
     pub outbound: Arc<Outbound>,
-    /// Answer to `GET /v1.0/metadata`, complete with its trailing newline.
-    pub metadata_json: String,
+    /// Answer to `GET /v1.0/metadata`, complete with its trailing newline. Most changes of an app
+    /// leave it as it is.
+    pub metadata_json: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

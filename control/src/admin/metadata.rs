@@ -11,7 +11,7 @@ use crate::{
     version,
 };
 use serde::{Deserialize, Serialize};
-use std::{borrow::Cow, collections::BTreeMap, num::NonZeroU32};
+use std::{borrow::Cow, collections::BTreeMap, num::NonZeroU32, sync::Arc};
 
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -126,13 +126,11 @@ impl Metadata {
         extended
     }
 
-    pub(crate) fn emit(&self) -> String {
+    pub(crate) fn emit(&self) -> Arc<str> {
         let mut text = serde_json::to_string(self)
             .expect("strings, numbers and maps of them have a JSON form");
         text.push('\n');
-        // It is kept, for each app of a node.
-        text.shrink_to_fit();
-        text
+        text.into()
     }
 }
 
@@ -169,8 +167,8 @@ mod tests {
              \"actorRuntime\":{{\"runtimeStatus\":\"DISABLED\",\"hostReady\":false}}}}\n",
             env!("CARGO_PKG_VERSION")
         );
-        assert_eq!(metadata.emit(), want);
-        assert_eq!(Metadata::parse(&want).unwrap().emit(), want);
+        assert_eq!(*metadata.emit(), *want);
+        assert_eq!(*Metadata::parse(&want).unwrap().emit(), *want);
         assert!(!Metadata::new("a", None).emit().contains("appConnectionProperties"));
     }
 

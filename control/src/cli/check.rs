@@ -18,7 +18,7 @@ use crate::{
     preflight::{self, Finding, State},
 };
 use clap::{Arg, ArgMatches, Command, builder::EnumValueParser};
-use std::{fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode, sync::Arc};
 
 pub(super) const NAME: &str = "check";
 
@@ -79,7 +79,7 @@ async fn findings(matches: &ArgMatches) -> Vec<Finding> {
 /// What would be run.
 struct Subject {
     base: Config,
-    apps: Vec<Config>,
+    apps: Vec<Arc<Config>>,
     /// What is said when nothing is wrong with it.
     sound: String,
 }
@@ -89,7 +89,7 @@ fn of_sidecar(matches: &ArgMatches) -> Result<Subject, Vec<Finding>> {
     // The machine can be looked at before there is an app.
     values.default_to("app-id", "app");
     let base = configure(&mut values).map_err(|e| vec![refused(&e)])?;
-    let apps = vec![base.clone()];
+    let apps = vec![Arc::new(base.clone())];
     Ok(Subject { base, apps, sound: "flags, variables and files are sound".to_owned() })
 }
 

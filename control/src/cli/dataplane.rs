@@ -40,6 +40,13 @@ pub(super) enum DataPlaneError {
     Run(#[from] dataplane::RunError),
 }
 
+impl Arguments {
+    /// `--link-stdin` and nothing else.
+    pub(super) const fn of_control() -> Self {
+        Self { link_stdin: true, link_path: None, workers: None }
+    }
+}
+
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,

@@ -19,7 +19,7 @@ mod sidecar;
 mod stop;
 
 use crate::config::flags;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::{
     ffi::OsString,
     fmt::Display,
@@ -67,6 +67,9 @@ enum Command {
 
 pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments = resolve_name(arguments.collect());
+    if let Some(code) = stay(&arguments[1..]) {
+        return code;
+    }
     let matches = command().try_get_matches_from(arguments);
     let parsed = matches.and_then(|matches| match matches.subcommand() {
         Some((check::NAME, values)) => Ok(check::main(values)),
@@ -79,6 +82,27 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         let _ = e.print();
         u8::try_from(e.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
     })
+}
+
+/// Runs a command that stays, without the tree of all commands: making that takes more memory than
+/// a sidecar's data plane needs for its state, and touches code that would stay with the process.
+/// `None`: it is none of these, or its arguments want to be talked about, with help or complaints.
+fn stay(arguments: &[OsString]) -> Option<ExitCode> {
+    match arguments.first()?.to_str()? {
+        // What control says is known by heart.
+        DATA_PLANE if arguments[1..] == ["--link-stdin"] => {
+            Some(dataplane::main(&dataplane::Arguments::of_control()))
+        }
+        DATA_PLANE => Some(dataplane::main(&parse_alone(arguments)?)),
+        NODE => Some(node::main(parse_alone(arguments)?)),
+        SIDECAR => Some(sidecar::main(&flags::command().try_get_matches_from(arguments).ok()?)),
+        _ => None,
+    }
+}
+
+fn parse_alone<A: Args + FromArgMatches>(arguments: &[OsString]) -> Option<A> {
+    let command = A::augment_args(clap::Command::new("ringcar"));
+    A::from_arg_matches(&command.try_get_matches_from(arguments).ok()?).ok()
 }
 
 /// The commands that are made from the table of keys stand beside the others.
@@ -157,6 +181,8 @@ fn complain(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+const DATA_PLANE: &str = "dataplane";
+const NODE: &str = "node";
 const SIDECAR: &str = "sidecar";
 
 /// The commands that take the sidecar's flags, in its spellings.
@@ -169,6 +195,35 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn what_stays_is_understood_alone_as_in_the_tree_of_all() {
+        let words = |text: &str| -> Vec<OsString> { text.split(' ').map(OsString::from).collect() };
+        for (case, name) in [("data plane", DATA_PLANE), ("node", NODE), ("sidecar", SIDECAR)] {
+            assert!(command().find_subcommand(name).is_some(), "{case}");
+        }
+        for (text, want) in [
+            ("dataplane --link-stdin --workers 3", true),
+            ("dataplane", false),
+            ("dataplane --link-stdin --link-path /x", false),
+            ("dataplane --help", false),
+        ] {
+            let alone = parse_alone::<dataplane::Arguments>(&words(text)).is_some();
+            let all = command().try_get_matches_from(words(&format!("ringcar {text}"))).is_ok();
+            assert_eq!((alone, all), (want, want), "{text}");
+        }
+        for (text, want) in [
+            ("node --config /x", true),
+            ("node list -o json", true),
+            ("node remove a", true),
+            ("node --confg /x", false),
+            ("node list -h", false),
+        ] {
+            let alone = parse_alone::<node::Arguments>(&words(text)).is_some();
+            let all = command().try_get_matches_from(words(&format!("ringcar {text}"))).is_ok();
+            assert_eq!((alone, all), (want, want), "{text}");
+        }
     }
 
     #[test]

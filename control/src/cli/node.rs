@@ -192,7 +192,7 @@ async fn start(
 }
 
 fn open_log(config: &NodeConfig) -> io::Result<Log> {
-    let LogChoice { format, threshold, file } = &config.base.log;
+    let LogChoice { format, threshold, file } = &config.base.process.log;
     let (format, threshold): (Format, Level) = (*format, *threshold);
     Log::open(Settings {
         format,

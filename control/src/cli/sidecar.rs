@@ -78,7 +78,7 @@ fn serve(given: Values) -> ExitCode {
         Ok(config) => config,
         Err(e) => return refuse(&plain_log(app_id), e),
     };
-    let log = match open_log(app_id.clone(), &config.log) {
+    let log = match open_log(app_id.clone(), &config.process.log) {
         Ok(log) => log,
         Err(e) => return refuse(&plain_log(app_id), SidecarError::LogFile(e)),
     };

@@ -62,20 +62,16 @@ pub(crate) struct Config {
     pub(crate) listen_hosts: Vec<String>,
     pub(crate) unix_socket_directory: Option<PathBuf>,
     pub(crate) public: Option<HostPort>,
-    pub(crate) metrics: Option<HostPort>,
     pub(crate) body_bytes_max: Option<u64>,
     pub(crate) read_buffer_bytes: u32,
-    pub(crate) graceful_timeout: Duration,
-    pub(crate) block_duration: Option<Duration>,
-    /// How long the data plane serves on when control dies and none comes back; zero: not at all.
-    pub(crate) keep_data_plane: Duration,
+    /// Of the app's sidecar; of a node, for all of its apps.
+    pub(crate) process: Arc<Process>,
     /// Whether to ask the app for its `/dapr/config` once it listens.
     pub(crate) asks_app_config: bool,
     /// What requests must pass; see [`Config::take`] for what files add.
     pub(crate) guards: Arc<Guards>,
     /// Whose word counts when they call over TCP.
     pub(crate) trusted_networks: Vec<Network>,
-    pub(crate) log: LogChoice,
     pub(crate) host_ip: Option<String>,
     /// Where sidecars of other machines call, when a registry tells them; port 0 is one of our own
     /// choice.
@@ -101,6 +97,17 @@ pub(crate) struct Config {
     pub(crate) steering: AppSteering,
     /// For the log: what was asked for and is not done.
     pub(crate) warnings: Vec<String>,
+}
+
+/// What holds for the processes, whoever they serve.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Process {
+    pub(crate) log: LogChoice,
+    pub(crate) metrics: Option<HostPort>,
+    pub(crate) graceful_timeout: Duration,
+    pub(crate) block_duration: Option<Duration>,
+    /// How long the data plane serves on when control dies and none comes back; zero: not at all.
+    pub(crate) keep_data_plane: Duration,
 }
 
 /// A place to listen; an empty host is every interface.
@@ -227,20 +234,12 @@ impl Config {
             listen_hosts: hosts(values.text("dapr-listen-addresses")),
             unix_socket_directory: non_empty(values.text("unix-domain-socket")).map(PathBuf::from),
             public: listener(values, "dapr-public-listen-address", "dapr-public-port")?,
-            metrics: if values.is_set("enable-metrics") {
-                listener(values, "metrics-listen-address", "metrics-port")?
-            } else {
-                None
-            },
             body_bytes_max: body_bytes_max(values)?,
             read_buffer_bytes: read_buffer_bytes(values)?,
-            graceful_timeout: graceful_timeout(values),
-            block_duration: block_duration(values)?,
-            keep_data_plane: keep_data_plane(values)?,
+            process: Arc::new(Process::read(log, values)?),
             asks_app_config: asks_app_config(values)?,
             guards: Arc::new(guards(values, env)?),
             trusted_networks: trusted_networks(values)?,
-            log,
             peer: HostPort {
                 host: values.text("dapr-internal-grpc-listen-address").to_owned(),
                 port: port(values, "dapr-internal-grpc-port")?,
@@ -314,6 +313,20 @@ impl Config {
     /// Whether calls to the app can be carried in this version.
     pub(crate) fn carries_protocol(&self) -> bool {
         self.protocol == "http"
+    }
+}
+
+impl Process {
+    fn read(log: LogChoice, values: &Values) -> Result<Self, ConfigError> {
+        let has_metrics = values.is_set("enable-metrics");
+        let metrics = || listener(values, "metrics-listen-address", "metrics-port");
+        Ok(Self {
+            log,
+            metrics: if has_metrics { metrics()? } else { None },
+            graceful_timeout: graceful_timeout(values),
+            block_duration: block_duration(values)?,
+            keep_data_plane: keep_data_plane(values)?,
+        })
     }
 }
 
@@ -607,11 +620,11 @@ mod tests {
         assert_eq!((config.http_port, config.grpc_port), (3500, 50001));
         assert_eq!(config.namespace, Namespace::default());
         assert_eq!(config.public, None);
-        assert_eq!(config.metrics, Some(HostPort { host: "0.0.0.0".into(), port: 9090 }));
+        assert_eq!(config.process.metrics, Some(HostPort { host: "0.0.0.0".into(), port: 9090 }));
         assert_eq!(config.body_bytes_max, Some(4 << 20));
         assert_eq!(config.read_buffer_bytes, 4096);
-        assert_eq!(config.graceful_timeout, Duration::from_secs(5));
-        assert_eq!(config.block_duration, None);
+        assert_eq!(config.process.graceful_timeout, Duration::from_secs(5));
+        assert_eq!(config.process.block_duration, None);
         assert!(config.asks_app_config);
         assert!(config.listen_hosts.is_empty());
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
@@ -679,9 +692,9 @@ mod tests {
         assert_eq!(config.app_port, 8080);
         assert_eq!(config.listen_hosts, ["[::1]", "127.0.0.1"]);
         assert_eq!(config.public, Some(HostPort { host: String::new(), port: 3501 }));
-        assert_eq!(config.metrics, None);
-        assert_eq!(config.graceful_timeout, Duration::from_secs(5));
-        assert_eq!(config.block_duration, Some(Duration::from_secs(60)));
+        assert_eq!(config.process.metrics, None);
+        assert_eq!(config.process.graceful_timeout, Duration::from_secs(5));
+        assert_eq!(config.process.block_duration, Some(Duration::from_secs(60)));
         assert!(!config.asks_app_config);
     }
 

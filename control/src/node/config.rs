@@ -15,11 +15,15 @@ use crate::{
         keys as table, token,
     },
     host,
-    resources::{self, Resources},
+    resources::{self, InScope, Resources},
+    shared::Shared,
     steering::{AppSteering, NodeSteering, settings::Key as Steer},
     yaml::{self, Key, Node, Place, Value},
 };
-use snapshot::{OnControlLost, policy::Token};
+use snapshot::{
+    OnControlLost,
+    policy::{Guards, Token},
+};
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
@@ -31,7 +35,8 @@ pub(crate) struct NodeConfig {
     pub(crate) name: String,
     /// Of the process. What it says of an app means nothing.
     pub(crate) base: Config,
-    pub(crate) apps: Vec<Config>,
+    /// As they are kept: in one allocation all of them would be there twice.
+    pub(crate) apps: Vec<Arc<Config>>,
     pub(crate) on_control_lost: OnControlLost,
     /// Files that it names.
     pub(crate) configuration: Vec<PathBuf>,
@@ -81,7 +86,7 @@ impl Defaults {
         text: &str,
         base: &Config,
         env: Environment<'_>,
-    ) -> Result<Vec<(Config, String)>, Vec<Problem>> {
+    ) -> Result<Vec<(Arc<Config>, String)>, Vec<Problem>> {
         let mut reader = Reader::new("", env);
         let mut apps = Vec::new();
         if let Some(root) = reader.document(text) {
@@ -107,6 +112,8 @@ struct Reader<'a> {
     notes: Vec<String>,
     /// By the directories they come from, which apps have in common.
     resources: HashMap<Vec<String>, Resources>,
+    guards: Shared<Guards>,
+    in_scope: Shared<InScope>,
 }
 
 /// A mapping whose keys are known, each once.
@@ -114,8 +121,15 @@ type Entries<'n> = Vec<(Use, &'n Key, &'n Node)>;
 
 impl<'a> Reader<'a> {
     fn new(path: &str, env: Environment<'a>) -> Self {
-        let (problems, notes, resources) = (Vec::new(), Vec::new(), HashMap::new());
-        Self { path: path.into(), env, problems, notes, resources }
+        Self {
+            path: path.into(),
+            env,
+            problems: Vec::new(),
+            notes: Vec::new(),
+            resources: HashMap::new(),
+            guards: Shared::default(),
+            in_scope: Shared::default(),
+        }
     }
 
     fn place(&self, place: Place) -> FilePlace {
@@ -203,7 +217,7 @@ impl<'a> Reader<'a> {
         let apps = apps.map(|node| self.apps(node, &defaults, &base)).unwrap_or_default();
         base.warnings.append(&mut self.notes);
         let name = name.map(str::to_owned).or(own_name).or_else(host::name);
-        let on_control_lost = match base.keep_data_plane {
+        let on_control_lost = match base.process.keep_data_plane {
             _ if !values.is_given(KEEP) => OnControlLost::Serve,
             time if time.is_zero() => OnControlLost::Exit,
             time => OnControlLost::ServeFor(time),
@@ -342,7 +356,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn apps(&mut self, node: &Node, defaults: &Defaults, base: &Config) -> Vec<Config> {
+    fn apps(&mut self, node: &Node, defaults: &Defaults, base: &Config) -> Vec<Arc<Config>> {
         let Value::Sequence(nodes) = &node.value else {
             let message = format!("must be a list, not {}", node.kind());
             self.refuse(node.place, "apps", message);
@@ -355,7 +369,7 @@ impl<'a> Reader<'a> {
                 for problem in known.problems(&app, node.place) {
                     self.refuse(node.place, app.app_id.as_str(), problem);
                 }
-                apps.push(app);
+                apps.push(Arc::new(app));
             }
         }
         apps
@@ -405,11 +419,7 @@ impl<'a> Reader<'a> {
                     }
                 };
                 let config = Config {
-                    metrics: None,
-                    graceful_timeout: base.graceful_timeout,
-                    block_duration: base.block_duration,
-                    keep_data_plane: base.keep_data_plane,
-                    log: base.log.clone(),
+                    process: Arc::clone(&base.process),
                     registries: Arc::clone(&base.registries),
                     zone: base.zone.clone(),
                     tells_metrics: base.tells_metrics,
@@ -451,6 +461,8 @@ impl<'a> Reader<'a> {
             self.problems.extend(problems);
             return None;
         }
+        config.guards = self.guards.of(config.guards);
+        config.in_scope = self.in_scope.of(config.in_scope);
         let Config { app_id, warnings, .. } = &config;
         self.notes.extend(warnings.iter().map(|warning| format!("app {app_id}: {warning}")));
         Some(config)
@@ -617,7 +629,7 @@ apps:
         )
         .unwrap();
         assert_eq!(config.name, "shop");
-        assert_eq!(config.base.metrics, None);
+        assert_eq!(config.base.process.metrics, None);
         assert_eq!(config.on_control_lost, OnControlLost::ServeFor(Duration::from_secs(30)));
         let tcp = |host: &str, port| Some(AppPlace::Tcp { host: host.to_owned(), port });
         let got: Vec<_> = config
@@ -636,7 +648,7 @@ apps:
         );
         let sizes: Vec<_> = config.apps.iter().map(|app| app.body_bytes_max).collect();
         assert_eq!(sizes, [Some(1024), Some(1024), Some(2048), Some(1024)]);
-        assert!(config.apps.iter().all(|app| app.metrics.is_none()));
+        assert!(config.apps.iter().all(|app| Arc::ptr_eq(&app.process, &config.base.process)));
         assert!(config.apps.iter().all(|app| app.zone.as_deref() == Some("berlin")));
         let balances: Vec<_> = config.apps.iter().map(|app| app.balance).collect();
         assert_eq!(balances[..2], [Balance::PowerOfTwo, Balance::RoundRobin]);
@@ -655,7 +667,7 @@ apps:
         assert_eq!((config.apps.len(), config.on_control_lost), (0, OnControlLost::Serve));
         let env = |name: &str| (name == "RINGCAR_LOG_LEVEL").then(|| "warn".to_owned());
         let config = NodeConfig::parse("n", "log-level: debug", Some("other"), &env).unwrap();
-        assert_eq!(config.base.log.threshold, crate::log::Level::Warning);
+        assert_eq!(config.base.process.log.threshold, crate::log::Level::Warning);
         assert_eq!(config.name, "other");
     }
 }

@@ -13,6 +13,7 @@ mod registries;
 
 use crate::config::Config;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// One line of the report.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -72,7 +73,7 @@ impl Finding {
 /// first is that of the process, the others those of its apps.
 pub(crate) async fn findings(
     base: &Config,
-    apps: &[Config],
+    apps: &[Arc<Config>],
     engine: dataplane::engine::Choice,
 ) -> Vec<Finding> {
     let mut findings = vec![machine::kernel(), machine::engine(engine), machine::clock()];

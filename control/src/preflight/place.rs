@@ -79,7 +79,7 @@ pub(super) fn listeners(config: &Config) -> Vec<Finding> {
 }
 
 pub(super) fn metrics(config: &Config) -> Option<Finding> {
-    config.metrics.as_ref().map(|place| port("metrics port", place))
+    config.process.metrics.as_ref().map(|place| port("metrics port", place))
 }
 
 fn port(check: &'static str, place: &HostPort) -> Finding {

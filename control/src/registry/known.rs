@@ -4,7 +4,8 @@
 
 use super::{
     Row,
-    merge::{Change, Health, Registries, Source},
+    registries::{Change, Registries},
+    source::{Health, Source},
 };
 use crate::knowledge::{KnownRow, RegistryState};
 use snapshot::{AppId, Namespace};

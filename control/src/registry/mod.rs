@@ -2,9 +2,9 @@
 //!
 //! A registry is one file here: [`local`] for one machine, [`etcd`] for several, [`sqlite`] for
 //! daprd's host database, [`mod@file`] for what an operator wrote down, [`dns`] for names. Each
-//! watches in a task of its own and tells whole tables; [`merge`] makes one table of all, and knows
-//! how old each one's is. A registry that is away never takes back what it said: its last table
-//! stays in force.
+//! watches in a task of its own and tells whole tables; [`registries`] keeps them, and knows how
+//! old each one is, and [`merge`] makes one table of all. A registry that is away never takes back
+//! what it said: its last table stays in force.
 
 #![forbid(unsafe_code)]
 
@@ -16,14 +16,17 @@ pub(crate) mod inotify;
 mod known;
 pub(crate) mod local;
 mod merge;
+mod own;
+mod registries;
 mod remembered;
 mod renew;
 mod revision;
+mod source;
 pub(crate) mod sqlite;
 mod steps;
 
 pub(crate) use entry::{Entry, EntryError, Identity};
-pub(crate) use merge::{Change, Registries};
+pub(crate) use registries::{Change, Registries};
 pub(crate) use revision::Revision;
 
 use crate::config::zone::Zone;
@@ -148,7 +151,7 @@ impl Sink {
 
     #[cfg(test)]
     pub(crate) fn pair() -> (Self, mpsc::Receiver<(usize, News)>) {
-        let (sender, receiver) = mpsc::channel(merge::NEWS_MAX);
+        let (sender, receiver) = mpsc::channel(registries::NEWS_MAX);
         (Self { source: 0, sender }, receiver)
     }
 }

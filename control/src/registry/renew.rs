@@ -11,7 +11,8 @@
 
 use super::{
     Entry, RegistryError, Settings, Sink,
-    merge::{Change, Registries, Source},
+    registries::{Change, Registries},
+    source::Source,
 };
 use std::{
     collections::{BTreeMap, HashSet},

@@ -179,6 +179,7 @@ impl Sidecar {
 
     fn remove(&mut self, number: u32) {
         let Some(served) = self.apps.remove(&number) else { return };
+        self.churn += 1;
         self.health_checks.stop(number);
         self.registries.withdraw(&served.entry);
         self.supervisor.release(HoldId(number));
@@ -206,6 +207,7 @@ impl Sidecar {
         let (served, app, metadata) = prepared.serve(config);
         self.publisher.put(app, &metadata, listeners);
         self.apps.insert(number, Box::new(served));
+        self.churn += 1;
     }
 
     /// Apps whose state is live are told of, and looked for.
@@ -270,6 +272,7 @@ impl Sidecar {
             let health = AppHealth { unready: Vec::new(), outbound_ready: true };
             self.publisher.set_health(self.supervisor.told(), *number, health);
         }
+        self.churn += numbers.len();
         let version = self.publish();
         for number in numbers {
             if let Some(served) = self.apps.get_mut(number) {

@@ -48,6 +48,7 @@ use crate::{
     supervisor::{self, Event, Supervisor},
 };
 use admin::Reply;
+use dataplane::engine::heap;
 use node::Node;
 use numbers::Numbers;
 use questions::{Operators, Questions};
@@ -102,6 +103,8 @@ pub(crate) struct Sidecar {
     span_count: u64,
     /// The last version that every worker runs on.
     live: Version,
+    /// Apps that came, were found or went since the heap was last trimmed.
+    churn: usize,
     /// It was said once that the sidecar is ready.
     is_initialized: bool,
     stage: Stage,
@@ -360,8 +363,18 @@ impl Sidecar {
         self.live = version;
         // A state in force is the moment from which calls to its apps are answered.
         let end = self.on_apps_live(version);
+        self.trim();
         self.reply_up_to(version, 204, "");
         end
+    }
+
+    /// When a change of many apps is over, what it took is given back.
+    fn trim(&mut self) {
+        let is_over = self.live == self.version() && self.searches.is_empty();
+        if is_over && self.churn >= CHURN_MIN {
+            self.churn = 0;
+            heap::give_back();
+        }
     }
 
     fn on_refused(&mut self, version: Version, problems: &[String]) {
@@ -413,6 +426,9 @@ impl Stage {
         }
     }
 }
+
+/// Some 100 KB of a change's own.
+const CHURN_MIN: usize = 32;
 
 const fn level_of(level: LogLevel) -> Level {
     match level {

@@ -82,7 +82,7 @@ impl Node {
             base: config.base.clone(),
             defaults: config.defaults.clone(),
             steering: config.steering.clone(),
-            apps: mem::take(&mut config.apps).into_iter().map(Arc::new).collect(),
+            apps: mem::take(&mut config.apps),
             changes,
             added: BTreeMap::new(),
             watches: Watches::default(),
@@ -107,7 +107,7 @@ impl Node {
             // What was understood once may not be any more, under another file's defaults or with
             // other resources; then it stays as it was.
             if let Ok(apps) = self.defaults.apps(text, &self.base, &environment) {
-                let apps = apps.into_iter().map(|(app, _)| (name.clone(), Arc::new(app)));
+                let apps = apps.into_iter().map(|(app, _)| (name.clone(), app));
                 self.added.extend(apps);
             }
             wanted.extend(self.added.get_key_value(name).map(|(n, app)| (n.clone(), app.clone())));
@@ -177,10 +177,10 @@ impl Sidecar {
             }
         };
         let was_refused = node.refusal.take().is_some();
-        node.apps = config.apps.into_iter().map(Arc::new).collect();
+        node.apps = config.apps;
         node.defaults = config.defaults;
         node.watch_files(&config.configuration, &self.log);
-        if node.base.metrics != config.base.metrics {
+        if node.base.process.metrics != config.base.process.metrics {
             self.log.warning("Changes of the metrics page wait for the next start");
         }
         if node.steering != config.steering {
@@ -190,9 +190,9 @@ impl Sidecar {
         config.base.warnings.iter().filter(is_new).for_each(|warning| self.log.warning(warning));
         node.base.warnings = config.base.warnings;
         let wanted = node.wanted(&self.log);
-        self.log.set_threshold(config.base.log.threshold);
-        self.graceful_timeout = config.base.graceful_timeout;
-        self.block_duration = config.base.block_duration;
+        self.log.set_threshold(config.base.process.log.threshold);
+        self.graceful_timeout = config.base.process.graceful_timeout;
+        self.block_duration = config.base.process.block_duration;
         self.scrapes.set_rules(&config.base.telemetry.rules);
         let told = self.supervisor.told();
         self.publisher.set_on_control_lost(told, config.on_control_lost);

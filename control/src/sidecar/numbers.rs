@@ -103,7 +103,7 @@ mod tests {
             head_bytes_max: 0,
             health: snapshot::AppHealth::default(),
             outbound: Default::default(),
-            metadata_json: String::new(),
+            metadata_json: "".into(),
         }
     }
 

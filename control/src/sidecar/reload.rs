@@ -127,9 +127,9 @@ impl Sidecar {
     }
 
     fn apply(&mut self, config: &Config) {
-        self.log.set_threshold(config.log.threshold);
-        self.graceful_timeout = config.graceful_timeout;
-        self.block_duration = config.block_duration;
+        self.log.set_threshold(config.process.log.threshold);
+        self.graceful_timeout = config.process.graceful_timeout;
+        self.block_duration = config.process.block_duration;
         self.scrapes.set_rules(&config.telemetry.rules);
         for (number, served) in &mut self.apps {
             let (body, head) = (config.body_bytes_max, config.head_bytes_max());

@@ -38,7 +38,7 @@ pub(super) struct Served {
     pub(super) sockets: Vec<Bound>,
     pub(super) stage: Stage,
     /// To look for the app with, once it is registered.
-    pub(super) channel: Option<AppChannel>,
+    pub(super) channel: Option<Box<AppChannel>>,
     pub(super) search: Option<AbortHandle>,
     /// Where the app listens, if that is a port.
     pub(super) app_address: Option<SocketAddr>,
@@ -79,7 +79,7 @@ pub(super) struct Prepared {
     pub(super) metadata: Metadata,
     pub(super) entry: Entry,
     pub(super) sockets: Vec<Bound>,
-    pub(super) channel: Option<AppChannel>,
+    pub(super) channel: Option<Box<AppChannel>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -358,7 +358,7 @@ fn app(config: &Config, number: u32, address: Option<Address>) -> App {
         head_bytes_max: config.head_bytes_max(),
         health: AppHealth { unready, outbound_ready: true },
         outbound: config.outbound(),
-        metadata_json: String::new(),
+        metadata_json: "".into(),
     }
 }
 
@@ -386,8 +386,8 @@ fn metadata(config: &Config) -> Metadata {
     metadata
 }
 
-fn app_channel(config: &Config, address: Address, place: &Place<'_>) -> AppChannel {
-    AppChannel {
+fn app_channel(config: &Config, address: Address, place: &Place<'_>) -> Box<AppChannel> {
+    Box::new(AppChannel {
         address,
         protocol: config.protocol.clone(),
         app_id: config.app_id.as_str().to_owned(),
@@ -396,7 +396,7 @@ fn app_channel(config: &Config, address: Address, place: &Place<'_>) -> AppChann
         bell: Arc::default(),
         log: place.log.clone(),
         patience: place.search.clone(),
-    }
+    })
 }
 
 impl Served {

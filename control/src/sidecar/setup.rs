@@ -84,7 +84,7 @@ struct Plan<'a> {
 /// When something that was asked for cannot be had.
 pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, StartError> {
     say_start(config, log);
-    let on_control_lost = match config.keep_data_plane {
+    let on_control_lost = match config.process.keep_data_plane {
         time if time.is_zero() => OnControlLost::Exit,
         time => OnControlLost::ServeFor(time),
     };
@@ -129,7 +129,7 @@ fn say_start(config: &Config, log: &Log) {
         version::DAPR,
         version::COMMIT
     ));
-    log.info(format_args!("Log level set to: {}", config.log.threshold.name()));
+    log.info(format_args!("Log level set to: {}", config.process.log.threshold.name()));
     config.warnings.iter().for_each(|warning| log.warning(warning));
 }
 
@@ -178,7 +178,7 @@ async fn start(
     let version = adopted.as_deref().map(|adopted| adopted.held.version).unwrap_or_default();
     adopted.iter().for_each(|adopted| tell_adoption(adopted, &mut plan.steering, log));
     let operators = Operators::meet(&plan.name, plan.node.is_some(), &dir, log)?;
-    let metrics = base.metrics.as_ref();
+    let metrics = base.process.metrics.as_ref();
     let metrics = metrics.map(|place| bind_tcp(&place.host, place.port, log)).transpose()?;
     let mut sidecar = Sidecar {
         claim,
@@ -206,14 +206,14 @@ async fn start(
         replies: VecDeque::new(),
         span_count: 0,
         live: Version::default(),
+        churn: 0,
         is_initialized: false,
         stage: Stage::Serving,
-        block_duration: base.block_duration,
-        graceful_timeout: base.graceful_timeout,
+        block_duration: base.process.block_duration,
+        graceful_timeout: base.process.graceful_timeout,
     };
     let numbers = sidecar.inherit(predecessor.as_deref());
     sidecar.take_apps(plan.apps, &held_apps, numbers)?;
-    sidecar.steer();
     drop(held_apps);
     let incoming =
         metrics.map(|bound| page::serve(bound.socket)).transpose().map_err(StartError::Page)?;
@@ -225,7 +225,7 @@ async fn start(
         Registries::start(&base.registries, &sidecar.dir, &entries, held_routes, log)?;
     sidecar.take_routes(plan.on_control_lost);
     if let Some(predecessor) = predecessor {
-        sidecar.supervisor.relieve(predecessor, base.graceful_timeout);
+        sidecar.supervisor.relieve(predecessor, base.process.graceful_timeout);
     }
     sidecar.start_apps(adopted);
     Ok(sidecar)
@@ -311,6 +311,7 @@ impl Sidecar {
         }
         held.into_values().for_each(|app| self.numbers.give_back(app.number));
         numbers.into_values().for_each(|number| self.numbers.give_back(number));
+        self.steer();
         Ok(())
     }
 

@@ -202,7 +202,9 @@ impl<'a> Sockets<'a> {
     }
 
     pub(super) fn finish(self) -> Vec<Bound> {
-        let mut bound: Vec<Bound> = self.taken.into_iter().map(|free| free.bound).collect();
+        // Kept for each app of a node: no larger than they are.
+        let mut bound = Vec::with_capacity(self.taken.len() + self.new.len());
+        bound.extend(self.taken.into_iter().map(|free| free.bound));
         bound.extend(self.new);
         bound.iter_mut().for_each(|bound| bound.listener.app = self.app);
         bound

@@ -108,7 +108,7 @@ impl Sidecar {
             patience: self.patience.clone(),
             bell: Arc::clone(&served.bell),
         };
-        served.channel = Some(place);
+        served.channel = Some(Box::new(place));
         let health = AppHealth { unready: vec!["runtime".to_owned()], outbound_ready: true };
         self.publisher.set_health(self.supervisor.told(), number, health);
         let version = self.publish();

@@ -132,7 +132,7 @@ mod tests {
             head_bytes_max: 8192,
             health: AppHealth::default(),
             outbound: Default::default(),
-            metadata_json: String::new(),
+            metadata_json: "".into(),
         });
         String::from_utf8(lines.as_bytes().to_vec()).unwrap()
     }

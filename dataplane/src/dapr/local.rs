@@ -167,7 +167,7 @@ mod tests {
                 outbound_ready,
             },
             outbound: Default::default(),
-            metadata_json: "{\"id\":\"orders\"}\n".to_string(),
+            metadata_json: "{\"id\":\"orders\"}\n".into(),
         }
     }
 

@@ -36,6 +36,7 @@ mod choose;
 mod chunk;
 mod credentials;
 mod epoll;
+pub mod heap;
 mod pool;
 mod queue;
 mod slab;

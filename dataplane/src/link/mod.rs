@@ -206,7 +206,7 @@ impl Link {
             self.send_records();
             // After all that somebody waits for: freeing the table of a replaced state takes its
             // time.
-            drop(self.progress.take_outlived());
+            self.drop_outlived();
         }
     }
 
@@ -223,6 +223,19 @@ impl Link {
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         self.bell.drain();
         Ok((ready[0], ready.get(2).copied().unwrap_or(false)))
+    }
+
+    fn drop_outlived(&mut self) {
+        let outlived = self.progress.take_outlived();
+        if self.progress.is_change_of_apps(&outlived) {
+            self.drop_dead_series();
+        }
+    }
+
+    /// What no worker holds any more belonged to an app that is gone. Not only when somebody reads
+    /// the numbers: where nobody does, each app that goes would leave its series.
+    fn drop_dead_series(&mut self) {
+        self.series.retain(|series| Arc::strong_count(series) > 1);
     }
 
     fn accept(&mut self) {
@@ -403,8 +416,7 @@ impl Link {
                 worker.put(ToWorker::ControlReply { connection, status, content_type, body });
             }
             ToDataPlane::Stats { query } => {
-                // What no worker holds any more belonged to an app that is gone.
-                self.series.retain(|series| Arc::strong_count(series) > 1);
+                self.drop_dead_series();
                 let (counters, histograms) = stats::sum(&self.counted, &self.series, clock::now());
                 self.send(&FromDataPlane::Stats { query, counters, histograms });
             }

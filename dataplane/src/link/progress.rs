@@ -63,6 +63,14 @@ impl Progress {
         outlived
     }
 
+    /// Whether an app came, went or changed from the first of these, which were taken out, to what
+    /// every worker runs on.
+    pub(super) fn is_change_of_apps(&self, outlived: &[Arc<Adoption>]) -> bool {
+        let Some((_, after)) = outlived.split_first() else { return false };
+        let live = self.adoptions.front();
+        after.iter().chain(live).any(|adoption| !adoption.difference.apps.is_empty())
+    }
+
     fn newest(&self) -> &Adoption {
         self.adoptions.back().expect("the one in force is never taken out")
     }

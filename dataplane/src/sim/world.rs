@@ -680,7 +680,7 @@ fn own_app(number: u32, id: &str, place: Place) -> OwnApp {
         head_bytes_max: 8192,
         health: AppHealth { unready: Vec::new(), outbound_ready: true },
         outbound: Default::default(),
-        metadata_json: metadata_of(id),
+        metadata_json: metadata_of(id).into(),
     }
 }
 

@@ -81,7 +81,7 @@ on_both_engines! {
         assert_eq!(response.start_line, "HTTP/1.1 200 OK");
         assert_eq!(response.one("content-type"), Some("application/json"));
         assert_eq!(response.text(), "{\"id\":\"checkout\"}\n");
-        plane.publish(|s| s.apps[0].metadata_json = "{\"id\":\"new\"}\n".to_owned());
+        plane.publish(|s| s.apps[0].metadata_json = "{\"id\":\"new\"}\n".into());
         client.send(get("/v1.0/metadata/"));
         assert_eq!(client.read_response().text(), "{\"id\":\"new\"}\n");
     }
@@ -90,7 +90,7 @@ on_both_engines! {
         let large = format!("{{\"id\":\"{}\"}}\n", "x".repeat(300_000));
         let plane = Plane::on(engine)
             .app("checkout", None)
-            .edit(|s| s.apps[0].metadata_json = large.clone())
+            .edit(|s| s.apps[0].metadata_json = large.clone().into())
             .start();
         let mut client = plane.client();
         for _ in 0..2 {

@@ -112,7 +112,7 @@ on_both_engines! {
                 .collect();
             for round in 0..50 {
                 mesh.caller.publish(|s| {
-                    s.apps[0].metadata_json = format!("{round}\n");
+                    s.apps[0].metadata_json = format!("{round}\n").into();
                     s.routes.retain(|r| r.id.as_str() != "other");
                     if round % 2 == 0 {
                         s.routes.push(route("other", &[&api]));
@@ -184,7 +184,7 @@ on_both_engines! {
                 assert_eq!(client.read_response().status(), 200);
             }
         }
-        plane.publish(|s| s.apps[0].metadata_json = "new\n".to_owned());
+        plane.publish(|s| s.apps[0].metadata_json = "new\n".into());
         for client in &mut clients {
             client.send(get("/v1.0/metadata"));
             assert_eq!(client.read_response().text(), "new\n", "live on every worker");

@@ -23,7 +23,7 @@ use std::{
 /// The first app with another document of metadata, by which a version can be told from outside.
 fn metadata(plane: &Plane, json: &str) -> Vec<Change> {
     let mut app = plane.app(0);
-    app.metadata_json = json.to_owned();
+    app.metadata_json = json.into();
     vec![Change::App(app.into())]
 }
 
@@ -123,7 +123,7 @@ on_both_engines! {
             client.send(get(X));
             assert_eq!(client.read_response().status(), 200, "with the next control");
             // The next one takes over where the last one stopped, sockets included.
-            plane.publish(|s| s.apps[0].metadata_json = "next\n".to_owned());
+            plane.publish(|s| s.apps[0].metadata_json = "next\n".into());
             client.send(get("/v1.0/metadata"));
             assert_eq!(client.read_response().text(), "next\n");
             plane.settle();
@@ -265,7 +265,7 @@ on_both_engines! {
         let mut plane = Plane::on(engine).app("checkout", Some(app.address())).start();
         let version = plane.send_state(|s| {
             s.apps.push(s.apps[0].clone());
-            s.apps[0].metadata_json = "never\n".to_owned();
+            s.apps[0].metadata_json = "never\n".into();
         });
         match plane.link.receive() {
             FromDataPlane::Refused { version: refused, problems } => {
@@ -279,7 +279,7 @@ on_both_engines! {
         assert_eq!(client.read_response().text(), "{\"id\":\"checkout\"}\n");
         plane.publish(|s| {
             s.apps.truncate(1);
-            s.apps[0].metadata_json = "better\n".to_owned();
+            s.apps[0].metadata_json = "better\n".into();
         });
         client.send(get("/v1.0/metadata"));
         assert_eq!(client.read_response().text(), "better\n");
@@ -355,7 +355,7 @@ on_both_engines! {
             assert_eq!(client.read_response().text(), "ok", "{case}");
             // What was lost may have been anything, so no delta is trusted before the state came.
             plane.send_changes(metadata(&plane, "never\n"), &[]);
-            plane.publish(|s| s.apps[0].metadata_json = "whole\n".to_owned());
+            plane.publish(|s| s.apps[0].metadata_json = "whole\n".into());
             client.send(get("/v1.0/metadata"));
             assert_eq!(client.read_response().text(), "whole\n", "{case}");
             plane.change(metadata(&plane, "and on\n"));
@@ -380,7 +380,7 @@ on_both_engines! {
             let mut client = plane.client();
             client.send(get("/v1.0/metadata"));
             assert_eq!(client.read_response().text(), "{\"id\":\"checkout\"}\n", "{case}");
-            plane.publish(|s| s.apps[0].metadata_json = "whole\n".to_owned());
+            plane.publish(|s| s.apps[0].metadata_json = "whole\n".into());
             client.send(get("/v1.0/metadata"));
             assert_eq!(client.read_response().text(), "whole\n", "{case}");
         }
@@ -543,7 +543,7 @@ on_both_engines! {
         lost[4] = 0xee;
         plane.link.send_bytes(&lost, &[]);
         plane.expect_resync();
-        plane.send_state_after(1, |s| s.apps[0].metadata_json = "never\n".to_owned());
+        plane.send_state_after(1, |s| s.apps[0].metadata_json = "never\n".into());
         let (have, reason) = plane.expect_resync();
         assert_eq!(have, Version(1));
         assert!(reason.contains("of 1 frames"), "{reason}");
@@ -620,7 +620,7 @@ on_both_engines! {
         plane.relink();
         plane.publish(|s| {
             s.version = Version(1);
-            s.apps[0].metadata_json = "next\n".to_owned();
+            s.apps[0].metadata_json = "next\n".into();
         });
         let mut client = plane.client();
         client.send(get("/v1.0/metadata"));

@@ -275,7 +275,7 @@ impl Builder {
             head_bytes_max: 8192,
             health: AppHealth { unready: Vec::new(), outbound_ready: true },
             outbound: Default::default(),
-            metadata_json: format!("{{\"id\":\"{id}\"}}\n"),
+            metadata_json: format!("{{\"id\":\"{id}\"}}\n").into(),
         });
         self
     }

@@ -337,7 +337,7 @@ fn app(number: u32, id: &AppId, namespace: &Namespace) -> App {
         head_bytes_max: 0,
         health: AppHealth::default(),
         outbound: Default::default(),
-        metadata_json: String::new(),
+        metadata_json: "".into(),
     }
 }
 

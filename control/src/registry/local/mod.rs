@@ -148,8 +148,8 @@ const SUFFIX: &str = ".json";
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::test_dir::TestDir;
+    use super::{rows::Kept, *};
+    use crate::{registry::Row, test_dir::TestDir};
     use std::{
         io::Read,
         process::{Child, Command, Stdio},
@@ -169,13 +169,19 @@ mod tests {
         Place { registry: LocalRegistry::new(dir.clone()), dir, _temp: temp }
     }
 
-    fn ids(table: &[Entry]) -> Vec<&str> {
-        table.iter().map(|entry| entry.id.as_str()).collect()
+    fn ids(table: &[Row]) -> Vec<&str> {
+        table.iter().map(|row| row.id.as_str()).collect()
     }
 
-    async fn next(watch: &mut LocalWatch) -> Table {
+    fn listed(place: &Place) -> Vec<String> {
+        let table = place.registry.read().unwrap();
+        table.iter().map(|entry| entry.id.as_str().to_owned()).collect()
+    }
+
+    async fn next(watch: &mut LocalWatch) -> Vec<Row> {
         let deadline = Duration::from_secs(5);
-        owned(tokio::time::timeout(deadline, watch.changed()).await.expect("a change").unwrap())
+        let table = tokio::time::timeout(deadline, watch.changed()).await.expect("a change");
+        table.unwrap().into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
     fn run(test: impl Future<Output = ()>) {
@@ -233,10 +239,14 @@ mod tests {
             assert!(watch.table().is_empty());
             let mut entry = Entry::sample("orders", "1");
             let mut ours = place.registry.register(&entry, &Sink::pair().0).unwrap();
-            assert_eq!(next(&mut watch).await, [entry.clone()]);
+            assert_eq!(next(&mut watch).await, [Row::of(entry.clone())]);
+            // Of interest to whoever lists, and to nobody who calls.
             entry.cli_pid = Some(7);
             ours.update(&entry).unwrap();
-            assert_eq!(next(&mut watch).await, [entry]);
+            assert_eq!(place.registry.read().unwrap(), [entry.clone()]);
+            entry.zone = Some("eu".into());
+            ours.update(&entry).unwrap();
+            assert_eq!(next(&mut watch).await, [Row::of(entry)]);
             drop(ours);
             assert!(next(&mut watch).await.is_empty());
         });
@@ -271,7 +281,7 @@ mod tests {
         run(async {
             let mut watch = place.registry.watch().unwrap();
             drop(owner);
-            assert_eq!(ids(&place.registry.read().unwrap()), ["orders"]);
+            assert_eq!(listed(&place), ["orders"]);
             assert_eq!(place.registry.find(&entry.instance), Some(entry.clone()));
             drop(copy);
             assert!(next(&mut watch).await.is_empty());
@@ -302,7 +312,7 @@ mod tests {
         });
         let mut reads = 0;
         while !updates.is_finished() {
-            assert_eq!(ids(&place.registry.read().unwrap()), ["orders"], "read {reads}");
+            assert_eq!(listed(&place), ["orders"], "read {reads}");
             reads += 1;
         }
         drop(updates.join().unwrap());

@@ -6,8 +6,11 @@
 
 use super::SUFFIX;
 use crate::{
-    registry::{Entry, EntryError, RegistryError, entry::ENTRY_BYTES_MAX, local::file_error},
+    registry::{
+        Entry, EntryError, RegistryError, Revision, Row, entry::ENTRY_BYTES_MAX, local::file_error,
+    },
     runtime_dir::{RuntimeDir, is_still_named},
+    timestamp::Timestamp,
 };
 use rustix::{
     fs::{FlockOperation, flock},
@@ -26,12 +29,53 @@ use std::{
 };
 
 /// The rows read so far, by file name.
-pub(super) struct Rows {
+pub(super) struct Rows<T> {
     pub(super) dir: RuntimeDir,
-    rows: BTreeMap<OsString, Arc<Entry>>,
+    rows: BTreeMap<OsString, Arc<T>>,
     /// Whether `rows` may differ from the last table that was taken.
     is_changed: bool,
     pub(super) complaints: Vec<String>,
+}
+
+/// What of an entry somebody wants to know. Whoever watches keeps it for as long as it runs, so
+/// that a control's own apps are not there a second time with all that is written of them.
+pub(super) trait Kept {
+    fn of(entry: Entry) -> Self;
+    fn created(&self) -> Timestamp;
+    fn instance(&self) -> &InstanceId;
+}
+
+impl Kept for Entry {
+    fn of(entry: Entry) -> Self {
+        entry
+    }
+
+    fn created(&self) -> Timestamp {
+        self.created
+    }
+
+    fn instance(&self) -> &InstanceId {
+        &self.instance
+    }
+}
+
+impl Kept for Row {
+    fn of(Entry { id, namespace, instance, peer, pid, created, zone, .. }: Entry) -> Self {
+        let revision = Revision::Local { pid, created };
+        Self { id, namespace, instance, address: peer, revision, zone }
+    }
+
+    fn created(&self) -> Timestamp {
+        match self.revision {
+            Revision::Local { created, .. } => created,
+            // None of these is made here.
+            _ => Timestamp(0),
+        }
+    }
+
+    fn instance(&self) -> &InstanceId {
+        &self.instance
+    }
 }
 
 /// What a look at one file found.
@@ -41,20 +85,21 @@ pub(super) enum Look {
     Gone,
 }
 
-impl Rows {
+impl<T: Kept> Rows<T> {
     pub(super) const fn new(dir: RuntimeDir) -> Self {
         Self { dir, rows: BTreeMap::new(), is_changed: false, complaints: Vec::new() }
     }
 
-    /// In the order of their creation. Entries are shared, since those who watch keep two tables.
-    pub(super) fn table(&self) -> Vec<Arc<Entry>> {
-        let mut table: Vec<Arc<Entry>> = self.rows.values().cloned().collect();
-        table.sort_by(|a, b| (a.created, &a.instance).cmp(&(b.created, &b.instance)));
+    /// In the order of their creation. What is kept is shared, since those who watch have two
+    /// tables.
+    pub(super) fn table(&self) -> Vec<Arc<T>> {
+        let mut table: Vec<Arc<T>> = self.rows.values().cloned().collect();
+        table.sort_by(|a, b| (a.created(), a.instance()).cmp(&(b.created(), b.instance())));
         table
     }
 
     /// The table, if it may have changed since this was last asked.
-    pub(super) fn changed_table(&mut self) -> Option<Vec<Arc<Entry>>> {
+    pub(super) fn changed_table(&mut self) -> Option<Vec<Arc<T>>> {
         std::mem::take(&mut self.is_changed).then(|| self.table())
     }
 
@@ -89,7 +134,7 @@ impl Rows {
         self.is_changed = true;
         match read_held(&path, &self.dir) {
             Ok(Some(entry)) if self.has_room_for(name) => {
-                self.rows.insert(name.to_owned(), Arc::new(entry));
+                self.rows.insert(name.to_owned(), Arc::new(T::of(entry)));
                 return Look::Alive;
             }
             Ok(Some(_)) => self.complain(format!(

@@ -4,7 +4,7 @@
 
 use super::rows::{Look, Rows, is_entry};
 use crate::{
-    registry::{Entry, News, RegistryError, Revision, Row, Sink, Watch},
+    registry::{News, RegistryError, Row, Sink, Watch},
     runtime_dir::RuntimeDir,
 };
 use rustix::{fs::inotify, io::Errno};
@@ -22,10 +22,10 @@ use tokio::{io::unix::AsyncFd, time::Instant};
 
 /// The directory, watched.
 pub(crate) struct LocalWatch {
-    rows: Rows,
+    rows: Rows<Row>,
     events: AsyncFd<OwnedFd>,
     rechecks: BTreeMap<OsString, Recheck>,
-    last: Vec<Arc<Entry>>,
+    last: Vec<Arc<Row>>,
 }
 
 /// A file that was closed and is still locked.
@@ -113,13 +113,13 @@ impl LocalWatch {
 
 impl LocalWatch {
     #[cfg(test)]
-    pub(super) fn table(&self) -> crate::registry::Table {
-        super::owned(self.last.clone())
+    pub(super) fn table(&self) -> Vec<Row> {
+        self.rows()
     }
 
     /// The next table that differs from the last. Dropping the future before it is ready loses
     /// nothing.
-    pub(super) async fn changed(&mut self) -> Result<Vec<Arc<Entry>>, RegistryError> {
+    pub(super) async fn changed(&mut self) -> Result<Vec<Arc<Row>>, RegistryError> {
         loop {
             if let Some(table) = self.rows.changed_table().filter(|table| *table != self.last) {
                 self.last.clone_from(&table);
@@ -156,15 +156,7 @@ impl Watch for LocalWatch {
     }
 
     fn rows(&self) -> Vec<Row> {
-        let row = |entry: &Arc<Entry>| Row {
-            id: entry.id.clone(),
-            namespace: entry.namespace.clone(),
-            instance: entry.instance.clone(),
-            address: entry.peer.clone(),
-            revision: Revision::Local { pid: entry.pid, created: entry.created },
-            zone: entry.zone.clone(),
-        };
-        self.last.iter().map(row).collect()
+        self.last.iter().map(|row| Row::clone(row)).collect()
     }
 
     async fn run(mut self, news: Sink) {
@@ -270,7 +262,7 @@ mod tests {
         runtime.block_on(test(&dir, &registry));
     }
 
-    async fn next(watch: &mut LocalWatch) -> Vec<Arc<Entry>> {
+    async fn next(watch: &mut LocalWatch) -> Vec<Arc<Row>> {
         let deadline = Duration::from_secs(5);
         tokio::time::timeout(deadline, watch.changed()).await.expect("a change").unwrap()
     }
