@@ -117,7 +117,7 @@ fn snapshot(is_silent: bool) -> Result<Snapshot> {
         head_bytes_max: 8192,
         health: AppHealth::default(),
         outbound: Arc::default(),
-        metadata_json: String::new(),
+        metadata_json: "".into(),
     };
     let listener = Listener { id: ListenerId(0), kind: ListenerKind::Api, app: 0, caller: None };
     let state = State {
