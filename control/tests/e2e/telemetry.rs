@@ -66,6 +66,40 @@ fn the_page_has_the_metrics_of_daprd() {
     assert!(!page.contains("service_invocation_req_sent"), "to itself, not over a network: {page}");
 }
 
+/// The list is our own; a row that says `absent` is checked as well, so that none outlives its reason.
+#[test]
+fn daprs_dashboards_find_their_series() {
+    let place = Place::new();
+    let app = App::start();
+    let (_process, port, metrics_port) = sidecar(&place, &app, &[]);
+    let path = "/v1.0/invoke/orders/method/pay";
+    assert_eq!(get(port, path).status, 200);
+    let counted = "app_id=\"orders\",method=\"GET\"";
+    let sample =
+        format!("dapr_http_server_response_count{{{counted},path=\"{path}\",status=\"200\"}} 1");
+    let page = await_sample(metrics_port, &sample);
+    let has = |metric: &str, labels: &[&str]| {
+        page.lines().any(|line| {
+            let Some(rest) = line.strip_prefix(metric) else { return false };
+            let is_it = rest.starts_with(['{', ' ']);
+            is_it && labels.iter().all(|label| rest.contains(&format!("{label}=\"")))
+        })
+    };
+    let rows = include_str!("dashboards.txt").lines().filter(|line| !line.starts_with('#'));
+    let mut shown = 0;
+    for row in rows {
+        let (series, verdict) = row.split_once(": ").expect(row);
+        let (metric, labels) = series.split_once(' ').expect(row);
+        let labels: Vec<&str> = labels.split(',').filter(|label| !label.is_empty()).collect();
+        let is_shown = verdict == "shown";
+        assert!(is_shown || verdict.starts_with("absent, "), "{row}");
+        assert_eq!(has(metric, &labels), is_shown, "{row}\nin:\n{page}");
+        assert!(is_shown || !has(metric, &[]), "{row}\nin:\n{page}");
+        shown += usize::from(is_shown);
+    }
+    assert_eq!(shown, 13, "panels that show something");
+}
+
 #[test]
 fn options_decide_which_series_there_are_and_change_live() {
     let place = Place::new();
