@@ -23,6 +23,8 @@ enum Way {
     /// To an address that its host's name must tell first.
     Host,
     Known(EndpointKey),
+    /// Nowhere, as long as the app is not healthy.
+    Unhealthy,
     /// Nowhere, before control has been asked, or a later attempt looks again.
     Unknown(Name),
 }
@@ -31,17 +33,27 @@ impl<E: Engine> Relay<E> {
     /// A call whose head is in `self.request_head`, its bytes at the start of `chunk`.
     pub(super) fn call(&mut self, key: ConnectionKey, chunk: Chunk) {
         let view = Rc::clone(&self.view);
-        let planned = self.plan(key, &view, &chunk);
-        self.observe_verdict(key);
-        match planned {
+        match self.plan(key, &view, &chunk) {
             Ok((way, drop)) => {
                 let drop = drop.union(self.observe_plan(key, &chunk));
                 match self.begin_policy(key, &view) {
-                    Ok(()) => self.dispatch(key, chunk, way, drop),
+                    Ok(()) => {
+                        self.observe_verdict(key);
+                        self.dispatch(key, chunk, way, drop);
+                    }
                     Err(cause) => self.fail_with_body(key, chunk, cause),
                 }
             }
-            Err(cause) => self.fail_with_body(key, chunk, cause),
+            Err(cause) => {
+                let begun = match cause.is_callees() {
+                    true => self.begin_policy(key, &view),
+                    false => Ok(()),
+                };
+                if begun.is_ok() {
+                    self.observe_verdict(key);
+                }
+                self.fail_with_body(key, chunk, begun.err().unwrap_or(cause));
+            }
         }
     }
 
@@ -84,6 +96,7 @@ impl<E: Engine> Relay<E> {
                 self.counters.requests_peer.add(1);
                 Way::Known(self.choose(key, view, route).ok_or(Cause::NotFound)?)
             }
+            To::Unhealthy => Way::Unhealthy,
             To::Unknown(name) => Way::Unknown(name),
         };
         Ok((way, plan.drop))
@@ -118,6 +131,10 @@ impl<E: Engine> Relay<E> {
             Way::Known(endpoint) => {
                 self.remember(key, &head, &rest, false);
                 self.start_upstream(key, endpoint, head, rest);
+            }
+            Way::Unhealthy => {
+                self.remember(key, &head, &rest, false);
+                self.fail(key, Cause::AppUnhealthy);
             }
             Way::Unknown(name) => {
                 self.remember(key, &head, &rest, true);

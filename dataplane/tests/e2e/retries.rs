@@ -9,7 +9,7 @@ use crate::{
 };
 use dataplane::engine::Choice;
 use snapshot::{
-    Address,
+    Address, AppChannel, AppId,
     policy::resiliency::{Pause, Policy, Resiliency, Retry},
 };
 use std::{sync::Arc, time::Duration};
@@ -86,6 +86,32 @@ on_both_engines! {
         let mut upstream = peer.accept();
         let seen = upstream.read_request();
         assert_eq!((seen.text(), seen.one("dapr-callee-app-id")), ("hello", Some("checkout")));
+        upstream.send(OK);
+        assert_eq!(client.read_response().text(), "ok");
+    }
+
+    fn app_that_joins_the_data_plane_meanwhile_is_called(engine: Choice) {
+        let policy = Policy { retry: retry(None), ..Policy::default() };
+        let mut caller = retrying(engine, "checkout", policy);
+        let peer = App::listen();
+        let mut client = caller.client();
+        client.send(format!("{}he", request("POST", X, "Content-Length: 5\r\nX-A: b\r\n")));
+        caller.await_counter(RETRIES, 2.0);
+        client.send("llo");
+        caller.publish(|state| {
+            let mut app = state.apps[0].clone();
+            app.number = 1;
+            app.id = AppId::new("checkout").unwrap();
+            app.resiliency = None;
+            app.channel = Some(AppChannel::http(peer.address()));
+            state.apps.push(app);
+        });
+        let mut upstream = peer.accept();
+        let seen = upstream.read_request();
+        assert_eq!((seen.text(), seen.one("x-a")), ("hello", Some("b")));
+        assert_eq!(seen.one("dapr-caller-app-id"), Some("orders"));
+        assert_eq!(seen.one("dapr-callee-app-id"), Some("checkout"));
+        assert_eq!(seen.one("destination-app-id"), None);
         upstream.send(OK);
         assert_eq!(client.read_response().text(), "ok");
     }
