@@ -256,6 +256,9 @@ fn calls_are_logged_when_wished() {
     let more = ["--config=c.yaml", "--log-as-json"];
     let (mut process, port) = place.sidecar("billing", Some(app.port), &more);
     get(port, "/v1.0/healthz");
+    get(port, "/v1.0/invoke/nobody/method/pay");
+    let line = process.wait_for("HTTP API Called");
+    assert!(line.contains("InvokeService/nobody") && !line.contains("pay"), "{line}");
     get(port, "/v1.0/invoke/billing/method/pay");
     let line = process.wait_for("HTTP API Called");
     let value: serde_json::Value = serde_json::from_str(&line).unwrap();

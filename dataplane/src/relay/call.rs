@@ -33,26 +33,21 @@ impl<E: Engine> Relay<E> {
     /// A call whose head is in `self.request_head`, its bytes at the start of `chunk`.
     pub(super) fn call(&mut self, key: ConnectionKey, chunk: Chunk) {
         let view = Rc::clone(&self.view);
-        match self.plan(key, &view, &chunk) {
+        let planned = self.plan(key, &view, &chunk);
+        // daprd has all that the callee's side may say behind the caller's policy.
+        let is_policys = planned.as_ref().err().is_none_or(|cause| cause.is_callees());
+        let begun = if is_policys { self.begin_policy(key, &view) } else { Ok(()) };
+        if begun.is_ok() {
+            self.observe_verdict(key);
+        }
+        match begun.and(planned) {
             Ok((way, drop)) => {
                 let drop = drop.union(self.observe_plan(key, &chunk));
-                match self.begin_policy(key, &view) {
-                    Ok(()) => {
-                        self.observe_verdict(key);
-                        self.dispatch(key, chunk, way, drop);
-                    }
-                    Err(cause) => self.fail_with_body(key, chunk, cause),
-                }
+                self.dispatch(key, chunk, way, drop);
             }
             Err(cause) => {
-                let begun = match cause.is_callees() {
-                    true => self.begin_policy(key, &view),
-                    false => Ok(()),
-                };
-                if begun.is_ok() {
-                    self.observe_verdict(key);
-                }
-                self.fail_with_body(key, chunk, begun.err().unwrap_or(cause));
+                self.observe_refused(key, cause);
+                self.fail_with_body(key, chunk, cause);
             }
         }
     }
