@@ -17,7 +17,7 @@ use crate::{
         Files,
         admin::{Answer, Order, Wish},
         changes::{Changes, Name},
-        config::{Defaults, NodeConfig},
+        config::{Added, Defaults, NodeConfig},
         environment,
     },
     registry::inotify::directory_of,
@@ -88,13 +88,13 @@ impl Node {
             watches: Watches::default(),
             refusal: None,
         };
-        node.watch_files(&config.configuration, log);
+        node.watch_files(&config.files, log);
         node
     }
 
     /// From here on a change of one of these, or of the node's own file, has them read anew.
-    fn watch_files(&mut self, configuration: &[PathBuf], log: &Log) {
-        let files = self.files.path.iter().chain(configuration);
+    fn watch_files(&mut self, named: &BTreeSet<PathBuf>, log: &Log) {
+        let files = self.files.path.iter().chain(named);
         self.watches.add(files.map(|path| directory_of(path)).collect::<Vec<_>>(), log);
     }
 
@@ -103,10 +103,12 @@ impl Node {
         let of_file = self.apps.iter().map(|app| (apps::name_of(app), Arc::clone(app)));
         let mut wanted: BTreeMap<Name, Arc<Config>> = of_file.collect();
         wanted.retain(|name, _| !self.changes.is_removed(name));
+        let mut named = BTreeSet::new();
         for (name, text) in self.changes.added() {
             // What was understood once may not be any more, under another file's defaults or with
             // other resources; then it stays as it was.
-            if let Ok(apps) = self.defaults.apps(text, &self.base, &environment) {
+            if let Ok(Added { apps, files }) = self.defaults.apps(text, &self.base, &environment) {
+                named.extend(files);
                 let apps = apps.into_iter().map(|(app, _)| (name.clone(), Arc::new(app)));
                 self.added.extend(apps);
             }
@@ -117,6 +119,7 @@ impl Node {
         let directories = wanted.iter().flat_map(|app| app.resources.iter().cloned());
         let directories: BTreeSet<PathBuf> = directories.collect();
         self.watches.add(directories, log);
+        self.watch_files(&named, log);
         wanted
     }
 
@@ -179,7 +182,7 @@ impl Sidecar {
         let was_refused = node.refusal.take().is_some();
         node.apps = config.apps.into_iter().map(Arc::new).collect();
         node.defaults = config.defaults;
-        node.watch_files(&config.configuration, &self.log);
+        node.watch_files(&config.files, &self.log);
         if node.base.metrics != config.base.metrics {
             self.log.warning("Changes of the metrics page wait for the next start");
         }
@@ -207,8 +210,10 @@ impl Sidecar {
     fn add_apps(&mut self, text: &str, answer: Answer) {
         let Some(node) = &mut self.node else { return };
         let apps = match node.defaults.apps(text, &node.base, &environment) {
-            Ok(apps) if apps.is_empty() => return answer.send(422, "there is no app".to_owned()),
-            Ok(apps) => apps,
+            Ok(Added { apps, .. }) if apps.is_empty() => {
+                return answer.send(422, "there is no app".to_owned());
+            }
+            Ok(Added { apps, .. }) => apps,
             Err(problems) => return answer.send(422, texts(&problems)),
         };
         let added: Vec<(Name, String)> =
