@@ -6,7 +6,8 @@
 use super::{
     Sidecar,
     admin::{Reply, Waiting},
-    apps::{self, Failure, Outcome},
+    apps::{self, Failure},
+    farewell::Farewells,
     watches::Watches,
 };
 use crate::{
@@ -45,6 +46,7 @@ pub(super) struct Node {
     changes: Changes,
     /// What operators added, as it was last understood.
     added: BTreeMap<Name, Arc<Config>>,
+    pub(super) farewells: Farewells,
     watches: Watches,
     /// What was wrong with the file the last time.
     refusal: Option<String>,
@@ -85,6 +87,7 @@ impl Node {
             apps: mem::take(&mut config.apps).into_iter().map(Arc::new).collect(),
             changes,
             added: BTreeMap::new(),
+            farewells: Farewells::default(),
             watches: Watches::default(),
             refusal: None,
         };
@@ -115,6 +118,7 @@ impl Node {
             wanted.extend(self.added.get_key_value(name).map(|(n, app)| (n.clone(), app.clone())));
         }
         self.added.retain(|name, _| wanted.contains_key(name));
+        wanted.extend(self.farewells.apps().map(|(name, app)| (name.clone(), Arc::clone(app))));
         let wanted: Vec<Arc<Config>> = wanted.into_values().collect();
         let directories = wanted.iter().flat_map(|app| app.resources.iter().cloned());
         let directories: BTreeSet<PathBuf> = directories.collect();
@@ -165,6 +169,7 @@ impl Sidecar {
 
     /// Reads the file anew. One that is broken leaves everything as it was.
     pub(super) fn reload_node(&mut self) {
+        self.cut_farewells_short();
         let Some(node) = &mut self.node else { return };
         let config = match node.files.read(&environment) {
             Ok(config) => config,
@@ -208,6 +213,7 @@ impl Sidecar {
 
     /// All of them, or none.
     fn add_apps(&mut self, text: &str, answer: Answer) {
+        self.cut_farewells_short();
         let Some(node) = &mut self.node else { return };
         let apps = match node.defaults.apps(text, &node.base, &environment) {
             Ok(Added { apps, .. }) if apps.is_empty() => {
@@ -248,32 +254,30 @@ impl Sidecar {
 
     fn remove_app(&mut self, namespace: &str, id: &str, answer: Answer) {
         let name = Namespace::new(namespace).ok().zip(AppId::new(id).ok());
-        let Some((name, outcome)) =
-            name.and_then(|name| Some((name.clone(), self.drop_app(&name)?)))
+        let Some((name, done)) =
+            name.and_then(|name| Some((name.clone(), self.forget_app(&name)?)))
         else {
             return answer.send(404, format!("app {namespace}/{id} is not served here"));
         };
-        match outcome {
-            Ok(outcome) => {
+        match done {
+            Ok(()) => {
                 self.log.info(format_args!("App {}/{} is no longer served", name.0, name.1));
-                self.answer_at(outcome.version, answer);
+                self.bid_farewell(&name, Some(answer));
             }
             Err(e) => answer.send(500, format!("the change cannot be written down: {e}")),
         }
     }
 
-    /// `None` when there is no such app.
-    fn drop_app(&mut self, name: &Name) -> Option<std::io::Result<Outcome>> {
+    /// Writes down that the app is not wanted. `None` when there is no such app.
+    fn forget_app(&mut self, name: &Name) -> Option<std::io::Result<()>> {
         let node = self.node.as_mut()?;
-        if !node.wanted(&self.log).iter().any(|app| apps::name_of(app) == *name) {
+        if node.farewells.is_leaving(name)
+            || !node.wanted(&self.log).iter().any(|app| apps::name_of(app) == *name)
+        {
             return None;
         }
         let is_in_file = node.is_in_file(name);
-        if let Err(e) = node.changes.remove(name, is_in_file) {
-            return Some(Err(e));
-        }
-        let wanted = node.wanted(&self.log);
-        Some(Ok(self.serve(wanted)))
+        Some(node.changes.remove(name, is_in_file))
     }
 
     /// `POST /v1.0/shutdown` at an app's port: its sidecar ends, and those of the others do not.
@@ -282,8 +286,12 @@ impl Sidecar {
         let Some(served) = self.apps.get(&number) else { return };
         let name = apps::name_of(&served.config);
         self.log.info(format_args!("Shutdown of app {}/{} requested via API", name.0, name.1));
-        if let Some(Err(e)) = self.drop_app(&name) {
-            self.log.error(format_args!("the change cannot be written down: {e}"));
+        match self.forget_app(&name) {
+            None => {}
+            Some(Ok(())) => self.bid_farewell(&name, None),
+            Some(Err(e)) => {
+                self.log.error(format_args!("the change cannot be written down: {e}"));
+            }
         }
     }
 
@@ -291,7 +299,7 @@ impl Sidecar {
         self.answer_at(self.version(), answer);
     }
 
-    fn answer_at(&mut self, version: snapshot::Version, answer: Answer) {
+    pub(super) fn answer_at(&mut self, version: snapshot::Version, answer: Answer) {
         if version <= self.live {
             return answer.send(204, String::new());
         }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::support::{
-    App, Connection, Finished, Place, Process, call, eventually, free_port, get,
+    App, Connection, Finished, Load, MortalApp, Place, Process, call, eventually, free_port, get,
     status_of, try_call,
 };
 use rustix::process::Signal;
@@ -263,6 +263,28 @@ fn a_changed_file_is_in_force_and_a_broken_one_changes_nothing() {
     let refused = broken.start(&place).wait();
     assert_eq!(refused.code, 1);
     assert!(refused.output.contains("stands here a second time"), "{}", refused.output);
+}
+
+#[test]
+fn an_app_that_is_removed_loses_no_call_that_must_not_be_repeated() {
+    let place = Place::new();
+    let (stays, comes) = (MortalApp::start(), MortalApp::start());
+    let mut node = NodeFile::new(&place, HEAD).start(&place);
+    node.wait_for("Node shop serves 0 apps");
+    let (_sidecar, _) = place.sidecar("checkout", Some(stays.port), &[]);
+    let (_caller, port) = place.sidecar("caller", None, &[]);
+    eventually("the app is known", || status_of(port, &invoke("checkout")) == 200);
+    let loads: Vec<Load> = (0..6).map(|_| Load::posting(port, "checkout")).collect();
+    let (http_port, address) = (free_port().to_string(), comes.port.to_string());
+    let add = ["node", "add", "--id", "checkout", "--http-port", &http_port, "--address", &address];
+    for _ in 0..4 {
+        let called = comes.calls_of("caller");
+        succeed(&place, &add);
+        eventually("it is called", || comes.calls_of("caller") > called);
+        succeed(&place, &["node", "remove", "checkout"]);
+    }
+    let calls: usize = loads.into_iter().map(Load::assert_none_failed).sum();
+    println!("{calls} calls while an app came and went");
 }
 
 #[test]
