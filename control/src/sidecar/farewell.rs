@@ -1,5 +1,5 @@
-//! Apps that a node was told to serve no longer, and serves for a moment more: their names are gone,
-//! and callers that have not heard of it are still answered.
+//! Apps that a node was told to serve no longer, and serves for a moment more: their names are
+//! gone, and callers that have not heard of it are still answered.
 //!
 //! What would cross the end of a connection, or wait in a backlog, is lost otherwise. Any other
 //! change of the set of apps ends the moment, for it may want the ports.
