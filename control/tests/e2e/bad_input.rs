@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, Process, call, eventually, free_port, get, status_of};
-use std::{fs, net::TcpListener, path::Path};
+use crate::support::{App, Place, Process, call, eventually, free_port, get, replace, status_of};
+use std::{fs, net::TcpListener};
 
 #[test]
 fn ids_that_daprd_refuses_are_refused_in_its_words() {
@@ -74,9 +74,7 @@ fn rows_that_point_at_ourselves_lead_nowhere() {
          - {{id: other, endpoints: ['127.0.0.1:{closed}']}}\n",
         peer.display()
     );
-    let new = place.path().join("new");
-    fs::write(&new, rows).unwrap();
-    fs::rename(new, place.path().join("apps.yaml")).unwrap();
+    replace(&place.path().join("apps.yaml"), &rows);
     let body = |id: &str| get(port, &format!("/v1.0/invoke/{id}/method/x")).body;
     eventually("the file is read", || !body("other").contains("couldn't find service"));
     assert!(body("ghost").contains("couldn't find service: ghost"), "{}", body("ghost"));
@@ -90,18 +88,13 @@ fn files_that_would_harm_are_refused_and_what_was_in_force_stays() {
     let app = App::start();
     let resources = place.path().join("resources");
     fs::create_dir(&resources).unwrap();
-    let put = |path: &Path, text: &str| {
-        let new = place.path().join("new");
-        fs::write(&new, text).unwrap();
-        fs::rename(new, path).unwrap();
-    };
     let (configuration, policies) = (place.path().join("c.yaml"), resources.join("r.yaml"));
     let denied = "spec: {api: {denied: [{name: shutdown, version: v1, protocol: http}]}}\n";
-    put(&configuration, denied);
+    replace(&configuration, denied);
     let resource = |policies: &str| {
         format!("kind: Resiliency\nmetadata: {{name: r}}\nspec: {{policies: {policies}}}\n")
     };
-    put(&policies, &resource("{timeouts: {t: 5s}}"));
+    replace(&policies, &resource("{timeouts: {t: 5s}}"));
     let flags = ["--config=c.yaml", "--resources-path=resources"];
     let (mut sidecar, port) = place.sidecar("orders", Some(app.port), &flags);
     let levels: String = ('b'..='z')
@@ -130,12 +123,12 @@ fn files_that_would_harm_are_refused_and_what_was_in_force_stays() {
             "divides by zero",
         ),
     ] {
-        put(path, &text);
+        replace(path, &text);
         let line = sidecar.wait_for("what was in force stays");
         assert!(line.contains(want), "{case}: {line}");
         assert_eq!(call(port, "POST /v1.0/shutdown", &[], "").status, 404, "{case}");
         assert_eq!(get(port, "/v1.0/invoke/orders/method/x").status, 200, "{case}");
-        put(path, &good);
+        replace(path, &good);
         sidecar.wait_for("Configuration reloaded");
     }
 }

@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, Server, call, eventually, free_port, status_of};
-use std::{fs, path::Path, process::Command};
+use crate::support::{App, Place, Server, call, eventually, free_port, replace, status_of};
+use std::{fs, process::Command};
 
 #[test]
 fn tells_what_the_call_does_and_how_to_make_it() {
@@ -92,12 +92,6 @@ fn tells_what_the_workers_think_of_each_endpoint() {
         assert!(endpoint.contains(": 0 under way, ") && endpoint.contains(", in"), "{endpoint}");
         assert!(endpoint.contains(" ms, in"), "{endpoint}");
     }
-}
-
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::rename(new, path).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use crate::support::{
     App, Connection, Finished, Load, MortalApp, Place, Process, call, eventually, free_port, get,
-    status_of, try_call,
+    replace, status_of, try_call,
 };
 use rustix::process::Signal;
 use std::{
@@ -33,11 +33,8 @@ impl NodeFile {
         file
     }
 
-    /// At once, as an editor or a deployment does it.
     fn replace(&self, text: &str) {
-        let new = self.path.with_extension("new");
-        fs::write(&new, text).unwrap();
-        fs::rename(new, &self.path).unwrap();
+        replace(&self.path, text);
     }
 
     fn start(&self, place: &Place) -> Process {
@@ -293,9 +290,7 @@ fn tokens_and_configurations_of_its_apps_are_in_force_when_they_change() {
     let (a, b, c) = (free_port(), free_port(), free_port());
     let write = |name: &str, text: &str| {
         let path = place.path().join(name);
-        let new = path.with_extension("new");
-        fs::write(&new, text).unwrap();
-        fs::rename(new, &path).unwrap();
+        replace(&path, text);
         path.display().to_string()
     };
     let (first, second) = (write("a.token", "one\n"), write("c.token", "one\n"));

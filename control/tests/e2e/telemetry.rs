@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Connection, Place, Process, call, eventually, free_port, get};
+use crate::support::{App, Connection, Place, Process, call, eventually, free_port, get, replace};
 use rustix::process::Signal;
 use std::fs;
 
@@ -66,7 +66,8 @@ fn the_page_has_the_metrics_of_daprd() {
     assert!(!page.contains("service_invocation_req_sent"), "to itself, not over a network: {page}");
 }
 
-/// The list is our own; a row that says `absent` is checked as well, so that none outlives its reason.
+/// The list is our own; rows that say `absent` are checked as well, so that none outlives its
+/// reason.
 #[test]
 fn daprs_dashboards_find_their_series() {
     let place = Place::new();
@@ -104,11 +105,7 @@ fn daprs_dashboards_find_their_series() {
 fn options_decide_which_series_there_are_and_change_live() {
     let place = Place::new();
     let app = App::start();
-    let write = |text: &str| {
-        let other = place.path().join("new");
-        fs::write(&other, text).unwrap();
-        fs::rename(&other, place.path().join("c.yaml")).unwrap();
-    };
+    let write = |text: &str| replace(&place.path().join("c.yaml"), text);
     write(
         "spec:\n  metrics:\n    latencyDistributionBuckets: [7, 70]\n    recordErrorCodes: true\n    \
          http: {increasedCardinality: false, excludeVerbs: true, pathMatching: ['/orders/{id}']}\n",
