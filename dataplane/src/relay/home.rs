@@ -35,6 +35,7 @@ impl<E: Engine> Relay<E> {
         // Of what another sidecar might have done with it, nothing holds any more.
         exchange.tried.clear();
         exchange.seat = None;
+        let bytes_max = exchange.request_bytes_max;
         let planner = Planner {
             exchange,
             head: &self.request_head,
@@ -57,6 +58,8 @@ impl<E: Engine> Relay<E> {
         };
         let Some(connection) = self.connections.find_mut(key) else { return true };
         let exchange = &mut connection.exchange;
+        // Peers have looked at what comes; of this one more may be coming.
+        exchange.request_bytes_max = bytes_max;
         let method = exchange.method.name().as_bytes();
         let start_line: [&[u8]; 4] = [method, b" ", &exchange.url_path, b" HTTP/1.1\r\n"];
         let rewrite = Rewrite { start_line: &start_line, drop: plan.drop, added: &[&self.lines] };
@@ -70,6 +73,7 @@ impl<E: Engine> Relay<E> {
             exchange.replay.extend_from_slice(&request);
         }
         exchange.pending.extend([Chunk::from_vec(head, 0), request]);
+        self.counters.requests_local.add(1);
         match plan.to {
             To::App(endpoint) if self.pass_gate(key) => self.attempt(key, endpoint),
             To::App(_) => self.hold(key, []),

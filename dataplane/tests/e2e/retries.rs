@@ -9,7 +9,7 @@ use crate::{
 };
 use dataplane::engine::Choice;
 use snapshot::{
-    Address, AppChannel, AppId,
+    Address,
     policy::resiliency::{Pause, Policy, Resiliency, Retry},
 };
 use std::{sync::Arc, time::Duration};
@@ -98,14 +98,7 @@ on_both_engines! {
         client.send(format!("{}he", request("POST", X, "Content-Length: 5\r\nX-A: b\r\n")));
         caller.await_counter(RETRIES, 2.0);
         client.send("llo");
-        caller.publish(|state| {
-            let mut app = state.apps[0].clone();
-            app.number = 1;
-            app.id = AppId::new("checkout").unwrap();
-            app.resiliency = None;
-            app.channel = Some(AppChannel::http(peer.address()));
-            state.apps.push(app);
-        });
+        caller.join("checkout", peer.address());
         let mut upstream = peer.accept();
         let seen = upstream.read_request();
         assert_eq!((seen.text(), seen.one("x-a")), ("hello", Some("b")));
