@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use snapshot::{
-    Address, AppId, Namespace,
+    Address, AppId, HttpEndpoint, Namespace,
     policy::{AccessPolicy, resiliency::Resiliency},
     wire::Score,
 };
@@ -42,6 +42,28 @@ pub(crate) struct KnownApp {
     pub(crate) concurrency_max: Option<NonZeroU32>,
     /// What its health checks say, if it has any.
     pub(crate) is_healthy: Option<bool>,
+    #[serde(default)]
+    pub(crate) http_endpoints: Vec<KnownServer>,
+}
+
+/// A server outside of Dapr that an app calls by a name. Values of headers may be secret, so they
+/// are not told.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct KnownServer {
+    pub(crate) name: String,
+    pub(crate) base_url: String,
+    pub(crate) headers: Vec<String>,
+}
+
+impl KnownServer {
+    pub(crate) fn all(endpoints: &[HttpEndpoint]) -> Vec<Self> {
+        let server = |endpoint: &HttpEndpoint| Self {
+            name: endpoint.name.clone(),
+            base_url: endpoint.base_url.clone(),
+            headers: endpoint.headers.iter().map(|(name, _)| name.clone()).collect(),
+        };
+        endpoints.iter().map(server).collect()
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

@@ -48,6 +48,13 @@ impl Timestamp {
         format!("{} {}", self.date(), self.time_of_day())
     }
 
+    /// `2026-08-14 09:05.01`, with the point that `dapr list` has there.
+    pub(crate) fn listed(self) -> String {
+        let (date, time) = (self.date(), self.time_of_day());
+        let (minute, second) = time.split_at(5);
+        format!("{date} {minute}.{}", &second[1..])
+    }
+
     /// `20260814090501`, for the names of files.
     pub(crate) fn digits(self) -> String {
         self.short().chars().filter(char::is_ascii_digit).collect()
@@ -97,6 +104,9 @@ mod tests {
             ("no leap day in 2100", 4_107_542_400, "2100-03-01 00:00:00"),
         ] {
             assert_eq!(Timestamp(seconds * NANOS_PER_SECOND).short(), want, "{case}");
+            let listed = Timestamp(seconds * NANOS_PER_SECOND).listed();
+            assert_eq!((&listed[..16], &listed[16..17]), (&want[..16], "."), "{case}");
+            assert_eq!(&listed[17..], &want[17..], "{case}");
         }
         assert_eq!(Timestamp(1_000_000_002).rfc3339(), "1970-01-01T00:00:01.000000002Z");
     }

@@ -370,17 +370,25 @@ impl Cause {
     pub const fn is_no_answer(self) -> bool {
         matches!(
             self,
-            Self::BadResponse
+            Self::AppUnhealthy
+                | Self::BadResponse
                 | Self::ClosedEarly
                 | Self::Connect(_)
                 | Self::ConnectTimeout
                 | Self::DeadlineExceeded
                 | Self::Lookup(_)
+                | Self::NoAppChannel
                 | Self::NotFound
                 | Self::Reset(_)
                 | Self::ResponseHeadTooLarge(_)
                 | Self::Stalled
         )
+    }
+
+    /// What is known of the callee keeps the call from leaving. It is the callee's sidecar who says
+    /// so with daprd, behind the caller's policy: a breaker counts it.
+    pub const fn is_callees(self) -> bool {
+        matches!(self, Self::AppUnhealthy | Self::Denied | Self::NoAppChannel | Self::NotFound)
     }
 
     pub const fn label(self) -> &'static str {

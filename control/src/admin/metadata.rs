@@ -18,6 +18,8 @@ use std::{borrow::Cow, collections::BTreeMap, num::NonZeroU32, sync::Arc};
 pub(crate) struct Metadata {
     id: String,
     runtime_version: Cow<'static, str>,
+    #[serde(default)]
+    enabled_features: Vec<Cow<'static, str>>,
     extended: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     http_endpoints: Vec<Loaded>,
@@ -80,6 +82,7 @@ impl Metadata {
         Self {
             id: app_id.to_owned(),
             runtime_version: version::DAPR.into(),
+            enabled_features: FEATURES.map(Into::into).into(),
             extended: extended.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             http_endpoints: Vec::new(),
             app_connection_properties: app,
@@ -134,6 +137,9 @@ impl Metadata {
     }
 }
 
+/// Of the features that daprd 1.18 has on by default, those that have a meaning here.
+const FEATURES: [&str; 1] = ["HotReload"];
+
 /// Entries a client may add: every one is part of every state.
 const EXTENDED_MAX: usize = 256;
 
@@ -159,7 +165,8 @@ mod tests {
         let mut metadata = Metadata::new("orders", Some(app));
         assert!(metadata.extend("cliPID".into(), "12\"".into()));
         let want = format!(
-            "{{\"id\":\"orders\",\"runtimeVersion\":\"1.18.3\",\"extended\":{{\"cliPID\":\"12\\\"\",\
+            "{{\"id\":\"orders\",\"runtimeVersion\":\"1.18.3\",\
+             \"enabledFeatures\":[\"HotReload\"],\"extended\":{{\"cliPID\":\"12\\\"\",\
              \"daprRuntimeVersion\":\"1.18.3\",\"ringcarVersion\":\"{}\"}},\"appConnectionProperties\":\
              {{\"port\":6001,\"protocol\":\"http\",\"channelAddress\":\"127.0.0.1\",\"maxConcurrency\":7,\
              \"health\":{{\"healthCheckPath\":\"/healthz\",\"healthProbeInterval\":\"5s\",\

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{complain, fail};
+use super::{fail, say};
 use crate::{
     http_client::{self, CallError},
     listen::prefer_ipv4,
@@ -69,11 +69,12 @@ enum InvokeError {
 pub(super) async fn main(arguments: Arguments) -> ExitCode {
     match invoke(arguments).await {
         Ok(response) => {
-            let mut stdout = io::stdout().lock();
-            // A reader that left early has seen what it wanted.
-            let _ = stdout.write_all(response.body()).and_then(|()| stdout.write_all(b"\n"));
-            drop(stdout);
-            complain("✅  App invoked successfully");
+            if !response.body().is_empty() {
+                let mut stdout = io::stdout().lock();
+                // A reader that left early has seen what it wanted.
+                let _ = stdout.write_all(response.body()).and_then(|()| stdout.write_all(b"\n"));
+            }
+            say("✅  App invoked successfully");
             ExitCode::SUCCESS
         }
         Err(e) => fail(e),

@@ -82,7 +82,7 @@ fn row(entry: Entry, now: Timestamp) -> Row {
         metrics_enabled: entry.metrics_port != 0,
         command: shorten(&entry.command),
         age: age(entry.created.seconds_until(now)),
-        created: entry.created.short(),
+        created: entry.created.listed(),
         daprd_pid: entry.pid,
         cli_pid: entry.cli_pid.unwrap_or(0),
         app_pid: entry.app_pid.unwrap_or(0),
@@ -149,6 +149,15 @@ fn table(rows: &[Row]) -> String {
             row.daprd_log_path.clone(),
         ]
     });
+    without_empty_columns(&head, cells.collect())
+}
+
+/// As `dapr list`: a column that no app has anything in is left out.
+fn without_empty_columns(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    let is_kept = |column: &usize| rows.iter().any(|row| !row[*column].is_empty());
+    let kept: Vec<usize> = (0..head.len()).filter(is_kept).collect();
+    let head: Vec<&str> = kept.iter().map(|&column| head[column]).collect();
+    let cells = rows.iter().map(|row| kept.iter().map(|&column| row[column].clone()).collect());
     output::table(&head, cells)
 }
 
@@ -189,12 +198,14 @@ mod tests {
     fn columns_line_up() {
         let want = concat!(
             "APP ID  HTTP PORT  GRPC PORT  APP PORT  COMMAND               AGE  ",
-            "CREATED              DAPRD PID  CLI PID  APP PID  RUN_TEMPLATE_PATH  APP_LOG_PATH  ",
-            "DAPRD_LOG_PATH\n",
+            "CREATED              DAPRD PID  CLI PID  APP PID\n",
             "orders  3500       0          0         python3 \"a long n...  1h   ",
-            "1970-01-01 00:00:01  8          7        0\n",
+            "1970-01-01 00:00.01  8          7        0\n",
         );
         assert_eq!(table(&sample()), want);
+        let mut rows = sample();
+        rows[0].app_log_path = "a.log".into();
+        assert!(table(&rows).starts_with("APP ID") && table(&rows).contains("0        a.log\n"));
     }
 
     #[test]

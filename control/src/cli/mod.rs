@@ -124,7 +124,7 @@ impl Command {
             Self::List(arguments) => list::main(&arguments),
             Self::Node(arguments) => node::main(arguments),
             Self::Run(arguments) => block_on(run::main(*arguments)),
-            Self::Stop(arguments) => stop::main(&arguments),
+            Self::Stop(arguments) => block_on(stop::main(&arguments)),
         }
     }
 }

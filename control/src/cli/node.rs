@@ -16,7 +16,7 @@ use crate::{
 };
 use hyper::{Method, body::Bytes};
 use serde::{Deserialize, Serialize};
-use snapshot::Address;
+use snapshot::{Address, AppId, Namespace};
 use std::{
     fs,
     io::{self, Read},
@@ -62,6 +62,25 @@ pub(super) struct Which {
     /// The node's name, where several run
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+}
+
+/// Has the node serve this app no longer.
+///
+/// # Errors
+/// When it does not run, or refuses.
+pub(super) async fn remove(
+    node: &str,
+    namespace: &Namespace,
+    id: &AppId,
+) -> Result<(), NodeCommandError> {
+    let which = Which { node: Some(node.to_owned()) };
+    ask(&which, Method::DELETE, &path_of(namespace.as_str(), id.as_str()), String::new())
+        .await
+        .map(drop)
+}
+
+fn path_of(namespace: &str, id: &str) -> String {
+    format!("/v1/apps/{namespace}/{id}")
 }
 
 #[derive(clap::Args)]
@@ -211,7 +230,7 @@ impl NodeCommand {
                 ask(&add.which, Method::PUT, "/v1/apps", body).await.map(drop)
             }
             Self::Remove(Remove { which, namespace, id }) => {
-                let path = format!("/v1/apps/{namespace}/{id}");
+                let path = path_of(&namespace, &id);
                 ask(&which, Method::DELETE, &path, String::new()).await.map(drop)
             }
             Self::List(List { which, output }) => {

@@ -1,14 +1,19 @@
-//! `ringcar stop`: ends running apps by ending the `run` that started them, or their sidecar.
+//! `ringcar stop`: ends running apps by ending the `run` that started them, or their sidecar. One
+//! that a node serves among others is served no longer, and its process is left alone: the node did
+//! not start it.
 
 #![forbid(unsafe_code)]
 
-use super::{fail, say};
+use super::{
+    fail,
+    node::{self, NodeCommandError},
+    say,
+};
 use crate::{
     registry::{Entry, Table, local::LocalRegistry},
     runtime_dir::RuntimeDir,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use snapshot::{AppId, Namespace};
 use std::{
     collections::BTreeSet,
     env,
@@ -38,13 +43,11 @@ enum StopError {
          adopts it"
     )]
     Gone(u32),
-    #[error(
-        "node {node} serves it among others: ringcar node remove --node {node} --namespace {namespace} {id}"
-    )]
-    OfNode { node: String, namespace: Namespace, id: AppId },
+    #[error("node {node}, which serves it, does not let it go: {reason}")]
+    OfNode { node: String, reason: NodeCommandError },
     #[error("couldn't find app id {0}")]
     NotFound(String),
-    #[error("couldn't find apps of the run file {0}")]
+    #[error("couldn't find apps with run file {0:?}")]
     NoRun(String),
     #[error("{0}")]
     Path(#[from] super::run::PathError),
@@ -52,7 +55,7 @@ enum StopError {
     Kill { pid: u32, reason: rustix::io::Errno },
 }
 
-pub(super) fn main(arguments: &Arguments) -> ExitCode {
+pub(super) async fn main(arguments: &Arguments) -> ExitCode {
     let table = match RuntimeDir::locate() {
         Ok(dir) => LocalRegistry::new(dir).read(),
         Err(e) => return fail(e),
@@ -62,7 +65,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
         Err(e) => return fail(e),
     };
     if let Some(path) = &arguments.run_file {
-        return match stop_run(path, &table) {
+        return match stop_run(path, &table).await {
             Ok(()) => {
                 say("✅  Dapr and app processes stopped successfully");
                 ExitCode::SUCCESS
@@ -72,7 +75,7 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     }
     let mut code = ExitCode::SUCCESS;
     for app_id in arguments.app_ids.iter().chain(&arguments.more_app_ids) {
-        match stop(app_id, &table) {
+        match stop(app_id, &table).await {
             Ok(()) => say(format_args!("✅  app stopped successfully: {app_id}")),
             Err(e) => code = fail(format_args!("failed to stop app id {app_id}: {e}")),
         }
@@ -81,16 +84,19 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
 }
 
 /// Every instance of the app.
-fn stop(app_id: &str, table: &Table) -> Result<(), StopError> {
+async fn stop(app_id: &str, table: &Table) -> Result<(), StopError> {
     let mut found = table.iter().filter(|entry| entry.id.as_str() == app_id).peekable();
     if found.peek().is_none() {
         return Err(StopError::NotFound(app_id.to_owned()));
     }
-    found.try_for_each(stop_one)
+    for entry in found {
+        stop_one(entry).await?;
+    }
+    Ok(())
 }
 
 /// The one `run` that started all apps of a run file; those whose `run` is gone, one by one.
-fn stop_run(path: &Path, table: &Table) -> Result<(), StopError> {
+async fn stop_run(path: &Path, table: &Table) -> Result<(), StopError> {
     let path = super::run::locate(path)?.to_string_lossy().into_owned();
     let is_of_run = |entry: &&Entry| entry.run.run_template_path == path;
     let mut runs = BTreeSet::new();
@@ -98,7 +104,7 @@ fn stop_run(path: &Path, table: &Table) -> Result<(), StopError> {
         match (entry.cli_pid, parent_of(entry.pid)) {
             (Some(cli), Some(parent)) if cli == parent => runs.insert(cli),
             _ => {
-                stop_one(entry)?;
+                stop_one(entry).await?;
                 true
             }
         };
@@ -109,10 +115,10 @@ fn stop_run(path: &Path, table: &Table) -> Result<(), StopError> {
     runs.into_iter().try_for_each(terminate)
 }
 
-fn stop_one(entry: &Entry) -> Result<(), StopError> {
-    if let Some(node) = entry.node.clone() {
-        let (namespace, id) = (entry.namespace.clone(), entry.id.clone());
-        return Err(StopError::OfNode { node, namespace, id });
+async fn stop_one(entry: &Entry) -> Result<(), StopError> {
+    if let Some(node) = &entry.node {
+        let removed = node::remove(node, &entry.namespace, &entry.id).await;
+        return removed.map_err(|reason| StopError::OfNode { node: node.clone(), reason });
     }
     // The data plane keeps the entry while control is away, and the process id may be somebody
     // else's by now.
@@ -177,22 +183,22 @@ mod tests {
         assert_eq!(parent_of(std::process::id()), Some(std::os::unix::process::parent_id()));
     }
 
-    #[test]
-    fn nobody_else_is_signalled() {
+    #[tokio::test]
+    async fn nobody_else_is_signalled() {
         let mut entry = Entry::sample("orders", "1");
         // Nobody has the largest process id there is.
         entry.pid = u32::MAX / 2;
-        assert!(matches!(stop_one(&entry), Err(StopError::Gone(_))));
+        assert!(matches!(stop_one(&entry).await, Err(StopError::Gone(_))));
         entry.pid = std::os::unix::process::parent_id();
-        assert!(matches!(stop_one(&entry), Err(StopError::Gone(_))), "whoever runs the tests");
+        assert!(
+            matches!(stop_one(&entry).await, Err(StopError::Gone(_))),
+            "whoever runs the tests"
+        );
         assert!(is_ringcar(std::process::id()));
-        entry.node = Some("shop".into());
-        let text = stop_one(&entry).unwrap_err().to_string();
-        assert!(text.ends_with("ringcar node remove --node shop --namespace default orders"));
     }
 
-    #[test]
-    fn an_unknown_app_is_an_error() {
-        assert!(matches!(stop("nope", &Table::new()), Err(StopError::NotFound(_))));
+    #[tokio::test]
+    async fn an_unknown_app_is_an_error() {
+        assert!(matches!(stop("nope", &Table::new()).await, Err(StopError::NotFound(_))));
     }
 }

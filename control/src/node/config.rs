@@ -25,7 +25,8 @@ use snapshot::{
     policy::{Guards, Token},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     path::PathBuf,
     sync::Arc,
 };
@@ -38,8 +39,8 @@ pub(crate) struct NodeConfig {
     /// As they are kept: in one allocation all of them would be there twice.
     pub(crate) apps: Vec<Arc<Config>>,
     pub(crate) on_control_lost: OnControlLost,
-    /// Files that it names.
-    pub(crate) configuration: Vec<PathBuf>,
+    /// What it names and was read with it: Configuration files, its apps' included, and tokens.
+    pub(crate) files: BTreeSet<PathBuf>,
     pub(crate) steering: NodeSteering,
     /// For apps that come while the node runs.
     pub(crate) defaults: Defaults,
@@ -53,6 +54,15 @@ pub(crate) struct Defaults {
     /// By the variable whose place they take.
     tokens: Tokens,
     steering: AppSteering,
+}
+
+/// Apps that come while the node runs.
+#[derive(Debug)]
+pub(crate) struct Added {
+    /// Each with the text that is understood as the same app again.
+    pub(crate) apps: Vec<(Arc<Config>, String)>,
+    /// As [`NodeConfig::files`].
+    pub(crate) files: BTreeSet<PathBuf>,
 }
 
 type Tokens = BTreeMap<&'static str, Token>;
@@ -76,8 +86,7 @@ impl NodeConfig {
 }
 
 impl Defaults {
-    /// Apps as an operator gives them: one, or a list. Each with the text that is understood as the
-    /// same app again.
+    /// Apps as an operator gives them: one, or a list.
     ///
     /// # Errors
     /// All that is wrong.
@@ -86,7 +95,7 @@ impl Defaults {
         text: &str,
         base: &Config,
         env: Environment<'_>,
-    ) -> Result<Vec<(Arc<Config>, String)>, Vec<Problem>> {
+    ) -> Result<Added, Vec<Problem>> {
         let mut reader = Reader::new("", env);
         let mut apps = Vec::new();
         if let Some(root) = reader.document(text) {
@@ -100,7 +109,8 @@ impl Defaults {
                 apps.extend(configs.into_iter().zip(texts));
             }
         }
-        if reader.problems.is_empty() { Ok(apps) } else { Err(reader.problems) }
+        let Reader { problems, files, .. } = reader;
+        if problems.is_empty() { Ok(Added { apps, files }) } else { Err(problems) }
     }
 }
 
@@ -114,6 +124,7 @@ struct Reader<'a> {
     resources: HashMap<Vec<String>, Resources>,
     guards: Shared<Guards>,
     in_scope: Shared<InScope>,
+    files: BTreeSet<PathBuf>,
 }
 
 /// A mapping whose keys are known, each once.
@@ -129,6 +140,7 @@ impl<'a> Reader<'a> {
             resources: HashMap::new(),
             guards: Shared::default(),
             in_scope: Shared::default(),
+            files: BTreeSet::new(),
         }
     }
 
@@ -223,8 +235,8 @@ impl<'a> Reader<'a> {
             time => OnControlLost::ServeFor(time),
         };
         let name = name.unwrap_or_else(|| "node".to_owned());
-        let configuration = values.list("config").into_iter().map(PathBuf::from).collect();
-        Some(NodeConfig { name, base, apps, on_control_lost, configuration, steering, defaults })
+        let files = mem::take(&mut self.files);
+        Some(NodeConfig { name, base, apps, on_control_lost, files, steering, defaults })
     }
 
     /// Variables stand above the file, for the keys of the process.
@@ -267,6 +279,7 @@ impl<'a> Reader<'a> {
     /// What holds for the process, with its Configuration files.
     fn base(&mut self, values: &mut Values) -> Option<Config> {
         values.default_to("app-id", "node");
+        self.files.extend(values.list("config").into_iter().map(PathBuf::from));
         let configuration = match flags::read_files(values, self.env) {
             Ok(configuration) => configuration,
             Err(ConfigError::Files(problems)) => {
@@ -320,6 +333,7 @@ impl<'a> Reader<'a> {
         if !values.is_given("config") {
             return None;
         }
+        self.files.extend(values.list("config").into_iter().map(PathBuf::from));
         match flags::read_files(values, self.env) {
             Ok(files) => Some(files),
             Err(e) => {
@@ -343,7 +357,10 @@ impl<'a> Reader<'a> {
                 Some(text) => Token::new(&text).map_err(|e| format!("the variable {name} {e}")),
                 None => Err(format!("the variable {name} is not set")),
             },
-            Some(("file", path)) => token::of_file(path.as_ref()),
+            Some(("file", path)) => {
+                self.files.insert(path.into());
+                token::of_file(path.as_ref())
+            }
             _ => {
                 Err("write {env: NAME} or {file: PATH}, so that it does not stand here".to_owned())
             }
@@ -655,9 +672,9 @@ apps:
         assert_eq!(config.apps[0].listen_hosts, ["127.0.0.1"]);
 
         let added = config.defaults.apps("{id: new, http-port: 3504}", &config.base, &|_| None);
-        let (app, text) = added.unwrap().remove(0);
+        let (app, text) = added.unwrap().apps.remove(0);
         assert_eq!(app.namespace.as_str(), "prod");
-        let again = config.defaults.apps(&text, &config.base, &|_| None).unwrap();
+        let again = config.defaults.apps(&text, &config.base, &|_| None).unwrap().apps;
         assert_eq!(again, [(app, text)]);
     }
 

@@ -13,6 +13,7 @@
 
 mod admin;
 mod apps;
+mod farewell;
 mod health;
 mod node;
 mod numbers;
@@ -141,6 +142,7 @@ enum Wake {
     Apps(Vec<u32>),
     DataPlane(Event),
     Deadline,
+    Farewell,
     Files,
     NodeFile,
     Health(Verdict),
@@ -180,6 +182,7 @@ impl Sidecar {
 
     async fn next_wake(&mut self, signals: &mut Signals) -> Wake {
         let deadline = self.stage.deadline();
+        let farewell = self.node.as_ref().and_then(|node| node.farewells.deadline());
         tokio::select! {
             signal = signals.next() => Wake::Signal(signal),
             event = self.supervisor.next() => Wake::DataPlane(event),
@@ -188,6 +191,7 @@ impl Sidecar {
             verdict = self.health_checks.next() => Wake::Health(verdict),
             scrape = self.scrapes.next() => Wake::Scrape(scrape),
             () = until(deadline) => Wake::Deadline,
+            () = until(farewell) => Wake::Farewell,
             () = reload::changed(&self.reload) => Wake::Files,
             () = node::changed(&self.node) => Wake::NodeFile,
             order = self.operators.next() => Wake::Order(order),
@@ -200,6 +204,7 @@ impl Sidecar {
             Wake::Apps(numbers) => self.on_apps_found(&numbers),
             Wake::DataPlane(event) => return self.on_data_plane(event),
             Wake::Deadline => return self.on_deadline(),
+            Wake::Farewell => self.end_farewells(Instant::now()),
             Wake::Files => self.reload(),
             Wake::NodeFile => self.reload_node(),
             Wake::Health(verdict) => return self.on_verdict(verdict),

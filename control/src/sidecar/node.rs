@@ -6,7 +6,8 @@
 use super::{
     Sidecar,
     admin::{Reply, Waiting},
-    apps::{self, Failure, Outcome},
+    apps::{self, Failure},
+    farewell::Farewells,
     watches::Watches,
 };
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
         Files,
         admin::{Answer, Order, Wish},
         changes::{Changes, Name},
-        config::{Defaults, NodeConfig},
+        config::{Added, Defaults, NodeConfig},
         environment,
     },
     registry::inotify::directory_of,
@@ -45,6 +46,7 @@ pub(super) struct Node {
     changes: Changes,
     /// What operators added, as it was last understood.
     added: BTreeMap<Name, Arc<Config>>,
+    pub(super) farewells: Farewells,
     watches: Watches,
     /// What was wrong with the file the last time.
     refusal: Option<String>,
@@ -85,16 +87,17 @@ impl Node {
             apps: mem::take(&mut config.apps),
             changes,
             added: BTreeMap::new(),
+            farewells: Farewells::default(),
             watches: Watches::default(),
             refusal: None,
         };
-        node.watch_files(&config.configuration, log);
+        node.watch_files(&config.files, log);
         node
     }
 
     /// From here on a change of one of these, or of the node's own file, has them read anew.
-    fn watch_files(&mut self, configuration: &[PathBuf], log: &Log) {
-        let files = self.files.path.iter().chain(configuration);
+    fn watch_files(&mut self, named: &BTreeSet<PathBuf>, log: &Log) {
+        let files = self.files.path.iter().chain(named);
         self.watches.add(files.map(|path| directory_of(path)).collect::<Vec<_>>(), log);
     }
 
@@ -103,20 +106,24 @@ impl Node {
         let of_file = self.apps.iter().map(|app| (apps::name_of(app), Arc::clone(app)));
         let mut wanted: BTreeMap<Name, Arc<Config>> = of_file.collect();
         wanted.retain(|name, _| !self.changes.is_removed(name));
+        let mut named = BTreeSet::new();
         for (name, text) in self.changes.added() {
             // What was understood once may not be any more, under another file's defaults or with
             // other resources; then it stays as it was.
-            if let Ok(apps) = self.defaults.apps(text, &self.base, &environment) {
+            if let Ok(Added { apps, files }) = self.defaults.apps(text, &self.base, &environment) {
+                named.extend(files);
                 let apps = apps.into_iter().map(|(app, _)| (name.clone(), app));
                 self.added.extend(apps);
             }
             wanted.extend(self.added.get_key_value(name).map(|(n, app)| (n.clone(), app.clone())));
         }
         self.added.retain(|name, _| wanted.contains_key(name));
+        wanted.extend(self.farewells.apps().map(|(name, app)| (name.clone(), Arc::clone(app))));
         let wanted: Vec<Arc<Config>> = wanted.into_values().collect();
         let directories = wanted.iter().flat_map(|app| app.resources.iter().cloned());
         let directories: BTreeSet<PathBuf> = directories.collect();
         self.watches.add(directories, log);
+        self.watch_files(&named, log);
         wanted
     }
 
@@ -162,6 +169,7 @@ impl Sidecar {
 
     /// Reads the file anew. One that is broken leaves everything as it was.
     pub(super) fn reload_node(&mut self) {
+        self.cut_farewells_short();
         let Some(node) = &mut self.node else { return };
         let config = match node.files.read(&environment) {
             Ok(config) => config,
@@ -179,7 +187,7 @@ impl Sidecar {
         let was_refused = node.refusal.take().is_some();
         node.apps = config.apps;
         node.defaults = config.defaults;
-        node.watch_files(&config.configuration, &self.log);
+        node.watch_files(&config.files, &self.log);
         if node.base.process.metrics != config.base.process.metrics {
             self.log.warning("Changes of the metrics page wait for the next start");
         }
@@ -205,10 +213,13 @@ impl Sidecar {
 
     /// All of them, or none.
     fn add_apps(&mut self, text: &str, answer: Answer) {
+        self.cut_farewells_short();
         let Some(node) = &mut self.node else { return };
         let apps = match node.defaults.apps(text, &node.base, &environment) {
-            Ok(apps) if apps.is_empty() => return answer.send(422, "there is no app".to_owned()),
-            Ok(apps) => apps,
+            Ok(Added { apps, .. }) if apps.is_empty() => {
+                return answer.send(422, "there is no app".to_owned());
+            }
+            Ok(Added { apps, .. }) => apps,
             Err(problems) => return answer.send(422, texts(&problems)),
         };
         let added: Vec<(Name, String)> =
@@ -243,32 +254,30 @@ impl Sidecar {
 
     fn remove_app(&mut self, namespace: &str, id: &str, answer: Answer) {
         let name = Namespace::new(namespace).ok().zip(AppId::new(id).ok());
-        let Some((name, outcome)) =
-            name.and_then(|name| Some((name.clone(), self.drop_app(&name)?)))
+        let Some((name, done)) =
+            name.and_then(|name| Some((name.clone(), self.forget_app(&name)?)))
         else {
             return answer.send(404, format!("app {namespace}/{id} is not served here"));
         };
-        match outcome {
-            Ok(outcome) => {
+        match done {
+            Ok(()) => {
                 self.log.info(format_args!("App {}/{} is no longer served", name.0, name.1));
-                self.answer_at(outcome.version, answer);
+                self.bid_farewell(&name, Some(answer));
             }
             Err(e) => answer.send(500, format!("the change cannot be written down: {e}")),
         }
     }
 
-    /// `None` when there is no such app.
-    fn drop_app(&mut self, name: &Name) -> Option<std::io::Result<Outcome>> {
+    /// Writes down that the app is not wanted. `None` when there is no such app.
+    fn forget_app(&mut self, name: &Name) -> Option<std::io::Result<()>> {
         let node = self.node.as_mut()?;
-        if !node.wanted(&self.log).iter().any(|app| apps::name_of(app) == *name) {
+        if node.farewells.is_leaving(name)
+            || !node.wanted(&self.log).iter().any(|app| apps::name_of(app) == *name)
+        {
             return None;
         }
         let is_in_file = node.is_in_file(name);
-        if let Err(e) = node.changes.remove(name, is_in_file) {
-            return Some(Err(e));
-        }
-        let wanted = node.wanted(&self.log);
-        Some(Ok(self.serve(wanted)))
+        Some(node.changes.remove(name, is_in_file))
     }
 
     /// `POST /v1.0/shutdown` at an app's port: its sidecar ends, and those of the others do not.
@@ -277,8 +286,12 @@ impl Sidecar {
         let Some(served) = self.apps.get(&number) else { return };
         let name = apps::name_of(&served.config);
         self.log.info(format_args!("Shutdown of app {}/{} requested via API", name.0, name.1));
-        if let Some(Err(e)) = self.drop_app(&name) {
-            self.log.error(format_args!("the change cannot be written down: {e}"));
+        match self.forget_app(&name) {
+            None => {}
+            Some(Ok(())) => self.bid_farewell(&name, None),
+            Some(Err(e)) => {
+                self.log.error(format_args!("the change cannot be written down: {e}"));
+            }
         }
     }
 
@@ -286,7 +299,7 @@ impl Sidecar {
         self.answer_at(self.version(), answer);
     }
 
-    fn answer_at(&mut self, version: snapshot::Version, answer: Answer) {
+    pub(super) fn answer_at(&mut self, version: snapshot::Version, answer: Answer) {
         if version <= self.live {
             return answer.send(204, String::new());
         }

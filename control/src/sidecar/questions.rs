@@ -6,7 +6,7 @@
 use super::Sidecar;
 use crate::{
     claim::PlaneName,
-    knowledge::{Knowledge, KnownApp, KnownEndpoint, Question},
+    knowledge::{Knowledge, KnownApp, KnownEndpoint, KnownServer, Question},
     listen::ListenError,
     log::Log,
     node::admin::{self, Answer, Order},
@@ -137,6 +137,7 @@ impl Sidecar {
             resiliency: app.resiliency.clone(),
             concurrency_max: channel.and_then(|channel| channel.concurrency_max),
             is_healthy: channel.filter(|_| is_checked).map(|channel| channel.is_healthy),
+            http_endpoints: KnownServer::all(&app.outbound.http_endpoints),
         }
     }
 }

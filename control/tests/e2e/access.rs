@@ -3,16 +3,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, Process, call, eventually, free_port, get, status_of};
+use crate::support::{App, Place, Process, call, eventually, free_port, get, replace, status_of};
 use rustix::process::Signal;
-use std::{fs, path::Path};
-
-/// As an editor or a deployment does it: at once.
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::rename(new, path).unwrap();
-}
+use std::fs;
 
 fn public_for(caller: &str) -> String {
     format!(

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, Process, call, eventually};
+use crate::support::{App, Place, Process, call, eventually, replace};
 use rustix::process::Signal;
 use std::fs;
 
@@ -138,11 +138,7 @@ fn a_changed_file_is_in_force_without_a_restart() {
     let place = Place::new();
     let app = App::start();
     let path = place.path().join("c.yaml");
-    let write = |text: &str| {
-        let other = place.path().join("new");
-        fs::write(&other, text).unwrap();
-        fs::rename(&other, &path).unwrap();
-    };
+    let write = |text: &str| replace(&path, text);
     write("spec: {ringcar: {maxBodySize: 1Ki}}\n");
     let (mut process, port) = place.sidecar("orders", Some(app.port), &["--config=c.yaml"]);
     let body = "x".repeat(1500);
@@ -171,8 +167,7 @@ fn strict_status_changes_without_a_restart() {
     let place = Place::new();
     let write = |strict: bool| {
         let text = format!("spec: {{ringcar: {{maxBodySize: 10, strictStatus: {strict}}}}}\n");
-        fs::write(place.path().join("new"), text).unwrap();
-        fs::rename(place.path().join("new"), place.path().join("c.yaml")).unwrap();
+        replace(&place.path().join("c.yaml"), &text);
     };
     write(true);
     let app = App::start();

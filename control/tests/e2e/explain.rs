@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, Server, call, eventually, free_port, status_of};
-use std::{fs, path::Path, process::Command};
+use crate::support::{App, Place, Server, call, eventually, free_port, replace, status_of};
+use std::{fs, process::Command};
 
 #[test]
 fn tells_what_the_call_does_and_how_to_make_it() {
@@ -92,12 +92,6 @@ fn tells_what_the_workers_think_of_each_endpoint() {
         assert!(endpoint.contains(": 0 under way, ") && endpoint.contains(", in"), "{endpoint}");
         assert!(endpoint.contains(" ms, in"), "{endpoint}");
     }
-}
-
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::rename(new, path).unwrap();
 }
 
 #[test]
@@ -335,4 +329,50 @@ fn tells_of_neighbours_on_a_node() {
     let (_sidecar, _) = place.sidecar("outside", None, &[]);
     let list = place.finish(&["node", "list"]);
     assert_eq!(list.code, 0, "{}", list.output);
+}
+
+#[test]
+fn tells_of_servers_outside_of_dapr() {
+    let place = Place::new();
+    let server = App::start();
+    let closed = free_port();
+    fs::create_dir(place.path().join("resources")).unwrap();
+    let resource = format!(
+        "kind: HTTPEndpoint\nmetadata: {{name: shop}}\nspec: {{baseUrl: 'http://localhost:{}/v2', \
+         headers: [{{name: X-Key, value: s3cret}}]}}\n",
+        server.port
+    );
+    fs::write(place.path().join("resources/shop.yaml"), resource).unwrap();
+    let (_caller, port) = place.sidecar("orders", None, &["--resources-path=resources"]);
+    let path = "/v1.0/invoke/shop/method/pay";
+    eventually("the endpoint is known", || status_of(port, path) == 200);
+    let finished = place.finish(&["explain", "shop/PUT", "/a/../pay?x=1"]);
+    assert_eq!(finished.code, 0, "{}", finished.output);
+    for want in [
+        &*format!(
+            "server    http://localhost:{}/v2, by the HTTPEndpoint \"shop\": sets X-Key",
+            server.port
+        ),
+        "access    nobody's is asked",
+        "method    \"pay\"",
+        &*format!("127.0.0.1:{}: it listens", server.port),
+        "policy    none of the caller is about \"shop\"",
+        &*format!("dialled   PUT /v2/pay?x=1 at localhost:{}", server.port),
+        "by hand   curl",
+    ] {
+        assert!(finished.output.contains(want), "{want} in\n{}", finished.output);
+    }
+    assert!(!finished.output.contains("s3cret"), "{}", finished.output);
+    let url = |url: &str| place.finish(&["explain", &format!("{url}/GET"), "/pay"]);
+    let found = url(&format!("http://127.0.0.1:{}", server.port));
+    assert_eq!(found.code, 0, "{}", found.output);
+    assert!(found.output.contains(", by its URL: nothing of Dapr goes there"), "{}", found.output);
+    for (target, want) in [
+        (format!("http://127.0.0.1:{closed}"), "Connection refused"),
+        ("https://h".to_owned(), "500: parse \"https://h\": https needs TLS"),
+    ] {
+        let found = url(&target);
+        assert_eq!(found.code, 1, "{target}: {}", found.output);
+        assert!(found.output.contains(want), "{want} in\n{}", found.output);
+    }
 }

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, Process, call, eventually, free_port, get, try_call};
+use crate::support::{App, Place, Process, call, eventually, free_port, get, replace, try_call};
 use std::{fs, path::Path};
 
 fn endpoint(name: &str, base_url: &str, more: &str) -> String {
@@ -13,11 +13,8 @@ fn endpoint(name: &str, base_url: &str, more: &str) -> String {
     )
 }
 
-/// As editors do it: whole or not at all.
 fn write(directory: &Path, name: &str, text: &str) {
-    let other = directory.join("new");
-    fs::write(&other, text).unwrap();
-    fs::rename(&other, directory.join(name)).unwrap();
+    replace(&directory.join(name), text);
 }
 
 fn sidecar(place: &Place, port: u16) -> Process {

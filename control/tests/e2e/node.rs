@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use crate::support::{
-    App, Connection, Finished, Place, Process, call, eventually, free_port, get, status_of,
-    try_call,
+    App, Connection, Finished, Load, MortalApp, Place, Process, call, eventually, free_port, get,
+    replace, status_of, try_call,
 };
 use rustix::process::Signal;
 use std::{
@@ -33,11 +33,8 @@ impl NodeFile {
         file
     }
 
-    /// At once, as an editor or a deployment does it.
     fn replace(&self, text: &str) {
-        let new = self.path.with_extension("new");
-        fs::write(&new, text).unwrap();
-        fs::rename(new, &self.path).unwrap();
+        replace(&self.path, text);
     }
 
     fn start(&self, place: &Place) -> Process {
@@ -105,10 +102,13 @@ fn three_apps_of_a_file_call_each_other_in_one_hop() {
     eventually("the node is known outside", || status_of(port, &invoke("checkout")) == 200);
     eventually("the outside is known here", || status_of(ports[2], &invoke("outside")) == 200);
 
-    let stopped = place.finish(&["stop", "orders"]);
-    assert_eq!(stopped.code, 1, "not the node for one app");
-    assert!(stopped.output.contains("ringcar node remove --node shop"), "{}", stopped.output);
-    assert_eq!(get(ports[0], "/v1.0/healthz").status, 204);
+    let stopped = succeed(&place, &["stop", "orders"]);
+    assert!(stopped.contains("app stopped successfully: orders"), "{stopped}");
+    eventually("its sidecar is gone", || try_call(ports[0], "GET /", &[], "").is_err());
+    assert_eq!(status_of(ports[2], &invoke("orders")), 500);
+    assert_eq!(get(ports[2], &invoke("checkout")).status, 200, "not the node for one app");
+    let again = place.finish(&["stop", "orders"]);
+    assert!(again.output.contains("couldn't find app id orders"), "{}", again.output);
 
     node.signal(Signal::TERM);
     let finished = node.wait();
@@ -260,6 +260,72 @@ fn a_changed_file_is_in_force_and_a_broken_one_changes_nothing() {
     let refused = broken.start(&place).wait();
     assert_eq!(refused.code, 1);
     assert!(refused.output.contains("stands here a second time"), "{}", refused.output);
+}
+
+#[test]
+fn an_app_that_is_removed_loses_no_call_that_must_not_be_repeated() {
+    let place = Place::new();
+    let (stays, comes) = (MortalApp::start(), MortalApp::start());
+    let mut node = NodeFile::new(&place, HEAD).start(&place);
+    node.wait_for("Node shop serves 0 apps");
+    let (_sidecar, _) = place.sidecar("checkout", Some(stays.port), &[]);
+    let (_caller, port) = place.sidecar("caller", None, &[]);
+    eventually("the app is known", || status_of(port, &invoke("checkout")) == 200);
+    let loads: Vec<Load> = (0..6).map(|_| Load::posting(port, "checkout")).collect();
+    let (http_port, address) = (free_port().to_string(), comes.port.to_string());
+    let add = ["node", "add", "--id", "checkout", "--http-port", &http_port, "--address", &address];
+    for _ in 0..4 {
+        let called = comes.calls_of("caller");
+        succeed(&place, &add);
+        eventually("it is called", || comes.calls_of("caller") > called);
+        succeed(&place, &["node", "remove", "checkout"]);
+    }
+    let calls: usize = loads.into_iter().map(Load::assert_none_failed).sum();
+    println!("{calls} calls while an app came and went");
+}
+
+#[test]
+fn tokens_and_configurations_of_its_apps_are_in_force_when_they_change() {
+    let place = Place::new();
+    let (a, b, c) = (free_port(), free_port(), free_port());
+    let write = |name: &str, text: &str| {
+        let path = place.path().join(name);
+        replace(&path, text);
+        path.display().to_string()
+    };
+    let (first, second) = (write("a.token", "one\n"), write("c.token", "one\n"));
+    let configuration = write("b.yaml", "spec: {}\n");
+    let file = NodeFile::new(
+        &place,
+        &format!(
+            "{HEAD}apps:
+- {{id: a, http-port: {a}, token: {{file: {first}}}}}
+- {{id: b, http-port: {b}, configuration: {configuration}}}
+"
+        ),
+    );
+    let mut node = file.start(&place);
+    node.wait_for("Node shop serves 2 apps");
+    let added = write("c.yaml", &format!("{{id: c, http-port: {c}, token: {{file: {second}}}}}"));
+    succeed(&place, &["node", "add", &added]);
+    let status = |port: u16, token: &str| {
+        let line = format!("dapr-api-token: {token}");
+        call(port, "GET /v1.0/metadata", &[&line], "").status
+    };
+    for port in [a, c] {
+        assert_eq!((status(port, "one"), status(port, "two")), (200, 401));
+    }
+    assert_eq!(status(b, ""), 200);
+
+    write("a.token", "two\n");
+    eventually("another token", || (status(a, "one"), status(a, "two")) == (401, 200));
+    write("c.token", "two\n");
+    eventually("that of an app that was added", || status(c, "two") == 200);
+    write("b.yaml", "spec: {api: {denied: [{name: metadata, version: v1, protocol: http}]}}\n");
+    eventually("another Configuration", || status(b, "") == 404);
+    write("b.yaml", "spec: {api: nonsense}\n");
+    node.wait_for("what was in force stays");
+    assert_eq!(status(b, ""), 404);
 }
 
 #[test]

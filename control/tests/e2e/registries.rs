@@ -4,7 +4,7 @@
 
 use crate::support::{
     App, DEADLINE, Place, Process, Server, call, eventually, eventually_in, free_port, get,
-    status_of,
+    replace, status_of,
 };
 use rustix::process::Signal;
 use std::{
@@ -29,12 +29,6 @@ pub(crate) const LOOPBACK: &str = "--dapr-internal-grpc-listen-address=127.0.0.1
 pub(crate) fn is_unknown(port: u16) -> bool {
     let answer = get(port, CALL);
     answer.status == 500 && answer.body.contains("couldn't find service: orders")
-}
-
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::rename(new, path).unwrap();
 }
 
 #[test]

@@ -2,19 +2,15 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Load, Place, Process, Server, eventually, free_port, get, status_of};
+use crate::support::{
+    App, Load, Place, Process, Server, eventually, free_port, get, replace, status_of,
+};
 use rustix::process::Signal;
-use std::{fs, path::Path};
+use std::path::Path;
 
 const CALL: &str = "/v1.0/invoke/orders/method/x";
 
 const LOOPBACK: &str = "--dapr-internal-grpc-listen-address=127.0.0.1";
-
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::rename(new, path).unwrap();
-}
 
 /// A Configuration with these registries.
 fn configure(place: &Place, components: &str) {

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, call, eventually, free_port};
+use crate::support::{App, Place, call, eventually, free_port, replace};
 use std::{fs, path::PathBuf};
 
 const FAIL: &str = "GET /v1.0/invoke/orders/method/status/503";
@@ -33,11 +33,8 @@ fn directory(place: &Place) -> PathBuf {
     directory
 }
 
-/// As editors do it: whole or not at all.
 fn write(directory: &std::path::Path, text: &str) {
-    let other = directory.join("new");
-    fs::write(&other, text).unwrap();
-    fs::rename(&other, directory.join("r.yaml")).unwrap();
+    replace(&directory.join("r.yaml"), text);
 }
 
 #[test]

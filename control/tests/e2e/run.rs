@@ -47,8 +47,8 @@ fn an_app_is_run_invoked_listed_and_stopped() {
     };
     let posted = invoke(&["--method", "checkout/100?x=1", "--data", "{\"n\":1}"]);
     assert_eq!(posted.code, 0, "{}", posted.output);
-    assert!(posted.output.contains("POST /checkout/100?x=1 {\"n\":1}\n"), "{}", posted.output);
-    assert!(posted.output.contains("App invoked successfully"), "{}", posted.output);
+    let told = "POST /checkout/100?x=1 {\"n\":1}\n✅  App invoked successfully\n";
+    assert_eq!(posted.output, told);
     let got = invoke(&["-m", "/checkout", "-v", "get"]);
     assert!(got.output.contains("GET /checkout \n"), "{}", got.output);
     let missing = invoke(&["-m", "missing"]);

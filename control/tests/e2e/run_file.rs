@@ -94,7 +94,7 @@ fn apps_of_a_file_run_side_by_side_until_stop() {
     assert!(!finished.output.contains("== DAPR - orders == "), "{}", finished.output);
     let nobody = place.finish(&["stop", "-f", "."]);
     assert_eq!(nobody.code, 1);
-    assert!(nobody.output.contains("couldn't find apps of the run file"), "{}", nobody.output);
+    assert!(nobody.output.contains("couldn't find apps with run file"), "{}", nobody.output);
 }
 
 #[test]

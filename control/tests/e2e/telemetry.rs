@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Connection, Place, Process, call, eventually, free_port, get};
+use crate::support::{App, Connection, Place, Process, call, eventually, free_port, get, replace};
 use rustix::process::Signal;
 use std::fs;
 
@@ -66,15 +66,46 @@ fn the_page_has_the_metrics_of_daprd() {
     assert!(!page.contains("service_invocation_req_sent"), "to itself, not over a network: {page}");
 }
 
+/// The list is our own; rows that say `absent` are checked as well, so that none outlives its
+/// reason.
+#[test]
+fn daprs_dashboards_find_their_series() {
+    let place = Place::new();
+    let app = App::start();
+    let (_process, port, metrics_port) = sidecar(&place, &app, &[]);
+    let path = "/v1.0/invoke/orders/method/pay";
+    assert_eq!(get(port, path).status, 200);
+    let counted = "app_id=\"orders\",method=\"GET\"";
+    let sample =
+        format!("dapr_http_server_response_count{{{counted},path=\"{path}\",status=\"200\"}} 1");
+    let page = await_sample(metrics_port, &sample);
+    let has = |metric: &str, labels: &[&str]| {
+        page.lines().any(|line| {
+            let Some(rest) = line.strip_prefix(metric) else { return false };
+            let is_it = rest.starts_with(['{', ' ']);
+            is_it && labels.iter().all(|label| rest.contains(&format!("{label}=\"")))
+        })
+    };
+    let rows = include_str!("dashboards.txt").lines().filter(|line| !line.starts_with('#'));
+    let mut shown = 0;
+    for row in rows {
+        let (series, verdict) = row.split_once(": ").expect(row);
+        let (metric, labels) = series.split_once(' ').expect(row);
+        let labels: Vec<&str> = labels.split(',').filter(|label| !label.is_empty()).collect();
+        let is_shown = verdict == "shown";
+        assert!(is_shown || verdict.starts_with("absent, "), "{row}");
+        assert_eq!(has(metric, &labels), is_shown, "{row}\nin:\n{page}");
+        assert!(is_shown || !has(metric, &[]), "{row}\nin:\n{page}");
+        shown += usize::from(is_shown);
+    }
+    assert_eq!(shown, 13, "panels that show something");
+}
+
 #[test]
 fn options_decide_which_series_there_are_and_change_live() {
     let place = Place::new();
     let app = App::start();
-    let write = |text: &str| {
-        let other = place.path().join("new");
-        fs::write(&other, text).unwrap();
-        fs::rename(&other, place.path().join("c.yaml")).unwrap();
-    };
+    let write = |text: &str| replace(&place.path().join("c.yaml"), text);
     write(
         "spec:\n  metrics:\n    latencyDistributionBuckets: [7, 70]\n    recordErrorCodes: true\n    \
          http: {increasedCardinality: false, excludeVerbs: true, pathMatching: ['/orders/{id}']}\n",
@@ -222,6 +253,9 @@ fn calls_are_logged_when_wished() {
     let more = ["--config=c.yaml", "--log-as-json"];
     let (mut process, port) = place.sidecar("billing", Some(app.port), &more);
     get(port, "/v1.0/healthz");
+    get(port, "/v1.0/invoke/nobody/method/pay");
+    let line = process.wait_for("HTTP API Called");
+    assert!(line.contains("InvokeService/nobody") && !line.contains("pay"), "{line}");
     get(port, "/v1.0/invoke/billing/method/pay");
     let line = process.wait_for("HTTP API Called");
     let value: serde_json::Value = serde_json::from_str(&line).unwrap();

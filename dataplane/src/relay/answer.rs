@@ -78,7 +78,11 @@ impl<E: Engine> Relay<E> {
 
     /// The exchange, or what is tried of it now, ends with `cause`.
     pub(super) fn fail(&mut self, key: ConnectionKey, cause: Cause) {
-        if !cause.is_no_answer() || !self.tries_again(key, Failure::NoAnswer) {
+        let failure = match cause {
+            Cause::Denied => Some(Failure::Answer(403)),
+            _ => cause.is_no_answer().then_some(Failure::NoAnswer),
+        };
+        if !failure.is_some_and(|failure| self.tries_again(key, failure)) {
             self.give_up(key, cause);
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     route::{self, Destination},
     upstream::{Call, EndpointKey, Failure, Upstream, UpstreamKey, UpstreamState},
 };
-use snapshot::Route;
+use snapshot::{App, Route};
 use std::rc::Rc;
 
 impl<E: Engine> Relay<E> {
@@ -165,6 +165,15 @@ pub(super) fn find_route<'v>(view: &'v View, connection: &Connection) -> Option<
     let (id, namespace) = named(view, connection)?;
     match route::find(&view.snapshot, connection.app, id, namespace) {
         Ok(Destination::Remote { route }) => Some(route),
+        _ => None,
+    }
+}
+
+/// The exchange's target, if this data plane serves it by now, and its number.
+pub(super) fn find_app<'v>(view: &'v View, connection: &Connection) -> Option<(usize, &'v App)> {
+    let (id, namespace) = named(view, connection)?;
+    match route::find(&view.snapshot, connection.app, id, namespace) {
+        Ok(Destination::Local { index, app }) => Some((index, app)),
         _ => None,
     }
 }

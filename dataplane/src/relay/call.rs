@@ -23,6 +23,8 @@ enum Way {
     /// To an address that its host's name must tell first.
     Host,
     Known(EndpointKey),
+    /// Nowhere, as long as the app is not healthy.
+    Unhealthy,
     /// Nowhere, before control has been asked, or a later attempt looks again.
     Unknown(Name),
 }
@@ -32,16 +34,21 @@ impl<E: Engine> Relay<E> {
     pub(super) fn call(&mut self, key: ConnectionKey, chunk: Chunk) {
         let view = Rc::clone(&self.view);
         let planned = self.plan(key, &view, &chunk);
-        self.observe_verdict(key);
-        match planned {
+        // daprd has all that the callee's side may say behind the caller's policy.
+        let is_policys = planned.as_ref().err().is_none_or(|cause| cause.is_callees());
+        let begun = if is_policys { self.begin_policy(key, &view) } else { Ok(()) };
+        if begun.is_ok() {
+            self.observe_verdict(key);
+        }
+        match begun.and(planned) {
             Ok((way, drop)) => {
                 let drop = drop.union(self.observe_plan(key, &chunk));
-                match self.begin_policy(key, &view) {
-                    Ok(()) => self.dispatch(key, chunk, way, drop),
-                    Err(cause) => self.fail_with_body(key, chunk, cause),
-                }
+                self.dispatch(key, chunk, way, drop);
             }
-            Err(cause) => self.fail_with_body(key, chunk, cause),
+            Err(cause) => {
+                self.observe_refused(key, cause);
+                self.fail_with_body(key, chunk, cause);
+            }
         }
     }
 
@@ -84,6 +91,7 @@ impl<E: Engine> Relay<E> {
                 self.counters.requests_peer.add(1);
                 Way::Known(self.choose(key, view, route).ok_or(Cause::NotFound)?)
             }
+            To::Unhealthy => Way::Unhealthy,
             To::Unknown(name) => Way::Unknown(name),
         };
         Ok((way, plan.drop))
@@ -118,6 +126,10 @@ impl<E: Engine> Relay<E> {
             Way::Known(endpoint) => {
                 self.remember(key, &head, &rest, false);
                 self.start_upstream(key, endpoint, head, rest);
+            }
+            Way::Unhealthy => {
+                self.remember(key, &head, &rest, false);
+                self.fail(key, Cause::AppUnhealthy);
             }
             Way::Unknown(name) => {
                 self.remember(key, &head, &rest, true);

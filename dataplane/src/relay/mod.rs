@@ -12,6 +12,7 @@
 //! call.rs      rewritten head → upstream connection
 //! parked.rs    apps that control must find first
 //! external.rs  servers outside of Dapr, and hosts.rs, their names
+//! home.rs      apps that this data plane serves by now
 //! gate.rs      apps that take so many calls at a time
 //! attempt.rs   which endpoint it goes to, and how that went
 //! retry.rs     attempts that fail: what is tried again, and when
@@ -33,6 +34,7 @@ mod external;
 mod finish;
 mod gate;
 mod guards;
+mod home;
 mod hosts;
 mod observe;
 mod owner;

@@ -9,6 +9,7 @@ use crate::{
     connection::{ConnectionKey, Exchange},
     dapr::LocalCall,
     engine::{Chunk, Engine},
+    error::Cause,
     http::FieldSet,
     policy::resiliency::Position,
     telemetry::{Activation, Outcome, Planned, Seen, Side},
@@ -66,6 +67,17 @@ impl<E: Engine> Relay<E> {
             bytes,
         };
         self.telemetry.on_plan(observed, &planned, &mut self.lines)
+    }
+
+    /// The call goes nowhere. With daprd the caller's sidecar has sent it nevertheless where it is
+    /// the callee's that says why.
+    pub(super) fn observe_refused(&mut self, key: ConnectionKey, cause: Cause) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
+        let Exchange { observed, notes, hop, .. } = &mut connection.exchange;
+        let Some(observed) = observed else { return };
+        let is_sent = matches!(cause, Cause::Denied | Cause::NoAppChannel);
+        let sent = is_sent.then_some(*hop);
+        self.telemetry.on_refused(observed, &notes.target, &notes.method, sent);
     }
 
     /// Access control may have been asked.

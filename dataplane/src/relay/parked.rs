@@ -183,7 +183,9 @@ impl<E: Engine> Relay<E> {
         let view = Rc::clone(&self.view);
         let is_known = |name: &&Name| {
             let (id, namespace) = (name.id.as_str(), name.namespace.as_str());
-            view.snapshot.find_route(id, namespace).is_some()
+            let snapshot = &view.snapshot;
+            snapshot.find_route(id, namespace).is_some()
+                || snapshot.find_app(id, namespace).is_some()
         };
         let known: Vec<Name> = self.parked.names.keys().filter(is_known).cloned().collect();
         for name in known {
@@ -217,7 +219,7 @@ impl<E: Engine> Relay<E> {
         let has_been_nowhere = connection.exchange.endpoint.is_none();
         let route = find_route(&view, connection);
         let Some(endpoint) = route.and_then(|route| self.choose(key, &view, route)) else {
-            return false;
+            return self.come_home(key);
         };
         self.counters.requests_peer.add(u64::from(has_been_nowhere));
         self.attempt(key, endpoint);

@@ -36,6 +36,8 @@ pub(super) enum To<'v> {
     /// [`Exchange::external`]; what is known of its name, if it was called by one.
     External(Option<&'v NamedEndpoint>),
     Peer(&'v Route),
+    /// To an app that is not to be called now, and may be later.
+    Unhealthy,
     /// To a peer that control may find, or that a later attempt may.
     Unknown(Name),
 }
@@ -158,9 +160,7 @@ impl<'v> Planner<'_, 'v> {
         if let Some(access) = &guards.access {
             self.admit(index, access, from)?;
         }
-        if self.is_unhealthy(index) {
-            return Err(Cause::AppUnhealthy);
-        }
+        let is_healthy = self.view.snapshot.apps.get(index).is_none_or(is_healthy);
         if let Some(line) = &guards.app_token_line {
             drop = drop.with(&[Field::DaprApiToken]);
             self.lines.extend_from_slice(line);
@@ -174,7 +174,7 @@ impl<'v> Planner<'_, 'v> {
         }
         self.write_app_path()?;
         self.lines.extend_from_slice(host);
-        self.finish(To::App(*endpoint), drop)
+        self.finish(if is_healthy { To::App(*endpoint) } else { To::Unhealthy }, drop)
     }
 
     /// Asks the callee's access control, in the name that is proven. daprd asks it of calls from
@@ -249,11 +249,6 @@ impl<'v> Planner<'_, 'v> {
         self.finish(To::External(endpoint), drop.union(OWN_APP))
     }
 
-    fn is_unhealthy(&self, index: usize) -> bool {
-        let app = self.view.snapshot.apps.get(index);
-        app.and_then(|app| app.channel.as_ref()).is_some_and(|channel| !channel.is_healthy)
-    }
-
     fn plan_peer(mut self, route: &'v Route, drop: FieldSet) -> Result<Plan<'v>, Cause> {
         self.write_for_peer(route.id.as_str());
         self.finish(To::Peer(route), drop.union(TO_PEER))
@@ -322,6 +317,11 @@ impl<'v> Planner<'_, 'v> {
     }
 }
 
+/// As far as its health checks know; without any, it is.
+pub(super) fn is_healthy(app: &App) -> bool {
+    app.channel.as_ref().is_none_or(|channel| channel.is_healthy)
+}
+
 /// What we call our own app towards its neighbours.
 fn own_name(app: &App) -> Caller<'_> {
     let domain = app.guards.access.as_ref().map(|access| access.trust_domain.as_str());
@@ -352,13 +352,13 @@ fn wants_events(head: &RequestHead, bytes: &[u8]) -> bool {
     accept.is_some_and(|value| value.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// The query travels as it came; daprd drops a `?` with nothing behind it.
 /// Whether a policy of the app wants calls of this target tried again.
 fn retries(app: &App, target: &[u8]) -> bool {
     let policy = app.resiliency.as_ref().and_then(|resiliency| resiliency.find(target));
     policy.is_some_and(|policy| policy.retry.is_some())
 }
 
+/// The query travels as it came; daprd drops a `?` with nothing behind it.
 fn push_query(exchange: &mut Exchange) {
     if !exchange.notes.query.is_empty() {
         exchange.url_path.push(b'?');

@@ -11,7 +11,11 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Relay, attempt::find_route};
+use super::{
+    Relay, View,
+    attempt::{find_app, find_route},
+    plan::is_healthy,
+};
 use crate::{
     connection::{Connection, ConnectionKey, State},
     engine::{Chunk, Engine, Operation},
@@ -211,7 +215,9 @@ impl<E: Engine> Relay<E> {
         let view = Rc::clone(&self.view);
         let Some(connection) = self.connections.find(key) else { return };
         if find_route(&view, connection).is_none() {
-            self.fail(key, Cause::NotFound);
+            if !self.come_home(key) {
+                self.fail(key, Cause::NotFound);
+            }
         } else if !self.fail_over(key) {
             self.retrying.push(key);
         }
@@ -274,11 +280,15 @@ impl<E: Engine> Relay<E> {
         let exchange = &mut connection.exchange;
         debug_assert!(!exchange.replay.is_empty(), "what is not kept is not tried again");
         exchange.pending.push_back(Chunk::from_vec(exchange.replay.clone(), 0));
-        match exchange.hop {
+        let is_named = exchange.external.as_ref().is_some_and(|external| external.is_named);
+        let (hop, has_been_nowhere) = (exchange.hop, exchange.endpoint.is_none());
+        match hop {
             Hop::ToPeer => {
-                let has_been_nowhere = exchange.endpoint.is_none();
                 let Some(route) = find_route(&view, connection) else {
-                    return self.seek_again(key);
+                    if !self.come_home(key) {
+                        self.seek_again(key);
+                    }
+                    return;
                 };
                 if self.choose(key, &view, route).is_none() {
                     return self.fail(key, Cause::NotFound);
@@ -286,8 +296,9 @@ impl<E: Engine> Relay<E> {
                 self.counters.requests_peer.add(u64::from(has_been_nowhere));
             }
             // What its name stands for may be known by now, or have changed.
-            Hop::External if exchange.external.as_ref().is_some_and(|e| e.is_named) => {
-                return self.look_up_host(key);
+            Hop::External if is_named => return self.look_up_host(key),
+            Hop::InboundFromPeer | Hop::SelfCall if !is_callee_healthy(&view, connection) => {
+                return self.fail(key, Cause::AppUnhealthy);
             }
             Hop::External | Hop::InboundFromPeer | Hop::SelfCall => {}
         }
@@ -312,4 +323,9 @@ impl<E: Engine> Relay<E> {
         let endpoint = connection.exchange.endpoint.expect("it was tried before");
         self.attempt(key, endpoint);
     }
+}
+
+/// Of an app that this data plane serves; one that is gone by now fails otherwise.
+fn is_callee_healthy(view: &View, connection: &Connection) -> bool {
+    find_app(view, connection).is_none_or(|(_, app)| is_healthy(app))
 }

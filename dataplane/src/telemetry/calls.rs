@@ -149,6 +149,37 @@ impl Telemetry {
     ) -> FieldSet {
         observed.hop = Some(planned.hop);
         let id = id_of(planned.target);
+        self.note_target(observed, id);
+        observed.callee = observed.callee_number.and_then(|number| self.find(number));
+        self.note_callee_path(observed, planned.method);
+        self.note_caller(observed, planned);
+        self.name_call(observed, id, planned.method);
+        self.count_sent(observed, planned.hop);
+        if planned.hop == Hop::InboundFromPeer
+            && let Some(callee) = observed.callee.clone()
+        {
+            self.count(&callee, Labels::of(Family::InvokeTaken, observed.caller));
+        }
+        self.trace_call(observed, planned, lines)
+    }
+
+    /// The call goes nowhere. `sent`: it would have, over this hop, to be refused there.
+    pub(crate) fn on_refused(
+        &mut self,
+        observed: &mut Observed,
+        target: &[u8],
+        method: &[u8],
+        sent: Option<Hop>,
+    ) {
+        let id = id_of(target);
+        self.note_target(observed, id);
+        self.name_call(observed, id, method);
+        if let Some(hop) = sent {
+            self.count_sent(observed, hop);
+        }
+    }
+
+    fn note_target(&mut self, observed: &mut Observed, id: &[u8]) {
         observed.target = match self.targets.find(0, id) {
             Some(name) => name,
             None => {
@@ -157,20 +188,13 @@ impl Telemetry {
                 name
             }
         };
-        observed.callee = observed.callee_number.and_then(|number| self.find(number));
-        self.note_callee_path(observed, planned.method);
-        self.note_caller(observed, planned);
-        self.name_call(observed, id, planned.method);
-        if observed.side == Side::Api && planned.hop != Hop::SelfCall {
+    }
+
+    fn count_sent(&mut self, observed: &Observed, hop: Hop) {
+        if observed.side == Side::Api && hop != Hop::SelfCall {
             let labels = Labels::of(Family::InvokeSent, observed.target);
             self.count(&Rc::clone(&observed.app), labels);
         }
-        if planned.hop == Hop::InboundFromPeer
-            && let Some(callee) = observed.callee.clone()
-        {
-            self.count(&callee, Labels::of(Family::InvokeTaken, observed.caller));
-        }
-        self.trace_call(observed, planned, lines)
     }
 
     fn note_callee_path(&mut self, observed: &mut Observed, method: &[u8]) {

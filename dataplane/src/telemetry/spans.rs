@@ -57,7 +57,8 @@ impl Telemetry {
             Some(parent) => sampling.is_some() && parent.is_sampled(),
             None => sampling.is_some_and(|sampling| sampling.takes(&trace)),
         };
-        let flags = if is_recorded { SAMPLED } else { 0 };
+        let others = parent.map_or(0, |parent| parent.flags & !SAMPLED);
+        let flags = others | if is_recorded { SAMPLED } else { 0 };
         let context = Context { trace, span: self.ids.span(), flags };
         Traced { context, parent: parent.map_or([0; 8], |parent| parent.span), is_recorded }
     }

@@ -19,7 +19,7 @@ pub(crate) struct Context {
     pub(crate) flags: u8,
 }
 
-/// The only flag of level 1.
+/// The only flag of level 1, and of ours.
 pub(crate) const SAMPLED: u8 = 1;
 
 impl Context {
@@ -43,13 +43,14 @@ impl Context {
         is_valid.then_some(Self { trace, span, flags })
     }
 
-    /// Appends the whole line, as version 00.
+    /// Appends the whole line, as version 00. Flags that have no meaning here go on, as with daprd:
+    /// that a trace id is random (level 2) stays true.
     pub(super) fn write_line(self, out: &mut Vec<u8>) {
         let mut line = *b"traceparent: 00-00000000000000000000000000000000-0000000000000000-00\r\n";
         let at = "traceparent: 00-".len();
         write_hex(&self.trace, &mut line[at..at + 32]);
         write_hex(&self.span, &mut line[at + 33..at + 49]);
-        write_hex(&[self.flags & SAMPLED], &mut line[at + 50..at + 52]);
+        write_hex(&[self.flags], &mut line[at + 50..at + 52]);
         out.extend_from_slice(&line);
     }
 }
@@ -185,10 +186,9 @@ mod tests {
             assert_eq!(context.flags, flags, "{case}");
             let mut line = Vec::new();
             context.write_line(&mut line);
-            let sampled = flags & 1;
             assert_eq!(
                 String::from_utf8(line).unwrap(),
-                format!("traceparent: 00-{TRACE}-{SPAN}-0{sampled}\r\n"),
+                format!("traceparent: 00-{TRACE}-{SPAN}-{flags:02x}\r\n"),
                 "{case}"
             );
         }

@@ -101,6 +101,11 @@ on_both_engines! {
             (app_allowed, of("orders"), 2.0),
             ("dapr_runtime_acl_app_policy_action_blocked_total", of("orders"), 1.0),
             (global_blocked, of("other"), 1.0),
+            (
+                "dapr_runtime_service_invocation_req_sent_total",
+                "app_id=orders,dst_app_id=checkout,type=unary".to_owned(),
+                3.0,
+            ),
         ] {
             assert_eq!(page.count(name, &labels), want, "{name} {labels}");
         }
@@ -144,6 +149,9 @@ on_both_engines! {
             assert_eq!(page.count(name, &labels), want, "{name} {labels}");
         }
         assert_eq!((page.labels(APPLIED).len(), page.labels(ACTIVATED).len()), (3, 1));
+        let sent = "dapr_runtime_service_invocation_req_sent_total";
+        let labels = "app_id=orders,dst_app_id=checkout,type=unary";
+        assert_eq!(page.count(sent, labels), 2.0, "what the breaker refuses is not sent");
     }
 
     fn retries_and_timeouts_are_counted_by_their_target(engine: Choice) {

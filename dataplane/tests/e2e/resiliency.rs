@@ -9,8 +9,9 @@ use crate::{
 };
 use dataplane::engine::Choice;
 use snapshot::{
-    Address,
+    Address, State,
     policy::{
+        AccessPolicy, Action, Guards,
         resiliency::{Breaker, Pause, Policy, Resiliency, Retry, StatusSet},
         trip::{Count, Step, Trip},
     },
@@ -47,6 +48,26 @@ fn mesh(engine: Choice, hop: Hop, app: Address, policy: &Policy) -> Mesh {
     Mesh::start_with(engine, hop, app, |state| {
         state.apps[0].resiliency = towards("checkout", policy);
     })
+}
+
+fn callee_of(mesh: &mut Mesh) -> &mut Plane {
+    mesh.callee.as_mut().unwrap_or(&mut mesh.caller)
+}
+
+fn set_health(state: &mut State, is_healthy: bool) {
+    let channels = state.apps.iter_mut().filter_map(|app| app.channel.as_mut());
+    channels.for_each(|channel| channel.is_healthy = is_healthy);
+}
+
+/// Nobody may call the app.
+fn denying() -> Arc<Guards> {
+    let access = AccessPolicy {
+        trust_domain: "public".to_owned(),
+        default_action: Action::Deny,
+        callers: Vec::new(),
+        trusted_networks: Vec::new(),
+    };
+    Arc::new(Guards { access: Some(Arc::new(access)), ..Guards::default() })
 }
 
 /// Answers with the statuses one after the other, and with 200 after the last one.
@@ -252,6 +273,56 @@ on_both_engines! {
         let response = client.read_response();
         assert!(response.text().contains("circuit breaker is open"), "{response}");
         assert_eq!(calls.load(SeqCst), 2);
+    }
+
+    fn an_unhealthy_app_is_called_again_until_it_is_healthy(engine: Choice) {
+        let policy = Policy { retry: retry(u32::MAX), ..Policy::default() };
+        for hop in Hop::BOTH {
+            let app = App::listen();
+            let mut mesh = Mesh::start_with(engine, hop, app.address(), |state| {
+                state.apps[0].resiliency = towards("checkout", &policy);
+                set_health(state, false);
+            });
+            let mut client = mesh.client();
+            client.send(post(X, "hello"));
+            mesh.caller.await_counter("ringcar_policy_retries_total", 2.0);
+            app.assert_untouched();
+            callee_of(&mut mesh).publish(|state| set_health(state, true));
+            let mut upstream = app.accept();
+            assert_eq!(upstream.read_request().text(), "hello", "{hop:?}");
+            upstream.send(OK);
+            assert_eq!(client.read_response().text(), "ok", "{hop:?}");
+        }
+    }
+
+    fn what_keeps_a_call_from_its_app_counts_for_the_breaker(engine: Choice) {
+        type Edit = fn(&mut State);
+        let cases: [(&str, Edit, u16); 3] = [
+            ("unhealthy", |state| set_health(state, false), 500),
+            ("no port", |state| state.apps.iter_mut().for_each(|app| app.channel = None), 500),
+            ("denied", |state| state.apps[1].guards = denying(), 403),
+        ];
+        for (case, edit, status) in cases {
+            let app = App::listen();
+            let policy = Policy { breaker: breaker(2, 60_000 * MS), ..Policy::default() };
+            let plane = Plane::on(engine)
+                .app("orders", None)
+                .app("checkout", Some(app.address()))
+                .edit(|state| {
+                    edit(state);
+                    state.apps[0].resiliency = towards("checkout", &policy);
+                })
+                .start();
+            let mut client = plane.client();
+            for _ in 0..2 {
+                client.send(post(X, "hello"));
+                assert_eq!(client.read_response().status(), status, "{case}");
+            }
+            client.send(post(X, "hello"));
+            let message = "failed to invoke, id: checkout, err: circuit breaker is open";
+            assert_eq!(client.read_response().text(), direct_invoke_error(message), "{case}");
+            app.assert_untouched();
+        }
     }
 
     fn breakers_are_those_of_all_workers(engine: Choice) {

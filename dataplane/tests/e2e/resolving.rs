@@ -79,6 +79,26 @@ fn is_unknown(client: &mut Wire, id: &str) {
 }
 
 on_both_engines! {
+    fn app_that_joins_the_data_plane_meanwhile_gets_no_more_than_it_may(engine: Choice) {
+        let mut caller = Plane::on(engine)
+            .app("orders", None)
+            .edit(|state| state.apps[0].body_bytes_max = Some(10))
+            .start();
+        caller.set_resolver(true);
+        let app = App::listen();
+        let mut client = caller.client();
+        client.send(request("POST", X, "Transfer-Encoding: chunked\r\n") + "5\r\nhello\r\n");
+        caller.expect_question();
+        caller.join("checkout", app.address());
+        let mut upstream = app.accept();
+        let head = upstream.read_head();
+        assert_eq!(head.one("dapr-caller-app-id"), Some("orders"));
+        assert_eq!(upstream.read_bytes(10), b"5\r\nhello\r\n");
+        client.send("6\r\n world\r\n0\r\n\r\n");
+        let response = client.read_response();
+        assert!(response.text().contains("stream too large"), "{response}");
+    }
+
     fn call_leaves_when_its_app_is_found(engine: Choice) {
         let peer = ServedApp::answering(|request| {
             let told = request.one("dapr-callee-app-id").unwrap().to_owned();

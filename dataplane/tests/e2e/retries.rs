@@ -90,6 +90,25 @@ on_both_engines! {
         assert_eq!(client.read_response().text(), "ok");
     }
 
+    fn app_that_joins_the_data_plane_meanwhile_is_called(engine: Choice) {
+        let policy = Policy { retry: retry(None), ..Policy::default() };
+        let mut caller = retrying(engine, "checkout", policy);
+        let peer = App::listen();
+        let mut client = caller.client();
+        client.send(format!("{}he", request("POST", X, "Content-Length: 5\r\nX-A: b\r\n")));
+        caller.await_counter(RETRIES, 2.0);
+        client.send("llo");
+        caller.join("checkout", peer.address());
+        let mut upstream = peer.accept();
+        let seen = upstream.read_request();
+        assert_eq!((seen.text(), seen.one("x-a")), ("hello", Some("b")));
+        assert_eq!(seen.one("dapr-caller-app-id"), Some("orders"));
+        assert_eq!(seen.one("dapr-callee-app-id"), Some("checkout"));
+        assert_eq!(seen.one("destination-app-id"), None);
+        upstream.send(OK);
+        assert_eq!(client.read_response().text(), "ok");
+    }
+
     fn body_that_comes_while_its_app_is_looked_for_is_sent_whole(engine: Choice) {
         let policy = Policy { retry: retry(None), ..Policy::default() };
         let mut caller = retrying(engine, "checkout", policy);

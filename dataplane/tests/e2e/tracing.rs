@@ -101,6 +101,17 @@ on_both_engines! {
         }
     }
 
+    fn flags_that_are_not_ours_go_on(engine: Choice) {
+        for hop in Hop::BOTH {
+            let random = SAMPLED.strip_suffix("01").unwrap().to_owned() + "03";
+            let lines = format!("traceparent: {random}\r\n");
+            let (seen, got) = exchange(engine, hop, PASS, &lines, "");
+            assert_eq!((seen.all("traceparent"), got.all("traceparent")), (vec![&*random], vec![&*random]));
+            let (seen, got) = exchange(engine, hop, recording(0.0), &lines, "");
+            assert_eq!((&*parts(&seen).2, &*parts(&got).2), ("03", "03"), "{hop:?}");
+        }
+    }
+
     fn a_call_without_a_trace_gets_one(engine: Choice) {
         for hop in Hop::BOTH {
             let (seen, got) = exchange(engine, hop, PASS, "", "");

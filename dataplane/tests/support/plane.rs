@@ -101,6 +101,18 @@ impl Plane {
     }
 
     /// A new state, and its version; what the data plane says to it is for the test to read.
+    /// Serves another app from now on, which has no listeners of its own.
+    pub(crate) fn join(&mut self, id: &str, channel: Address) {
+        self.publish(|state| {
+            let mut app = state.apps[0].clone();
+            app.number = u32::try_from(state.apps.len()).unwrap();
+            app.id = AppId::new(id).unwrap();
+            app.resiliency = None;
+            app.channel = Some(AppChannel::http(channel));
+            state.apps.push(app);
+        });
+    }
+
     pub(crate) fn send_state(&mut self, edit: impl FnOnce(&mut State)) -> Version {
         self.send_state_announcing(&[], edit)
     }

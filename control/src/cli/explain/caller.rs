@@ -13,7 +13,9 @@ use crate::{
         flags::{self, Values},
     },
     http_client,
-    knowledge::{Knowledge, KnownApp, KnownEndpoint, KnownRow, Question, RegistryState},
+    knowledge::{
+        Knowledge, KnownApp, KnownEndpoint, KnownRow, KnownServer, Question, RegistryState,
+    },
     log::Log,
     registry::{Entry, Identity, Registries, Revision, Table},
     runtime_dir::RuntimeDir,
@@ -115,6 +117,7 @@ impl Caller {
                 resiliency: config.resiliency.clone(),
                 concurrency_max: config.care.concurrency_max,
                 is_healthy: None,
+                http_endpoints: KnownServer::all(&config.in_scope.http_endpoints),
             });
         }
         let Entry { id, namespace, control, .. } = &self.entry;

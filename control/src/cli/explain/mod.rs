@@ -9,6 +9,7 @@
 
 mod caller;
 mod endpoint;
+mod external;
 mod policy;
 
 use super::{block_on, config::Output, fail, output, print};
@@ -30,6 +31,7 @@ use dataplane::{
     },
     route::{self, Destination},
 };
+use external::External;
 use serde::Serialize;
 use snapshot::{
     Address, App, AppHealth, AppId, Balance, Endpoint, InstanceId, Namespace, OnControlLost,
@@ -121,7 +123,9 @@ async fn explain(arguments: &Arguments) -> Result<Explanation, ExplainError> {
     let mut explanation = Explanation::default();
     explanation.add("caller", caller.words());
     explanation.add("request", format!("{} {}", call.verb, call.target));
-    if let Some(target) = Target::find(&call, &caller.entry, &mut explanation) {
+    if let Some(asked) = External::find(&call, &caller).await {
+        asked.explain(&caller, &mut explanation).await;
+    } else if let Some(target) = Target::find(&call, &caller.entry, &mut explanation) {
         let (knowledge, source) = caller.learn(&target.question(), &table, &dir).await?;
         explanation.add("asked", source);
         explain_target(&target, &caller, &knowledge, &table, &mut explanation).await;
@@ -161,8 +165,8 @@ async fn explain_target(
             outstanding calls and latencies";
         explanation.add("choice", words);
     }
-    policy::add_resiliency(own.as_ref(), caller, target, explanation).await;
-    let policy = policy::of_caller(own.as_ref(), target).map(|policy| &**policy);
+    policy::add_resiliency(own.as_ref(), caller, &target.written, explanation).await;
+    let policy = policy::of_caller(own.as_ref(), &target.written).map(|policy| &**policy);
     add_limits(way, entry, policy, explanation);
     add_dialled(way, target, knowledge, app_place.as_deref(), explanation);
 }
@@ -191,6 +195,19 @@ impl Call {
             None => Ok(Self { verb: verb.to_owned(), target }),
         }
     }
+
+    /// Who is asked for what; `None`: nobody.
+    fn interpret(&self) -> Option<CallNotes> {
+        let mut notes = CallNotes::default();
+        let request = dapr::Request {
+            method: self.verb.as_bytes(),
+            target: self.target.as_bytes(),
+            app_id_header: None,
+            authorization: None,
+        };
+        let asked = dapr::interpret(&request, &mut notes);
+        matches!(asked, Asked::Invoke { .. }).then_some(notes)
+    }
 }
 
 /// Who is called, and with what.
@@ -216,14 +233,7 @@ enum Way {
 impl Target {
     /// `None` where the call ends before anybody is looked for; the explanation says why.
     fn find(call: &Call, caller: &Entry, explanation: &mut Explanation) -> Option<Self> {
-        let mut notes = CallNotes::default();
-        let request = dapr::Request {
-            method: call.verb.as_bytes(),
-            target: call.target.as_bytes(),
-            app_id_header: None,
-            authorization: None,
-        };
-        let Asked::Invoke { .. } = dapr::interpret(&request, &mut notes) else {
+        let Some(notes) = call.interpret() else {
             explanation.add("answer", "404: the path names no app");
             return None;
         };
@@ -231,14 +241,8 @@ impl Target {
         let named = target::split_id(&notes.target, caller.namespace.as_str());
         let (id, namespace) = match named {
             Ok(Named::App { id, namespace }) => (text(id), text(namespace)),
-            Ok(Named::External(url)) => {
-                let url = text(url);
-                let words = "is no app: the sidecar calls it as it is, without access control or \
-                    another sidecar on the way";
-                explanation.add("answer", format!("{url} {words}"));
-                return None;
-            }
-            Err(_) => {
+            // The one was found to be none, the other has been explained.
+            Ok(Named::External(_)) | Err(_) => {
                 explanation.add("answer", invalid());
                 return None;
             }
@@ -469,7 +473,6 @@ mod tests {
         for (case, call, path, want) in [
             ("two dots", "a.b.c/GET", "/", "500: invalid app id a.b.c"),
             ("no app", "/GET", "/x", "404: the path names no app"),
-            ("a URL", "http%3A%2F%2Fh/GET", "/", "http://h is no app: the sidecar calls it"),
             ("forbidden", "orders/GET", "/a%23b", "500: invalid method: method contains forbidden"),
             ("a bare percent", "orders/GET", "/%25zz", "500: "),
             ("CONNECT", "orders/CONNECT", "/", "500: verb CONNECT is not carried"),

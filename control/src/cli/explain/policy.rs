@@ -217,16 +217,16 @@ fn care(app: &KnownApp) -> (bool, String) {
     }
 }
 
-/// The caller's own policy for the target, if it has one.
-pub(super) fn of_caller<'a>(own: Option<&'a KnownApp>, target: &Target) -> Option<&'a Arc<Policy>> {
-    own?.resiliency.as_ref()?.find(&target.written)
+/// The caller's own policy for the target as it is written, if it has one.
+pub(super) fn of_caller<'a>(own: Option<&'a KnownApp>, target: &[u8]) -> Option<&'a Arc<Policy>> {
+    own?.resiliency.as_ref()?.find(target)
 }
 
 /// What the caller's side does when the call fails.
 pub(super) async fn add_resiliency(
     own: Option<&KnownApp>,
     caller: &Caller,
-    target: &Target,
+    target: &[u8],
     explanation: &mut Explanation,
 ) {
     let Some(own) = own else {
@@ -234,7 +234,7 @@ pub(super) async fn add_resiliency(
     };
     let sources = own.resiliency.iter().flat_map(|resiliency| &resiliency.sources);
     let sources: Vec<&str> = sources.map(|source| &*source.name).collect();
-    let written = text(&target.written);
+    let written = text(target);
     let Some(policy) = of_caller(Some(own), target) else {
         return explanation.add("policy", format!("none of the caller is about {written:?}"));
     };

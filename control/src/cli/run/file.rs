@@ -87,11 +87,11 @@ pub(super) fn read(path: &Path) -> Result<RunFile, FileError> {
         Err(e) => Err(e),
     };
     let text = text.map_err(|reason| PathError { path: path.clone(), reason })?;
-    let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".dapr"));
+    let home = env::var_os("HOME").map(PathBuf::from);
     parse(&path, &text, home.as_deref()).map_err(FileError::Problems)
 }
 
-/// `home` is where `dapr init` leaves what holds for every app.
+/// `home` is the user's: in its `.dapr`, `dapr init` leaves what holds for every app.
 fn parse(path: &Path, text: &str, home: Option<&Path>) -> Result<RunFile, Vec<Problem>> {
     let mut reader = Reader {
         path: path.to_string_lossy().into(),
@@ -118,11 +118,13 @@ enum Use {
     Flag(&'static str),
     /// One or several paths for this flag of `run`.
     Paths(&'static str),
-    /// Of containers and installed runtimes: nothing that this command does.
+    /// Where `dapr init --runtime-path` left what holds for every app.
+    Runtime,
+    /// Of containers: nothing that this command does.
     Skipped,
 }
 
-use Use::{AppDirectory, AppLog, Command, DaprdLog, Environment, Flag, Paths, Skipped};
+use Use::{AppDirectory, AppLog, Command, DaprdLog, Environment, Flag, Paths, Runtime, Skipped};
 
 /// Of an app, and except for the first three of what is common, too.
 const KEYS: &[(&str, Use)] = &[
@@ -139,6 +141,7 @@ const KEYS: &[(&str, Use)] = &[
     ("appMaxConcurrency", Flag("app-max-concurrency")),
     ("appPort", Flag("app-port")),
     ("appProtocol", Flag("app-protocol")),
+    ("appSSL", Flag("app-ssl")),
     ("configFilePath", Paths("config")),
     ("containerImage", Skipped),
     ("containerImagePullPolicy", Skipped),
@@ -161,7 +164,7 @@ const KEYS: &[(&str, Use)] = &[
     ("readBufferSize", Flag("read-buffer-size")),
     ("resourcesPath", Paths("resources-path")),
     ("resourcesPaths", Paths("resources-path")),
-    ("runtimePath", Skipped),
+    ("runtimePath", Runtime),
     ("schedulerHostAddress", Flag("scheduler-host-address")),
     ("unixDomainSocket", Paths("unix-domain-socket")),
 ];
@@ -169,12 +172,28 @@ const KEYS: &[(&str, Use)] = &[
 /// What one mapping of the file says.
 #[derive(Clone, Debug, Default)]
 struct Said {
-    directory: Option<PathBuf>,
     command: Vec<String>,
     flags: BTreeMap<&'static str, String>,
     environment: BTreeMap<String, String>,
+    runtime: Option<PathBuf>,
     app_log: Option<Destination>,
     daprd_log: Option<Destination>,
+}
+
+/// Where paths start.
+struct Base<'a> {
+    directory: &'a Path,
+    home: Option<&'a Path>,
+}
+
+impl Base<'_> {
+    fn path(&self, text: &str) -> String {
+        let path = match (text.strip_prefix("~/"), self.home) {
+            (Some(rest), Some(home)) => home.join(rest),
+            _ => self.directory.join(text),
+        };
+        path.to_string_lossy().into_owned()
+    }
 }
 
 struct Reader<'a> {
@@ -311,7 +330,8 @@ impl Reader<'_> {
             self.refuse(node.place, "appDirPath", "is missing; it is the directory of the app");
             return None;
         };
-        let directory = self.directory.join(text);
+        let base = Base { directory: &self.directory, home: self.home };
+        let directory = PathBuf::from(base.path(text));
         match directory.canonicalize() {
             Ok(directory) if directory.is_dir() => Some(directory),
             Ok(_) => {
@@ -330,7 +350,8 @@ impl Reader<'_> {
     /// `dapr init` left.
     fn fill_in(&self, said: &mut Said, common: &Said, directory: &Path) {
         let exists = |path: PathBuf| path.exists().then(|| path.to_string_lossy().into_owned());
-        let of_init = |name| self.home.and_then(|home| exists(home.join(name)));
+        let runtime = said.runtime.as_deref().or(common.runtime.as_deref()).or(self.home);
+        let of_init = |name| exists(runtime?.join(".dapr").join(name));
         for (flag, own, general) in [
             ("config", "config.yaml", "config.yaml"),
             ("resources-path", "resources", "components"),
@@ -352,14 +373,18 @@ impl Reader<'_> {
         said.daprd_log = said.daprd_log.or(common.daprd_log);
     }
 
-    fn said(&mut self, node: &Node, base: &Path) -> Said {
+    fn said(&mut self, node: &Node, directory: &Path) -> Said {
         let mut said = Said::default();
+        let base = Base { directory, home: self.home };
         let Value::Map(entries) = &node.value else {
             let message = format!("must be a mapping, not {}", node.kind());
             self.refuse(node.place, "", message);
             return said;
         };
-        for (key, child) in entries {
+        // Of both keys for resources, the older one's come last, and what they name again counts.
+        let is_old = |key: &Key| key.text == "resourcesPath";
+        let (last, first): (Vec<_>, Vec<_>) = entries.iter().partition(|(key, _)| is_old(key));
+        for (key, child) in first.into_iter().chain(last) {
             let known = KEYS.iter().find(|(name, _)| *name == key.text).map(|(_, what)| *what);
             if child.is_null() {
                 continue;
@@ -367,7 +392,7 @@ impl Reader<'_> {
             match known {
                 None => self.refuse_unknown(key, KEYS.iter().map(|(name, _)| *name)),
                 Some(what) => {
-                    if let Err(reason) = said.take(what, child, base) {
+                    if let Err(reason) = said.take(what, child, &base) {
                         self.refuse(child.place, &key.text, reason);
                     }
                 }
@@ -378,10 +403,10 @@ impl Reader<'_> {
 }
 
 impl Said {
-    fn take(&mut self, what: Use, node: &Node, base: &Path) -> Result<(), String> {
+    fn take(&mut self, what: Use, node: &Node, base: &Base<'_>) -> Result<(), String> {
         match what {
-            Skipped => {}
-            AppDirectory => self.directory = Some(base.join(single(node)?)),
+            // The directory was read before everything that starts there.
+            AppDirectory | Skipped => {}
             AppLog => self.app_log = Some(destination(single(node)?)?),
             DaprdLog => self.daprd_log = Some(destination(single(node)?)?),
             Command => self.command = list(node)?,
@@ -390,11 +415,9 @@ impl Said {
                 let Some(key) = table::find(flag) else { return Ok(()) };
                 self.flags.insert(flag, file::texts(key, node)?.join(","));
             }
+            Runtime => self.runtime = Some(base.path(single(node)?).into()),
             Paths(flag) => {
-                let paths: Vec<String> = list(node)?
-                    .iter()
-                    .map(|path| base.join(path).to_string_lossy().into_owned())
-                    .collect();
+                let paths: Vec<String> = list(node)?.iter().map(|path| base.path(path)).collect();
                 if let Some(missing) = paths.iter().find(|path| !Path::new(path).exists()) {
                     return Err(format!("there is no {missing}"));
                 }
@@ -464,7 +487,8 @@ fn line(said: &Said) -> Result<Line, clap::Error> {
 }
 
 /// The flags of `run` that take no value.
-const BOOLS: [&str; 3] = ["enable-api-logging", "enable-app-health-check", "enable-profiling"];
+const BOOLS: [&str; 4] =
+    ["app-ssl", "enable-api-logging", "enable-app-health-check", "enable-profiling"];
 
 /// What the file is called in the directory that is named instead of it.
 const NAME: &str = "dapr.yaml";
@@ -560,10 +584,17 @@ mod tests {
     #[test]
     fn what_an_app_says_stands_above_what_is_common() {
         let temp = TestDir::new();
-        for path in ["orders/.dapr/resources", "stock", "home/components", "shared"] {
+        for path in [
+            "orders/.dapr/resources",
+            "stock",
+            "home/.dapr/components",
+            "home/own",
+            "shared",
+            "runtime/.dapr",
+        ] {
             fs::create_dir_all(temp.path().join(path)).unwrap();
         }
-        for path in ["orders/own.yaml", "home/config.yaml"] {
+        for path in ["orders/own.yaml", "home/.dapr/config.yaml", "runtime/.dapr/config.yaml"] {
             fs::write(temp.path().join(path), "").unwrap();
         }
         let text = "version: 1
@@ -583,14 +614,18 @@ apps:
     C: 3
   command: [\"python3\", \"app.py\", \"-v\"]
 - appDirPath: stock/
+  resourcesPath: ~/own
   resourcesPaths: [../shared, ../orders]
   enableApiLogging: true
   appLogDestination: file
+- appDirPath: ~/own
+  appSSL: true
+  runtimePath: ../../runtime
 ";
         let home = temp.path().join("home");
         let file = parse(&temp.path().join("dapr.yaml"), text, Some(&home)).unwrap();
         assert_eq!(file.name, "shop");
-        let [orders, stock] = &file.apps[..] else { panic!("{file:?}") };
+        let [orders, stock, own] = &file.apps[..] else { panic!("{file:?}") };
         let path = |name: &str| temp.path().join(name).to_string_lossy().into_owned();
 
         let plan_of = plan(orders);
@@ -607,12 +642,18 @@ apps:
 
         let plan_of = plan(stock);
         assert_eq!(plan_of.app_id, "stock", "that of its directory");
-        assert_eq!(value_of(&plan_of, "--config"), Some(&*path("home/config.yaml")));
-        let both = format!("{},{}", path("stock/../shared"), path("stock/../orders"));
+        assert_eq!(value_of(&plan_of, "--config"), Some(&*path("home/.dapr/config.yaml")));
+        let both = ["stock/../shared", "stock/../orders", "home/own"].map(path).join(",");
         assert_eq!(value_of(&plan_of, "--resources-path"), Some(&*both));
         assert_eq!(value_of(&plan_of, "--log-level"), Some("debug"));
         assert!(plan_of.sidecar_arguments.contains(&"--enable-api-logging".to_owned()));
         assert!(plan_of.command.is_empty());
         assert_eq!(stock.app_log, Destination::File);
+
+        let plan_of = plan(own);
+        assert_eq!((&*plan_of.app_id, &own.directory), ("own", &temp.path().join("home/own")));
+        let config = path("home/own/../../runtime/.dapr/config.yaml");
+        assert_eq!(value_of(&plan_of, "--config"), Some(&*config), "of the runtime it names");
+        assert!(plan_of.sidecar_arguments.contains(&"--app-ssl".to_owned()));
     }
 }

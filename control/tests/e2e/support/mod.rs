@@ -21,7 +21,7 @@ pub(crate) use etcd::Etcd;
 pub(crate) use load::Load;
 pub(crate) use machines::Machines;
 pub(crate) use mortal::MortalApp;
-pub(crate) use place::{Place, free_port, status_of};
+pub(crate) use place::{Place, free_port, replace, status_of};
 pub(crate) use process::{Finished, Process};
 pub(crate) use server::Server;
 

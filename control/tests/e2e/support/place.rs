@@ -129,6 +129,13 @@ impl Drop for Place {
     }
 }
 
+/// Gives a file this text as editors and deployments do it: whole, at once.
+pub(crate) fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
 /// A port that nobody has now. Sidecars retry one that somebody took in between.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
