@@ -42,6 +42,18 @@ pub(crate) struct External {
     pub port: u16,
 }
 
+/// What an exchange's pipelines want done with it.
+#[derive(Default)]
+pub(crate) struct Passed {
+    pub uppercases_request: bool,
+    /// Whoever gives the answer.
+    pub uppercases_answer: bool,
+    /// The app's answer alone.
+    pub uppercases_app_answer: bool,
+    /// Lines of the app's answer alone.
+    pub app_lines: Vec<u8>,
+}
+
 #[derive(Default)]
 pub(crate) struct Exchange {
     pub notes: CallNotes,
@@ -96,8 +108,10 @@ pub(crate) struct Exchange {
     pub response_started: bool,
     pub response: BodyReader,
     pub encoding: Encoding,
-    /// Lines for a browser that go with the answer, whoever gives it.
-    pub cors: Vec<u8>,
+    /// Lines that go with the answer, whoever gives it: for a browser, and of the API's pipeline.
+    pub answer_lines: Vec<u8>,
+    /// What pipelines want of it; `None`: nothing.
+    pub passed: Option<Box<Passed>>,
     /// The upstream connection may be used again after this response.
     pub upstream_keep_alive: bool,
 }
@@ -111,8 +125,8 @@ impl Exchange {
         );
         debug_assert!(matches!(self.pass, Pass::None), "the last exchange gave its token back");
         debug_assert!(self.observed.is_none(), "the last exchange was told of");
-        let Buffers { notes, url_path, replay, cors } = buffers;
-        *self = Self { notes, url_path, replay, cors, ..Self::default() };
+        let Buffers { notes, url_path, replay, answer_lines } = buffers;
+        *self = Self { notes, url_path, replay, answer_lines, ..Self::default() };
     }
 
     /// Whether the request, as far as it is here, may reach the app twice (RFC 9110 §9.2.2).
@@ -162,13 +176,14 @@ impl Exchange {
         self.attempts = None;
         self.tried = Vec::new();
         self.external = None;
+        self.passed = None;
         let mut buffers = Buffers {
             notes: mem::take(&mut self.notes),
             url_path: mem::take(&mut self.url_path),
             replay: mem::take(&mut self.replay),
-            cors: mem::take(&mut self.cors),
+            answer_lines: mem::take(&mut self.answer_lines),
         };
-        buffers.cors.clear();
+        buffers.answer_lines.clear();
         buffers.url_path.clear();
         buffers.replay.clear();
         // A policy may have had more kept than is worth having for the next request.
@@ -184,7 +199,7 @@ pub(crate) struct Buffers {
     notes: CallNotes,
     url_path: Vec<u8>,
     replay: Vec<u8>,
-    cors: Vec<u8>,
+    answer_lines: Vec<u8>,
 }
 
 impl Buffers {
