@@ -1,8 +1,8 @@
 //! A resource of kind HTTPEndpoint, read: a server outside of Dapr under a name, with the lines
 //! that calls of it carry.
 //!
-//! What cannot be understood is refused, as in other resources. An endpoint whose secrets are not to
-//! be had is left out: a call without its key must not go.
+//! What cannot be understood is refused, as in other resources. An endpoint whose secrets are not
+//! to be had is left out: a call without its key must not go.
 
 #![forbid(unsafe_code)]
 
@@ -364,7 +364,7 @@ mod tests {
         );
         let (found, told) = read_one(&text);
         assert_eq!(told, [""; 0]);
-        let want = "e.yaml:3:41: spec.headers[0].secretKeyRef: is in a secret store, and \
+        let want = "e.yaml:3:39: spec.headers[0].secretKeyRef: is in a secret store, and \
                     auth.secretStore names none, so HTTPEndpoint \"shop\" is left out";
         assert_eq!(opened(&found.unwrap()), Err(want.to_owned()));
         let (found, told) =

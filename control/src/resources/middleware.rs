@@ -302,7 +302,7 @@ mod tests {
     fn routes_may_be_written_in_three_ways() {
         for metadata in [
             "[{name: routes, value: '{\"/s/{id}\": \"/x\", \"/s/a\": \"/y\"}'}]",
-            "[{name: routes, value: {/s/{id}: /x, /s/a: /y}}]",
+            "[{name: routes, value: {\"/s/{id}\": /x, /s/a: /y}}]",
             "[{name: '/s/{id}', value: /x}, {name: /s/a, value: /y}]",
         ] {
             let (step, notes) = made("middleware.http.routeralias", metadata).unwrap();

@@ -57,8 +57,8 @@ impl Alias {
     }
 }
 
-/// As Go's `url.Values` reads, adds to and writes a query: sorted by keys, pairs that it cannot read
-/// left out. Allocates, where daprd's component does, too.
+/// As Go's `url.Values` reads, adds to and writes a query: sorted by keys, pairs that it cannot
+/// read left out. Allocates, where daprd's component does, too.
 fn write_query(query: &[u8], route: &Route, captures: &Captures<'_>, out: &mut Vec<u8>) {
     let mut pairs: Vec<(Vec<u8>, Vec<u8>)> =
         query.split(|byte| *byte == b'&').filter_map(pair).collect();

@@ -1,8 +1,8 @@
 //! The steps of `spec.httpPipeline` and `spec.appHttpPipeline`, asked one after the other about one
 //! request: may it pass, under which path, and what becomes of the bodies.
 //!
-//! Pure: what a step wants done is an [`Outcome`], which [`crate::relay`] carries out. The steps and
-//! their words are daprd 1.18's components. An app without pipelines never comes here.
+//! Pure: what a step wants done is an [`Outcome`], which [`crate::relay`] carries out. The steps
+//! and their words are daprd 1.18's components. An app without pipelines never comes here.
 
 #![forbid(unsafe_code)]
 
