@@ -155,7 +155,7 @@ spec: {type: middleware.http.opa, version: v1}
             let spec = format!("spec: {{{pipeline}: {{handlers: [{door}]}}}}\n");
             let told = compiled("a", &spec).unwrap_err();
             assert!(told[0].starts_with("c.yaml:12:1: Component \"door\": middleware.http.opa"));
-            assert!(told[0].contains(&format!("it is needed at conf.yaml:1:")), "{told:?}");
+            assert!(told[0].contains("it is needed at conf.yaml:1:"), "{told:?}");
             assert!(told[0].contains(&format!("spec.{pipeline}.handlers[0]")), "{told:?}");
         }
         assert!(compiled("a", "spec: {}").is_ok(), "nobody asks for it");

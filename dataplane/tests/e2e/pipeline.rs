@@ -58,7 +58,7 @@ fn ask(client: &mut Wire, target: &str, lines: &str) -> Message {
 fn assert_refused(response: &Message, status: u16, text: &str, case: &str) {
     assert_eq!((response.status(), response.text()), (status, text), "{case}: {response}");
     assert_eq!(response.one("content-type"), Some("text/plain; charset=utf-8"), "{case}");
-    assert_eq!(response.framing, Framing::Length(text.len() as u64), "{case}");
+    assert_eq!(response.framing, Framing::Length(text.len()), "{case}");
 }
 
 const TOO_MANY: &str = "You have reached maximum request limit.";
