@@ -15,7 +15,7 @@ use crate::dapr::{
     method::MethodError,
     target::{self, TargetError},
 };
-use crate::limits::GATE_WAITING_MAX;
+use crate::{limits::GATE_WAITING_MAX, policy::pipeline::Refusal};
 use rustix::io::Errno;
 use snapshot::Address;
 use std::fmt;
@@ -85,6 +85,8 @@ pub enum Cause {
     NoEvents,
     NoTarget,
     NotFound,
+    /// The app's pipeline does not let it through.
+    Pipeline(Refusal),
     Reset(Errno),
     /// The head of a response is larger than this many bytes.
     ResponseHeadTooLarge(u32),
@@ -163,6 +165,7 @@ impl ExchangeError {
             Cause::TransferCoding => 501,
             Cause::ControlAway => 503,
             Cause::Version => 505,
+            Cause::Pipeline(refusal) => refusal.status(),
             _ => 500,
         }
     }
@@ -201,6 +204,10 @@ impl ExchangeError {
             return CONTENT_TYPE_TEXT;
         }
         match self.cause {
+            Cause::Pipeline(refusal) => {
+                out.extend_from_slice(refusal.text().as_bytes());
+                return CONTENT_TYPE_TEXT;
+            }
             Cause::NoTarget => write_error(out, DIRECT_INVOKE, |message| {
                 message.text(
                     "failed getting app id either from the URL path or the header dapr-app-id",
@@ -421,6 +428,7 @@ impl Cause {
             Self::NoEvents => "no_events",
             Self::NoTarget => "no_target",
             Self::NotFound => "not_found",
+            Self::Pipeline(_) => "pipeline",
             Self::Reset(_) => "reset",
             Self::ResponseHeadTooLarge(_) => "response_head_too_large",
             Self::Stalled => "stalled",

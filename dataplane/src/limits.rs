@@ -262,6 +262,11 @@ pub const CONNECTIONS_MAX: usize = 100_000;
 /// Pause after accept failed for want of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Token buckets of rate limits, in the whole process: strangers choose by which address and path
+/// they are counted. With their keys 4 MiB at most, and 1 MiB where paths are as long as usual.
+pub const RATE_BUCKETS_MAX: usize = 16 * 1024;
+pub const RATE_KEY_BYTES_MAX: usize = 192;
+
 /// Messages waiting for one worker; control sends few, accepts are the bulk.
 pub const MAILBOX_MESSAGES_MAX: usize = 4096;
 

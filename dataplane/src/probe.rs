@@ -36,6 +36,7 @@ impl<E: Engine> WorkerProbe<E> {
             link: Arc::new(Mailbox::default()),
             breakers: Arc::default(),
             journal: Arc::default(),
+            rate_limits: Arc::default(),
         };
         Self { worker: Worker::new(engine, Arc::default(), surroundings) }
     }

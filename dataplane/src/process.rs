@@ -6,7 +6,7 @@ use crate::{
     engine::{self, Backend, Choice, Engine, EngineError, Waker},
     link::{End, Introduction, Link, Workers},
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
-    policy::resiliency::Breakers,
+    policy::{pipeline::RateLimits, resiliency::Breakers},
     resolver::Resolver,
     telemetry::{Counters, Journal},
     worker::{Surroundings, Worker},
@@ -61,6 +61,7 @@ pub fn run(options: Options) -> Result<(), RunError> {
     inbox.attach(bell.clone());
 
     let breakers = Arc::new(Breakers::default());
+    let rate_limits = Arc::new(RateLimits::default());
     let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
     let journals: Vec<Arc<Journal>> = (0..count).map(|_| Arc::default()).collect();
     let mut threads = Vec::with_capacity(count);
@@ -71,6 +72,7 @@ pub fn run(options: Options) -> Result<(), RunError> {
             mailboxes: Arc::clone(&mailboxes),
             link: Arc::clone(&inbox),
             breakers: Arc::clone(&breakers),
+            rate_limits: Arc::clone(&rate_limits),
             resolver: Arc::clone(&resolver),
             journal: Arc::clone(&journals[index]),
         };

@@ -12,6 +12,7 @@ use super::{
     api,
     keys::{self, Key, Kind},
     name_resolution::{self, NameResolution},
+    pipeline::{self, PipelineSpecs},
     schema::{self, Use},
     section::Section,
     telemetry,
@@ -29,6 +30,7 @@ pub(crate) struct Configuration {
     /// `None`: everything is allowed.
     pub(crate) access: Option<AccessPolicy>,
     pub(crate) api: Option<ApiRules>,
+    pub(crate) pipelines: PipelineSpecs,
     pub(crate) telemetry: telemetry::Options,
     pub(crate) problems: Vec<Problem>,
     /// For the log: what is understood and not done.
@@ -309,6 +311,10 @@ impl Reader {
                 }
                 Use::Names if child.is_null() => {}
                 Use::Names => self.names(child),
+                Use::Pipeline => {
+                    let mut section = Section::new(&self.path, &mut self.found.problems);
+                    pipeline::read(&mut self.found.pipelines, &path, child, &mut section);
+                }
                 Use::Telemetry => self.telemetry(&path, child),
                 Use::Unknown => self.unknown(&path, key.place),
                 Use::Value(found) => self.value(found, child, &path),

@@ -16,6 +16,7 @@ pub(crate) mod file_kind;
 pub(crate) mod flags;
 pub(crate) mod keys;
 pub(crate) mod name_resolution;
+pub(crate) mod pipeline;
 pub(crate) mod quantity;
 mod schema;
 mod section;
@@ -70,6 +71,8 @@ pub(crate) struct Config {
     pub(crate) asks_app_config: bool,
     /// What requests must pass; see [`Config::take`] for what files add.
     pub(crate) guards: Arc<Guards>,
+    /// What requests go through, as files name it; resources say what that is.
+    pub(crate) pipelines: Arc<pipeline::PipelineSpecs>,
     /// Whose word counts when they call over TCP.
     pub(crate) trusted_networks: Vec<Network>,
     pub(crate) host_ip: Option<String>,
@@ -239,6 +242,7 @@ impl Config {
             process: Arc::new(Process::read(log, values)?),
             asks_app_config: asks_app_config(values)?,
             guards: Arc::new(guards(values, env)?),
+            pipelines: Arc::default(),
             trusted_networks: trusted_networks(values)?,
             peer: HostPort {
                 host: values.text("dapr-internal-grpc-listen-address").to_owned(),
@@ -269,6 +273,7 @@ impl Config {
         self.warnings.extend(files.names.warnings);
         self.registries = Arc::new(files.names.settings);
         self.telemetry = Arc::new(files.telemetry);
+        self.pipelines = Arc::new(files.pipelines);
         self.guard(files.access.map(Arc::new), files.api.map(Arc::new));
     }
 

@@ -23,6 +23,8 @@ pub(super) enum Use {
     Mtls,
     /// `spec.nameResolution`, which has a reader of its own.
     Names,
+    /// `spec.httpPipeline` and the app's, which have a reader of their own.
+    Pipeline,
     /// What is told of calls, which has a reader of its own.
     Telemetry,
     Unknown,
@@ -37,10 +39,10 @@ const SCHEMA: &[(&str, Use)] = &[
     ("metadata", Use::Free),
     ("spec.accessControl", Use::Access),
     ("spec.api", Use::Api),
-    ("spec.appHttpPipeline", Use::Later),
+    ("spec.appHttpPipeline", Use::Pipeline),
     ("spec.components", Use::Later),
     ("spec.features", Use::Later),
-    ("spec.httpPipeline", Use::Later),
+    ("spec.httpPipeline", Use::Pipeline),
     ("spec.logging.apiLogging.obfuscateURLs", Use::Telemetry),
     ("spec.logging.apiLogging.omitHealthChecks", Use::Telemetry),
     ("spec.metric.http", Use::Telemetry),

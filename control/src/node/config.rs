@@ -425,14 +425,14 @@ impl<'a> Reader<'a> {
         };
         match Config::of_node(&values, &env) {
             Ok(mut config) => {
-                let telemetry = match files {
+                let (telemetry, pipelines) = match files {
                     Some(files) => {
                         config.guard(files.access.map(Arc::new), files.api.map(Arc::new));
-                        Arc::new(files.telemetry)
+                        (Arc::new(files.telemetry), Arc::new(files.pipelines))
                     }
                     None => {
                         config.guard(base.guards.access.clone(), base.guards.api.clone());
-                        Arc::clone(&base.telemetry)
+                        (Arc::clone(&base.telemetry), Arc::clone(&base.pipelines))
                     }
                 };
                 let config = Config {
@@ -442,6 +442,7 @@ impl<'a> Reader<'a> {
                     tells_metrics: base.tells_metrics,
                     logs_calls: base.logs_calls || config.logs_calls,
                     telemetry,
+                    pipelines,
                     steering,
                     ..config
                 };
@@ -472,7 +473,7 @@ impl<'a> Reader<'a> {
             self.notes.extend(found.notes.iter().cloned());
             self.resources.insert(paths.clone(), found);
         }
-        if let Err(problems) = self.resources[&paths].apply(&mut config, paths) {
+        if let Err(problems) = self.resources[&paths].apply(&mut config, paths, self.env) {
             let app = config.app_id.as_str();
             self.refuse(place, app, "its resources do not fit together");
             self.problems.extend(problems);

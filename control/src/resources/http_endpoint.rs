@@ -1,13 +1,21 @@
 //! A resource of kind HTTPEndpoint, read: a server outside of Dapr under a name, with the lines
 //! that calls of it carry.
 //!
-//! What cannot be understood is refused, as in other resources. An endpoint whose headers nobody
-//! could fill, since there is no secret store, is left out: a call without its key must not go.
+//! What cannot be understood is refused, as in other resources. An endpoint whose secrets are not
+//! to be had is left out: a call without its key must not go.
 
 #![forbid(unsafe_code)]
 
-use super::reader::{Field, Reader};
-use crate::{config::Environment, yaml::Node};
+use super::{
+    component::{Given, secret_store_of},
+    reader::{Field, Reader},
+    secrets::{SecretRef, Stores},
+    variable,
+};
+use crate::{
+    config::{Environment, file::FilePlace},
+    yaml::Node,
+};
 use hyper::{header::HeaderName, http::uri::Authority};
 use snapshot::HttpEndpoint;
 
@@ -15,16 +23,56 @@ use snapshot::HttpEndpoint;
 pub(super) struct Endpoint {
     /// The apps that may call it; empty: all.
     pub(super) scopes: Vec<String>,
-    pub(super) endpoint: HttpEndpoint,
+    pub(super) name: String,
+    base_url: String,
+    secret_store: String,
+    headers: Vec<Header>,
 }
 
 /// One header, as far as it was read.
-enum Header {
-    Line(String, String),
-    /// It is not sent, which was said.
-    None,
-    /// Its value is in a secret store.
-    Secret,
+#[derive(Clone, Debug)]
+struct Header {
+    name: String,
+    value: Given,
+    place: FilePlace,
+    key: String,
+}
+
+impl Endpoint {
+    /// With its secrets.
+    ///
+    /// # Errors
+    /// Why it cannot be called.
+    pub(super) fn open(&self, stores: &Stores<'_>) -> Result<HttpEndpoint, String> {
+        let header = |header: &Header| {
+            let value = match &header.value {
+                Given::Text(text) => text.clone(),
+                Given::Secret(wanted) => {
+                    let found = stores.find(&self.secret_store, wanted);
+                    let fit = found.and_then(|secret| match has_control(&secret) {
+                        true => {
+                            Err("has a control character, which no header can carry".to_owned())
+                        }
+                        false => Ok(secret),
+                    });
+                    fit.map_err(|reason| {
+                        let Header { place, key, .. } = header;
+                        format!(
+                            "{place}: {key}.secretKeyRef: {reason}, so HTTPEndpoint {:?} is left out",
+                            self.name
+                        )
+                    })?
+                }
+            };
+            Ok((header.name.clone(), value))
+        };
+        let headers = self.headers.iter().map(header).collect::<Result<_, String>>()?;
+        Ok(HttpEndpoint { name: self.name.clone(), base_url: self.base_url.clone(), headers })
+    }
+}
+
+fn has_control(text: &str) -> bool {
+    text.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control())
 }
 
 /// Of `root`, whose kind is known. `None`: what is wrong with it was told.
@@ -47,15 +95,15 @@ pub(super) fn read(reader: &mut Reader, root: &Node, env: Environment<'_>) -> Op
         return None;
     };
     let (base_url, headers) = read_spec(reader, &spec, env)?;
-    let endpoint = HttpEndpoint { name, base_url, headers };
-    (!endpoint.name.is_empty()).then_some(Endpoint { scopes, endpoint })
+    let secret_store = secret_store_of(root);
+    (!name.is_empty()).then_some(Endpoint { scopes, name, base_url, secret_store, headers })
 }
 
-type Spec = (String, Vec<(String, String)>);
+type Spec = (String, Vec<Header>);
 
 fn read_spec(reader: &mut Reader, spec: &Field<'_>, env: Environment<'_>) -> Option<Spec> {
     let known = ["version", "baseUrl", "headers", "clientTLS"];
-    let (mut base_url, mut headers) = (None, Some(Vec::new()));
+    let (mut base_url, mut headers) = (None, Vec::new());
     let mut has_url = false;
     for field in reader.fields(spec.node, &spec.path, &known) {
         match field.name {
@@ -74,7 +122,7 @@ fn read_spec(reader: &mut Reader, spec: &Field<'_>, env: Environment<'_>) -> Opt
     if !has_url {
         reader.refuse(spec.node.place, "spec.baseUrl", "is missing; write http://host:port");
     }
-    base_url.zip(headers)
+    base_url.map(|url| (url, headers))
 }
 
 fn read_url(reader: &mut Reader, field: &Field<'_>) -> Option<String> {
@@ -112,81 +160,52 @@ fn check_url(text: &str) -> Result<(), &'static str> {
     }
 }
 
-/// `None`: one of them is in a secret store.
-fn read_headers(
-    reader: &mut Reader,
-    headers: &Field<'_>,
-    env: Environment<'_>,
-) -> Option<Vec<(String, String)>> {
-    let mut lines = Some(Vec::new());
-    for (index, node) in reader.items(headers).iter().enumerate() {
-        let path = format!("{}[{index}]", headers.path);
-        match read_header(reader, node, &path, env) {
-            Header::Line(name, value) => {
-                if let Some(lines) = &mut lines {
-                    lines.push((name, value));
-                }
-            }
-            Header::None => {}
-            Header::Secret => lines = None,
-        }
-    }
-    lines
+fn read_headers(reader: &mut Reader, headers: &Field<'_>, env: Environment<'_>) -> Vec<Header> {
+    let items = reader.items(headers);
+    let read = |(index, node)| read_header(reader, node, format!("{}[{index}]", headers.path), env);
+    items.iter().enumerate().filter_map(read).collect()
 }
 
-fn read_header(reader: &mut Reader, node: &Node, path: &str, env: Environment<'_>) -> Header {
+/// `None`: it is not sent, which was said.
+fn read_header(
+    reader: &mut Reader,
+    node: &Node,
+    path: String,
+    env: Environment<'_>,
+) -> Option<Header> {
     let (mut name, mut value, mut variable, mut secret) = (None, None, None, None);
-    for field in reader.fields(node, path, &["name", "value", "envRef", "secretKeyRef"]) {
+    for field in reader.fields(node, &path, &["name", "value", "envRef", "secretKeyRef"]) {
         match field.name {
             "name" => name = reader.text(&field).map(str::to_owned),
             "value" => value = reader.text(&field).map(str::to_owned),
             "envRef" => variable = Some(field),
-            _ => secret = Some(field),
+            _ => secret = SecretRef::read(reader, &field),
         }
     }
     let Some(name) = name.filter(|name| HeaderName::try_from(name).is_ok()) else {
         reader.refuse(node.place, &format!("{path}.name"), "is missing, or no name of a header");
-        return Header::None;
+        return None;
     };
     if OURS.iter().any(|ours| ours.eq_ignore_ascii_case(&name)) {
         let message = format!("{name} is not sent: it concerns the connection, not the server");
-        reader.ignore(node.place, path, message);
-        return Header::None;
+        reader.ignore(node.place, &path, message);
+        return None;
     }
     // As daprd has it: a value that stands here beats a variable, and that one a secret.
     let value = match (value, variable, secret) {
-        (Some(value), ..) => value,
-        (None, Some(field), _) => read_variable(reader, &field, env),
-        (None, None, Some(field)) => {
-            let message = "is in a secret store, and this sidecar has none, so the endpoint is left \
-                           out; write envRef: VARIABLE";
-            reader.ignore(field.node.place, &field.path, message);
-            return Header::Secret;
+        (Some(value), ..) => Given::Text(value),
+        (None, Some(field), _) => {
+            Given::Text(variable::read(reader, &field, env, "the header is sent empty"))
         }
-        (None, None, None) => String::new(),
+        (None, None, Some(secret)) => Given::Secret(secret),
+        (None, None, None) => Given::Text(String::new()),
     };
-    if value.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
+    if matches!(&value, Given::Text(text) if has_control(text)) {
         let message = format!("{name} is not sent: its value has a control character");
-        reader.ignore(node.place, path, message);
-        return Header::None;
+        reader.ignore(node.place, &path, message);
+        return None;
     }
-    Header::Line(name, value)
-}
-
-/// Empty where there is nothing to be had, as with daprd, and said.
-fn read_variable(reader: &mut Reader, field: &Field<'_>, env: Environment<'_>) -> String {
-    let Some(name) = reader.text(field) else { return String::new() };
-    let upper = name.to_ascii_uppercase();
-    let problem = if upper.starts_with("DAPR_") || upper == "APP_API_TOKEN" || name.contains(' ') {
-        format!("{name} may not be read from here, as with daprd; the header is sent empty")
-    } else {
-        match env(name).filter(|value| !value.is_empty()) {
-            Some(value) => return value,
-            None => format!("the variable {name} is not set; the header is sent empty"),
-        }
-    };
-    reader.ignore(field.node.place, &field.path, problem);
-    String::new()
+    Some(Header { name, value, place: reader.place(node.place), key: path })
 }
 
 /// What the data plane says itself; it would pass over these.
@@ -225,6 +244,11 @@ mod tests {
             Weight::Ignored => format!("[{problem}]"),
         });
         (found, told.collect())
+    }
+
+    /// Where there is no store.
+    fn opened(endpoint: &Endpoint) -> Result<HttpEndpoint, String> {
+        endpoint.open(&Stores::of(&[], "a", &|_| None))
     }
 
     fn with_spec(spec: &str) -> String {
@@ -316,7 +340,7 @@ mod tests {
             let text =
                 with_spec(&format!("{{baseUrl: \"http://h:80/base\", headers: [{header}]}}"));
             let (found, told) = read_one(&text);
-            let endpoint = found.expect(case).endpoint;
+            let endpoint = opened(&found.expect(case)).unwrap();
             assert_eq!(
                 (&*endpoint.name, &*endpoint.base_url),
                 ("shop", "http://h:80/base"),
@@ -333,19 +357,19 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_secret_store_is_left_out_and_what_needs_tls_is_told() {
+    fn what_needs_a_secret_that_is_not_there_is_left_out_and_what_needs_tls_is_told() {
         let text = with_spec(
             "{baseUrl: \"http://h\", headers: [{name: A, secretKeyRef: {name: s, key: k}}, {name: B, \
              value: b}]}",
         );
         let (found, told) = read_one(&text);
-        assert!(found.is_none());
-        let want = "[e.yaml:3:63: spec.headers[0].secretKeyRef: is in a secret store, and this \
-                    sidecar has none, so the endpoint is left out; write envRef: VARIABLE]";
-        assert_eq!(told, [want]);
+        assert_eq!(told, [""; 0]);
+        let want = "e.yaml:3:39: spec.headers[0].secretKeyRef: is in a secret store, and \
+                    auth.secretStore names none, so HTTPEndpoint \"shop\" is left out";
+        assert_eq!(opened(&found.unwrap()), Err(want.to_owned()));
         let (found, told) =
             read_one(&with_spec("{baseUrl: \"https://h:443\", clientTLS: {rootCA: {value: x}}}"));
-        assert_eq!(found.unwrap().endpoint.base_url, "https://h:443");
+        assert_eq!(found.unwrap().base_url, "https://h:443");
         assert!(told[0].contains("spec.baseUrl: needs TLS"), "{told:?}");
         assert!(told[1].contains("spec.clientTLS: has no effect"), "{told:?}");
     }

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::Resources;
+use super::{Resources, http_endpoint::Endpoint, secrets::Stores};
 use snapshot::HttpEndpoint;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,17 +16,27 @@ pub(crate) struct InScope {
 }
 
 impl InScope {
-    pub(super) fn of(resources: &Resources, app_id: &str) -> Self {
+    /// What is left out is said to `notes`.
+    pub(super) fn of(
+        resources: &Resources,
+        app_id: &str,
+        stores: &Stores<'_>,
+        notes: &mut Vec<String>,
+    ) -> Self {
         let holds = |scopes: &[String]| scopes.is_empty() || scopes.iter().any(|id| id == app_id);
         let endpoints = resources.http_endpoints.iter().filter(|found| holds(&found.scopes));
-        let endpoints: BTreeMap<&str, &HttpEndpoint> =
-            endpoints.map(|found| (found.endpoint.name.as_str(), &found.endpoint)).collect();
+        let endpoints: BTreeMap<&str, &Endpoint> =
+            endpoints.map(|found| (found.name.as_str(), found)).collect();
+        let mut http_endpoints = Vec::new();
+        for endpoint in endpoints.into_values() {
+            match endpoint.open(stores) {
+                Ok(endpoint) => http_endpoints.push(endpoint),
+                Err(reason) => notes.push(reason),
+            }
+        }
         let resiliencies = resources.resiliencies.iter().filter(|found| holds(&found.scopes));
         let resiliencies: BTreeSet<&str> = resiliencies.map(|found| &*found.source.name).collect();
-        Self {
-            http_endpoints: endpoints.into_values().cloned().collect(),
-            resiliencies: resiliencies.into_iter().map(str::to_owned).collect(),
-        }
+        Self { http_endpoints, resiliencies: resiliencies.into_iter().map(str::to_owned).collect() }
     }
 
     /// For the log: lines that give way to the app's own token.
@@ -58,6 +68,13 @@ mod tests {
         found
     }
 
+    fn of(resources: &Resources, app_id: &str) -> InScope {
+        let (stores, mut notes) = (Stores::of(&[], app_id, &|_| None), Vec::new());
+        let found = InScope::of(resources, app_id, &stores, &mut notes);
+        assert_eq!(notes, [""; 0]);
+        found
+    }
+
     #[test]
     fn apps_call_what_is_in_their_scope_and_the_last_of_a_name() {
         let found = resources(
@@ -81,7 +98,7 @@ spec: {baseUrl: \"http://two\"}
             ("b", vec!["http://bank", "http://two"]),
             ("c", vec!["http://two"]),
         ] {
-            let found = InScope::of(&found, app).http_endpoints;
+            let found = of(&found, app).http_endpoints;
             let urls: Vec<&str> = found.iter().map(|endpoint| &*endpoint.base_url).collect();
             assert_eq!(urls, want, "{app}");
         }
@@ -90,8 +107,8 @@ spec: {baseUrl: \"http://two\"}
     #[test]
     fn resiliencies_are_named_once() {
         let found = resources("kind: Resiliency\nmetadata: {name: r}\nscopes: [a]\n");
-        assert_eq!(InScope::of(&found, "a").resiliencies, ["r"]);
-        assert_eq!(InScope::of(&found, "b").resiliencies, [""; 0]);
+        assert_eq!(of(&found, "a").resiliencies, ["r"]);
+        assert_eq!(of(&found, "b").resiliencies, [""; 0]);
     }
 
     #[test]
@@ -102,7 +119,7 @@ metadata: {name: shop}
 spec: {baseUrl: \"http://one\", headers: [{name: Dapr-Api-Token, value: s3cret}]}
 ",
         );
-        let in_scope = InScope::of(&found, "a");
+        let in_scope = of(&found, "a");
         assert_eq!(in_scope.overruled(false), [""; 0]);
         let told = in_scope.overruled(true);
         assert!(told[0].contains("\"shop\" sets dapr-api-token"), "{told:?}");

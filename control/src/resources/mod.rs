@@ -10,11 +10,17 @@
 
 mod codes;
 mod compile;
+mod component;
 mod http_endpoint;
 mod in_scope;
+mod middleware;
+mod pipelines;
 mod reader;
 mod resiliency;
+mod route_pattern;
+mod secrets;
 mod trip;
+mod variable;
 
 use crate::{
     config::{
@@ -24,10 +30,12 @@ use crate::{
     },
     yaml::{self, Node, Value},
 };
+use component::Component;
 use http_endpoint::Endpoint;
 pub(crate) use in_scope::InScope;
 use reader::Reader;
 use resiliency::Resiliency;
+use secrets::{SecretStore, Stores};
 use snapshot::policy;
 use std::{
     fs, io,
@@ -40,6 +48,11 @@ use std::{
 pub(crate) struct Resources {
     resiliencies: Vec<Resiliency>,
     http_endpoints: Vec<Endpoint>,
+    /// Middleware of pipelines.
+    middleware: Vec<Component>,
+    /// Those that are on this machine; each that cannot be read, with the apps that would have it.
+    secret_stores: Vec<SecretStore>,
+    unread_stores: Vec<(Component, Problem)>,
     /// For the log.
     pub(crate) notes: Vec<String>,
 }
@@ -71,7 +84,7 @@ pub(crate) fn configure(
     let paths = paths(values);
     let resources = Resources::load(&paths, env)?;
     config.warnings.extend(resources.notes.iter().cloned());
-    resources.apply(config, paths)
+    resources.apply(config, paths, env)
 }
 
 impl Resources {
@@ -105,6 +118,15 @@ impl Resources {
     /// All problems of these directories, for whichever app, and what else is to be said.
     pub(crate) fn check(paths: &[String], env: Environment<'_>) -> (Vec<Problem>, Vec<String>) {
         let (found, mut problems) = Self::read(paths, env);
+        problems.extend(found.unread_stores.iter().map(|(_, problem)| problem.clone()));
+        let all = found.middleware.iter().chain(found.unread_stores.iter().map(|(c, _)| c));
+        let apps: Vec<&String> = all.flat_map(|component| &component.scopes).collect();
+        for component in &found.middleware {
+            // In the name of an app that has it, since its secrets may be that app's alone.
+            let app = component.scopes.first().or(apps.first().copied());
+            let stores = Stores::of(&found.secret_stores, app.map_or("", |id| id), env);
+            problems.extend(middleware::step(component, &stores).err());
+        }
         let scopes = found.resiliencies.iter().flat_map(|resource| &resource.scopes);
         for app_id in scopes.map(String::as_str).chain([""]) {
             for problem in found.resiliency_of(app_id).err().into_iter().flatten() {
@@ -124,12 +146,35 @@ impl Resources {
         &self,
         config: &mut Config,
         paths: Vec<String>,
+        env: Environment<'_>,
     ) -> Result<(), Vec<Problem>> {
-        config.resiliency = self.resiliency_of(config.app_id.as_str())?;
-        let in_scope = InScope::of(self, config.app_id.as_str());
+        let app_id = config.app_id.clone();
+        let unread = self.unread_stores.iter().filter(|(store, _)| store.is_for(app_id.as_str()));
+        let unread: Vec<Problem> = unread.map(|(_, problem)| problem.clone()).collect();
+        if !unread.is_empty() {
+            return Err(unread);
+        }
+        config.resiliency = self.resiliency_of(app_id.as_str())?;
+        let stores = Stores::of(&self.secret_stores, app_id.as_str(), env);
+        self.set_pipelines(config, &stores)?;
+        let in_scope = InScope::of(self, app_id.as_str(), &stores, &mut config.warnings);
         config.warnings.extend(in_scope.overruled(config.guards.app_token.is_some()));
         config.in_scope = Arc::new(in_scope);
         config.resources = paths.into_iter().map(PathBuf::from).collect();
+        // A secret that changes changes what is in force.
+        config.resources.extend(stores.directories());
+        Ok(())
+    }
+
+    fn set_pipelines(&self, config: &mut Config, stores: &Stores<'_>) -> Result<(), Vec<Problem>> {
+        let app_id = config.app_id.as_str();
+        let components: Vec<&Component> =
+            self.middleware.iter().filter(|component| component.is_for(app_id)).collect();
+        let specs = Arc::clone(&config.pipelines);
+        let compiled = pipelines::compile(&specs, &components, stores, &mut config.warnings)?;
+        if let Some(compiled) = compiled {
+            Arc::make_mut(&mut config.guards).pipelines = Some(Arc::new(compiled));
+        }
         Ok(())
     }
 
@@ -197,16 +242,48 @@ impl Resources {
                 return;
             }
             "Configuration" => "is passed over: --config names those that count".to_owned(),
-            "Component" => {
-                let spec = entry(document, "spec").and_then(|spec| entry(spec, "type"));
-                let kind = spec.and_then(Node::text).unwrap_or_default();
-                format!("({kind}) is skipped: service invocation needs no component")
-            }
+            "Component" => match self.read_component(reader, document, env) {
+                Some(skipped) => skipped,
+                None => return,
+            },
             "" => "has no kind and is skipped".to_owned(),
             _ => "is skipped: service invocation needs none".to_owned(),
         };
         let place = reader.place(document.place);
         self.notes.push(format!("{place}: {} {skipped}", label(kind, &name)));
+    }
+}
+
+impl Resources {
+    /// Why it is of no interest; `None`: it is.
+    fn read_component(
+        &mut self,
+        reader: &mut Reader,
+        document: &Node,
+        env: Environment<'_>,
+    ) -> Option<String> {
+        let kind = component::kind_of(document);
+        let lower = kind.to_ascii_lowercase();
+        if lower.starts_with("secretstores.local.") {
+            let component = component::read(reader, document, env)?;
+            match SecretStore::open(&component) {
+                Some(Ok(store)) => self.secret_stores.push(store),
+                Some(Err(problem)) => self.unread_stores.push((component, problem)),
+                None => return Some(format!("({kind}) is skipped: there is no such secret store")),
+            }
+            return None;
+        }
+        if lower.starts_with(middleware::PREFIX) {
+            self.middleware.extend(component::read(reader, document, env));
+            return None;
+        }
+        Some(match lower.starts_with("secretstores.") {
+            true => format!(
+                "({kind}) is skipped: secrets come from secretstores.local.file and \
+                 secretstores.local.env here"
+            ),
+            false => format!("({kind}) is skipped: service invocation needs no component"),
+        })
     }
 }
 

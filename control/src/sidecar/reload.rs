@@ -96,6 +96,7 @@ impl Sidecar {
                 return;
             }
         };
+        reload.watches.add(config.resources.iter().cloned(), &self.log);
         let was_refused = reload.refusal.take().is_some();
         let waiting = reload.waiting(&values);
         if !waiting.is_empty() {
@@ -151,6 +152,7 @@ impl Sidecar {
                 strict_status: config.strict_status,
                 in_scope: Arc::clone(&config.in_scope),
                 guards: Arc::clone(&config.guards),
+                pipelines: Arc::clone(&config.pipelines),
                 logs_calls: config.logs_calls,
                 telemetry: Arc::clone(&config.telemetry),
                 ..Config::clone(&served.config)

@@ -110,8 +110,9 @@ fn what_is_broken_is_told_and_what_was_in_force_stays() {
     });
     let secret = good.replace("envRef: SHOP_KEY", "secretKeyRef: {name: s, key: k}");
     write(&directory, "e.yaml", &secret);
-    process
-        .wait_for("spec.headers[0].secretKeyRef: is in a secret store, and this sidecar has none");
+    process.wait_for(
+        "spec.headers[0].secretKeyRef: is in a secret store, and auth.secretStore names none",
+    );
     eventually("no call goes without its key", || {
         call(port, CALL, &[], "").body.contains("couldn't find service: shop")
     });
@@ -144,6 +145,6 @@ fn apps_of_a_node_call_the_endpoints_in_their_scope() {
     assert_eq!(ports.map(listed), [false, true]);
     let text = endpoint("shop", &url, "").replace("envRef: SHOP_KEY", "secretKeyRef: {name: s}");
     write(&directory, "e.yaml", &text);
-    process.wait_for("is in a secret store, and this sidecar has none");
+    process.wait_for("is in a secret store, and auth.secretStore names none");
     eventually("it is nobody's", || statuses() == [500, 500]);
 }

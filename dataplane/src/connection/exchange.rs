@@ -42,6 +42,18 @@ pub(crate) struct External {
     pub port: u16,
 }
 
+/// What an exchange's pipelines want done with it.
+#[derive(Default)]
+pub(crate) struct Passed {
+    pub uppercases_request: bool,
+    /// Whoever gives the answer.
+    pub uppercases_answer: bool,
+    /// The app's answer alone.
+    pub uppercases_app_answer: bool,
+    /// Lines of the app's answer alone.
+    pub app_lines: Vec<u8>,
+}
+
 #[derive(Default)]
 pub(crate) struct Exchange {
     pub notes: CallNotes,
@@ -96,8 +108,10 @@ pub(crate) struct Exchange {
     pub response_started: bool,
     pub response: BodyReader,
     pub encoding: Encoding,
-    /// Lines for a browser that go with the answer, whoever gives it.
-    pub cors: Vec<u8>,
+    /// Lines that go with the answer, whoever gives it: for a browser, and of the API's pipeline.
+    pub answer_lines: Vec<u8>,
+    /// What pipelines want of it; `None`: nothing.
+    pub passed: Option<Box<Passed>>,
     /// The upstream connection may be used again after this response.
     pub upstream_keep_alive: bool,
 }
@@ -144,12 +158,13 @@ impl Exchange {
             response_started,
             response,
             encoding,
-            cors,
+            answer_lines,
+            passed,
             upstream_keep_alive,
         } = self;
         (*notes, *url_path) = (buffers.notes, buffers.url_path);
-        (*replay, *cors) = (buffers.replay, buffers.cors);
-        (*observed, *external, *attempts) = (None, None, None);
+        (*replay, *answer_lines) = (buffers.replay, buffers.answer_lines);
+        (*observed, *external, *attempts, *passed) = (None, None, None, None);
         (*endpoint, *seat, *upstream) = (None, None, None);
         (*method, *version, *hop) = (Method::default(), Version::default(), Hop::default());
         (*keep_alive, *asks_more, *expects_continue) = (false, false, false);
@@ -211,13 +226,14 @@ impl Exchange {
         self.attempts = None;
         self.tried = Vec::new();
         self.external = None;
+        self.passed = None;
         let mut buffers = Buffers {
             notes: mem::take(&mut self.notes),
             url_path: mem::take(&mut self.url_path),
             replay: mem::take(&mut self.replay),
-            cors: mem::take(&mut self.cors),
+            answer_lines: mem::take(&mut self.answer_lines),
         };
-        buffers.cors.clear();
+        buffers.answer_lines.clear();
         buffers.url_path.clear();
         buffers.replay.clear();
         // A policy may have had more kept than is worth having for the next request.
@@ -233,7 +249,7 @@ pub(crate) struct Buffers {
     notes: CallNotes,
     url_path: Vec<u8>,
     replay: Vec<u8>,
-    cors: Vec<u8>,
+    answer_lines: Vec<u8>,
 }
 
 impl Buffers {

@@ -40,6 +40,8 @@ pub(crate) struct Connection {
     pub proof: Proof,
     /// Of an inbound connection: the app that dialled, if it is one of ours.
     pub caller: Option<u32>,
+    /// The other end, where requests are counted by it.
+    pub address: Option<Box<RemoteAddress>>,
     pub state: State,
     /// Bytes received and not yet understood: the next head, or what was pipelined behind the
     /// current request.
@@ -54,6 +56,9 @@ pub(crate) struct Connection {
     /// Not read while the other side is slow.
     pub paused: bool,
 }
+
+/// As Go writes it. Behind a thin pointer, since few connections have one.
+pub(crate) struct RemoteAddress(pub String);
 
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) enum State {
@@ -100,6 +105,7 @@ impl Connection {
             app,
             proof: Proof::None,
             caller: None,
+            address: None,
             state: State::Idle,
             input: Input::default(),
             exchange: Exchange::default(),
@@ -122,4 +128,4 @@ impl Connection {
 }
 
 /// DESIGN holds a connection that waits to 1 KB of user memory.
-const _: () = assert!(size_of::<Connection>() <= 656, "an idle connection must stay small");
+const _: () = assert!(size_of::<Connection>() <= 672, "an idle connection must stay small");

@@ -91,7 +91,23 @@ pub fn routed_path(raw: &[u8], decoded: &[u8], out: &mut Vec<u8>) {
     if is_valid(raw) {
         out.extend_from_slice(raw);
     } else {
-        decoded.iter().for_each(|&byte| push_escaped(byte, out));
+        encode_path(decoded, out);
+    }
+}
+
+/// Appends a decoded path as Go's `escape` writes one.
+pub fn encode_path(decoded: &[u8], out: &mut Vec<u8>) {
+    decoded.iter().for_each(|&byte| push_escaped(byte, out));
+}
+
+/// Appends `text` as Go's `QueryEscape` writes it: a space becomes a `+`.
+pub fn encode_query(text: &[u8], out: &mut Vec<u8>) {
+    for &byte in text {
+        match byte {
+            b' ' => out.push(b'+'),
+            byte if is_unreserved(byte) => out.push(byte),
+            byte => push_triplet(byte, out),
+        }
     }
 }
 

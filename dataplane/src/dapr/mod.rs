@@ -168,6 +168,20 @@ fn interpret_closely(request: &Request<'_>, allowed: &Allowed, notes: &mut CallN
     find_target(request, notes)
 }
 
+/// Reads what a request asks for whose path and query a pipeline has made others, and which none of
+/// the registered routes was for. `path` is decoded.
+pub fn interpret_rewritten(
+    request: &Request<'_>,
+    path: &[u8],
+    query: &[u8],
+    notes: &mut CallNotes,
+) -> Asked {
+    notes.clear();
+    notes.method.extend_from_slice(path);
+    notes.query.extend_from_slice(query);
+    find_target(request, notes)
+}
+
 /// Reads what a request on the public port asks for: health and metadata, and no invocation.
 pub fn interpret_public(request: &Request<'_>, notes: &mut CallNotes) -> LocalCall {
     notes.clear();

@@ -10,5 +10,6 @@
 pub mod access;
 pub mod cors;
 mod operations;
+pub mod pipeline;
 pub(crate) mod resiliency;
 pub mod token;

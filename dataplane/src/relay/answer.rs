@@ -105,8 +105,17 @@ impl<E: Engine> Relay<E> {
             self.counters.responses_truncated.add(1);
             return self.reset_downstream(key);
         }
-        if cause == Cause::Denied {
-            self.counters.denied_by_access.add(1);
+        match cause {
+            Cause::Denied => self.counters.denied_by_access.add(1),
+            Cause::Pipeline(_) => self.counters.denied_by_pipeline.add(1),
+            _ => {}
+        }
+        if let Some(passed) = &mut exchange.passed {
+            // Its refusal is an answer of the app to everybody before it; no other failure is.
+            match cause {
+                Cause::Pipeline(_) => passed.uppercases_answer |= passed.uppercases_app_answer,
+                _ => passed.app_lines.clear(),
+            }
         }
         let error = error_of(exchange, cause);
         let address = exchange.endpoint.map(|endpoint| Rc::clone(self.endpoints.address(endpoint)));
@@ -179,16 +188,20 @@ impl<E: Engine> Relay<E> {
             && !is_last;
         exchange.keep_alive = keep_alive;
         let asks_more = exchange.asks_more;
+        let uppercased = match &exchange.passed {
+            Some(passed) if passed.uppercases_answer => answer.body.to_ascii_uppercase(),
+            _ => Vec::new(),
+        };
         let echo = exchange.observed.as_ref().map_or(&b""[..], |observed| observed.echo(false));
         let reply = Reply {
             status: answer.status,
             content_type: answer.content_type,
-            body: answer.body,
+            body: if uppercased.is_empty() { answer.body } else { &uppercased },
             keep_alive,
             version: exchange.version,
             head_only: exchange.method == Method::Head,
             date: self.date.at(self.unix_seconds),
-            lines: &[answer.lines.as_bytes(), &exchange.cors, echo],
+            lines: &[answer.lines.as_bytes(), &exchange.answer_lines, exchange.app_lines(), echo],
         };
         let mut writer = self.engine.buffers().writer();
         reply.emit(&mut |bytes| writer.put(bytes));

@@ -68,6 +68,9 @@ impl<E: Engine> Relay<E> {
             app: connection.app,
             proof: connection.proof,
             has_resolver: self.has_resolver,
+            subject: &mut self.subject,
+            rate_limits: &self.rate_limits,
+            now: self.now,
             lines: &mut self.lines,
         };
         let plan = match listener {

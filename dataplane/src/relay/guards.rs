@@ -14,6 +14,7 @@ use crate::{
     policy::{
         access::{Access, Proof},
         cors::{Cors, Question},
+        pipeline::Pipeline,
         token::is_token,
     },
 };
@@ -29,6 +30,8 @@ pub(super) struct Guards {
     pub(super) app_token_line: Option<Box<[u8]>>,
     /// What other sidecars are told of the caller's trust domain.
     pub(super) trust_domain_line: Box<[u8]>,
+    pub(super) api_pipeline: Option<Pipeline>,
+    pub(super) app_pipeline: Option<Pipeline>,
     allowed: Option<Allowed>,
     cors: Option<Cors>,
 }
@@ -36,12 +39,15 @@ pub(super) struct Guards {
 impl Guards {
     pub(super) fn new(app: &App) -> Self {
         let guards = &app.guards;
+        let pipelines = guards.pipelines.as_deref();
         let line = |token: &Token| format!("Dapr-Api-Token: {}\r\n", token.secret());
         Self {
             access: guards.access.as_deref().map(Access::new),
             api_token: guards.api_token.clone(),
             app_token_line: guards.app_token.as_ref().map(|token| line(token).into_bytes().into()),
             trust_domain_line: trust_domain_line(app),
+            api_pipeline: pipelines.and_then(|found| Pipeline::new(&found.api)),
+            app_pipeline: pipelines.and_then(|found| Pipeline::new(&found.app)),
             allowed: guards.api.as_deref().map(Allowed::new),
             cors: guards.cors.as_deref().map(Cors::new),
         }
@@ -67,7 +73,7 @@ impl<E: Engine> Relay<E> {
         let Some(connection) = self.connections.find_mut(key) else { return false };
         let Some(cors) = &self.view.app(connection.app).guards.cors else { return false };
         let question = question(&self.request_head, bytes);
-        cors.answer(&question, &mut connection.exchange.cors)
+        cors.answer(&question, &mut connection.exchange.answer_lines)
     }
 
     /// Whether the API's token is there, if one must be.
@@ -90,7 +96,12 @@ impl<E: Engine> Relay<E> {
     }
 
     /// `chunk` starts with the request's head; its body is of no interest.
-    fn answer_without_body(&mut self, key: ConnectionKey, mut chunk: Chunk, answer: &Answer<'_>) {
+    pub(super) fn answer_without_body(
+        &mut self,
+        key: ConnectionKey,
+        mut chunk: Chunk,
+        answer: &Answer<'_>,
+    ) {
         self.observe_turned_away(key);
         chunk.advance(self.request_head.bytes as usize);
         if self.take_body(key, chunk).is_some() {

@@ -45,6 +45,9 @@ impl<E: Engine> Relay<E> {
             // It says who calls, and it is we who said it.
             proof: Proof::SameUser,
             has_resolver: false,
+            subject: &mut self.subject,
+            rate_limits: &self.rate_limits,
+            now: self.now,
             lines: &mut self.lines,
         };
         let planned = planner.plan_call_from_peer();

@@ -7,6 +7,7 @@
 //! ```text
 //! request.rs   downstream bytes → head → who is asked
 //! guards.rs    what it must pass
+//! pipeline.rs  what it is put through, and may be changed by
 //! answer.rs    answers of our own, errors among them
 //! plan.rs      who is asked, under which path, with which lines
 //! call.rs      rewritten head → upstream connection
@@ -39,6 +40,7 @@ mod hosts;
 mod observe;
 mod owner;
 mod parked;
+mod pipeline;
 mod plan;
 mod policy;
 mod request;
@@ -64,6 +66,7 @@ use crate::{
     },
     policy::{
         access::Proof,
+        pipeline::{RateLimits, Subject},
         resiliency::{Breakers, Budget},
     },
     route::Question,
@@ -143,6 +146,9 @@ pub(crate) struct Relay<E> {
     draw: Draw,
     gates: GateDesk,
     hosts: Hosts,
+    rate_limits: Arc<RateLimits>,
+    /// The request that a pipeline is asked about.
+    subject: Subject,
     pub telemetry: Telemetry,
     /// Calls that began to leave in this turn.
     leaving: Vec<ConnectionKey>,
@@ -198,6 +204,8 @@ impl<E: Engine> Relay<E> {
             draw: Draw::new(!now.as_nanos()),
             gates: GateDesk::default(),
             hosts: Hosts::default(),
+            rate_limits: Arc::default(),
+            subject: Subject::default(),
             host_questions: Vec::new(),
             telemetry,
             leaving: Vec::new(),
@@ -286,8 +294,10 @@ impl<E: Engine> Relay<E> {
             ListenerKind::Inbound => self.find_caller(&socket),
             ListenerKind::Api | ListenerKind::Peer | ListenerKind::Public => None,
         };
+        let address = self.address_for_limits(&socket, listener, app);
         let socket = self.engine.adopt(socket);
         let mut connection = Connection::new(socket, listener, app);
+        connection.address = address;
         connection.proof = proof;
         connection.caller = caller;
         connection.deadline = Some(self.now + HEAD_TIMEOUT);

@@ -6,10 +6,15 @@
 
 #![forbid(unsafe_code)]
 
-use super::view::{AppView, NamedEndpoint, View};
+use super::{
+    pipeline,
+    view::{AppView, NamedEndpoint, View},
+};
 use crate::{
+    clock::Instant,
     connection::{Exchange, External},
     dapr::{
+        escape::decode_path,
         external::{BaseUrl, Host},
         headers::{write_callee, write_destination},
         method::{decode_from_peer, encode_for_peer, verb},
@@ -18,7 +23,10 @@ use crate::{
     error::{Cause, Hop},
     gate::Pass,
     http::{Field, FieldSet, Framing, Method, RequestHead, respell},
-    policy::access::{Access, Caller, Proof, write_identity},
+    policy::{
+        access::{Access, Caller, Proof, write_identity},
+        pipeline::{NOWHERE, RateLimits, Subject, Surroundings},
+    },
     route::{self, Destination, Name, RouteError},
     upstream::EndpointKey,
 };
@@ -66,6 +74,10 @@ pub(super) struct Planner<'a, 'v> {
     pub(super) proof: Proof,
     /// Control can be asked for apps that are not known.
     pub(super) has_resolver: bool,
+    /// What a pipeline is asked with.
+    pub(super) subject: &'a mut Subject,
+    pub(super) rate_limits: &'a RateLimits,
+    pub(super) now: Instant,
     pub(super) lines: &'a mut Vec<u8>,
 }
 
@@ -173,6 +185,9 @@ impl<'v> Planner<'_, 'v> {
             observed.on_callee(index);
         }
         self.write_app_path()?;
+        if is_healthy {
+            self.pass_pipeline(index, from)?;
+        }
         self.lines.extend_from_slice(host);
         self.finish(if is_healthy { To::App(*endpoint) } else { To::Unhealthy }, drop)
     }
@@ -205,7 +220,7 @@ impl<'v> Planner<'_, 'v> {
     /// Nothing of Dapr goes with such a call: no caller, no way, no app id.
     /// But for the app's token, which goes wherever an app would be called.
     fn plan_external(
-        self,
+        mut self,
         endpoint: Option<&'v NamedEndpoint>,
         mut drop: FieldSet,
     ) -> Result<Plan<'v>, Cause> {
@@ -239,6 +254,7 @@ impl<'v> Planner<'_, 'v> {
         exchange.external = Some(Box::new(external));
         push_query(exchange);
         written.map_err(Cause::Escape)?;
+        self.pass_pipeline(self.app, From::Itself)?;
         if let Some(endpoint) = endpoint {
             self.lines.extend_from_slice(&endpoint.lines);
         }
@@ -314,6 +330,47 @@ impl<'v> Planner<'_, 'v> {
         }
         push_query(exchange);
         written.map_err(Cause::Escape)
+    }
+}
+
+impl Planner<'_, '_> {
+    /// Asks the pipeline of the app at `index`, which stands in front of whatever is called in its
+    /// place, with the path that would be called. Access control has judged the one that came.
+    fn pass_pipeline(&mut self, index: usize, from: From) -> Result<(), Cause> {
+        let Some(pipeline) = &self.view.app(index).guards.app_pipeline else { return Ok(()) };
+        let (exchange, subject) = (&mut *self.exchange, &mut *self.subject);
+        subject.clear();
+        let (path, query) = split_query(&exchange.url_path);
+        decode_path(path, &mut subject.path).map_err(Cause::Escape)?;
+        subject.query.extend_from_slice(query);
+        subject.uri.extend_from_slice(&exchange.url_path);
+        let mut client = pipeline::client(self.head, self.bytes, None);
+        let origin = &self.view.snapshot.apps[self.app].origin;
+        if let (From::Neighbour, None, Some(ip)) = (from, client.forwarded_for, &origin.host_ip) {
+            client.forwarded_for = Some(ip.as_bytes());
+        }
+        let is_named = client.forwarded_for.is_some();
+        let (limits, now) = (self.rate_limits, self.now);
+        let around = Surroundings { app: index, client, limits, now };
+        let mut lines = Vec::new();
+        let outcome = pipeline.pass(subject, &around, &mut lines);
+        exchange.note_app_pipeline(&outcome, lines);
+        if let Some(refusal) = outcome.refusal {
+            return Err(Cause::Pipeline(refusal));
+        }
+        if outcome.is_from_nowhere && !is_named {
+            for part in [&b"X-Forwarded-For: "[..], NOWHERE, b"\r\n"] {
+                self.lines.extend_from_slice(part);
+            }
+        }
+        if outcome.is_rewritten {
+            exchange.url_path.clear();
+            if !subject.uri.starts_with(b"/") {
+                exchange.url_path.push(b'/');
+            }
+            exchange.url_path.extend_from_slice(&subject.uri);
+        }
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     dapr::{self, Asked, external::LookupError},
     engine::{Chunk, Engine},
     error::Cause,
-    http::{BodyReader, ChunkError, Field, HeadError, Parsed, RequestError, parse_request},
+    http::{BodyReader, ChunkError, HeadError, Parsed, RequestError, parse_request},
     limits::{
         ADMIN_BODY_BYTES_MAX, ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADER_LINES_MAX,
         PEER_HEAD_BYTES, PEER_HEADER_LINES, RELAY_HIGH_BYTES, STALL_TIMEOUT,
@@ -129,6 +129,11 @@ impl<E: Engine> Relay<E> {
         if is_api && !self.has_token(key, &chunk, asked) {
             return self.refuse_token(key, chunk);
         }
+        let asked = match is_api {
+            true => self.pass_pipeline(key, &chunk, asked),
+            false => Some(asked),
+        };
+        let Some(asked) = asked else { return };
         match asked {
             Asked::Invoke { .. } => self.call(key, chunk),
             Asked::Local(call) => self.answer_local(key, chunk, call),
@@ -139,14 +144,7 @@ impl<E: Engine> Relay<E> {
     /// What a client asks for, with names in the exchange's notes.
     fn interpret(&mut self, key: ConnectionKey, bytes: &[u8]) -> Asked {
         let connection = self.connections.find_mut(key).expect("its head has just been read");
-        let head = &self.request_head;
-        let line = |field| head.lines.find(field).map(|line| line.value.of(bytes));
-        let request = dapr::Request {
-            method: head.method_name.of(bytes),
-            target: head.target.of(bytes),
-            app_id_header: line(Field::DaprAppId),
-            authorization: line(Field::Authorization),
-        };
+        let request = dapr::Request::of(&self.request_head, bytes);
         let notes = &mut connection.exchange.notes;
         match connection.listener {
             ListenerKind::Inbound => dapr::interpret_inbound(&request, notes),
@@ -174,7 +172,7 @@ impl<E: Engine> Relay<E> {
     ) -> Option<Chunk> {
         let connection = self.connections.find_mut(key)?;
         let exchange = &mut connection.exchange;
-        let count = match exchange.request.take(&chunk[head_bytes..]) {
+        let count = match exchange.take_request(&mut chunk, head_bytes) {
             Ok(count) => count,
             Err(error) => {
                 self.fail(key, bad_body(error));
@@ -291,6 +289,8 @@ impl<E: Engine> Relay<E> {
     fn collect_for_control(&mut self, key: ConnectionKey, mut chunk: Chunk) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let State::CollectingForControl { body } = &mut connection.state else { return };
+        let passed = connection.exchange.passed.as_ref();
+        let is_uppercase = passed.is_some_and(|passed| passed.uppercases_request);
         let request = &mut connection.exchange.request;
         while !request.is_complete() && !chunk.is_empty() {
             let piece = match request.next_data(&chunk) {
@@ -298,7 +298,11 @@ impl<E: Engine> Relay<E> {
                 Err(error) => return self.fail(key, bad_body(error)),
             };
             chunk.advance(piece.framing);
+            let start = body.len();
             body.extend_from_slice(&chunk.split_to(piece.data));
+            if is_uppercase {
+                body[start..].make_ascii_uppercase();
+            }
             if body.len() > ADMIN_BODY_BYTES_MAX {
                 return self.fail(key, Cause::BodyTooLarge);
             }

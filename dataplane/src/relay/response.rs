@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::Relay;
+use super::{Relay, pipeline::uppercase};
 use crate::{
     connection::{Connection, ConnectionKey, Encoding, State},
     engine::{Chunk, Engine},
@@ -220,7 +220,7 @@ impl<E: Engine> Relay<E> {
     ) {
         let Some(connection) = self.connections.find_mut(borrower) else { return };
         let exchange = &mut connection.exchange;
-        match exchange.response.take(&chunk[head_bytes..]) {
+        match exchange.take_response(&mut chunk, head_bytes) {
             Ok(count) => {
                 let message = chunk.split_to(head_bytes + count);
                 // More than was announced: whatever it is, this connection cannot be trusted with
@@ -235,11 +235,14 @@ impl<E: Engine> Relay<E> {
     }
 
     /// The source ends its body by closing; each piece becomes a chunk.
-    fn forward_chunked(&mut self, borrower: ConnectionKey, key: UpstreamKey, chunk: Chunk) {
+    fn forward_chunked(&mut self, borrower: ConnectionKey, key: UpstreamKey, mut chunk: Chunk) {
         if chunk.is_empty() {
             return;
         }
         let Some(connection) = self.connections.find(borrower) else { return };
+        if connection.exchange.uppercases_response() {
+            uppercase(&mut chunk);
+        }
         let socket = connection.socket;
         let mut header = [0; CHUNK_HEADER_BYTES];
         let mut writer = self.engine.buffers().writer();
@@ -253,12 +256,17 @@ impl<E: Engine> Relay<E> {
     fn forward_unchunked(&mut self, borrower: ConnectionKey, key: UpstreamKey, mut chunk: Chunk) {
         let Some(connection) = self.connections.find_mut(borrower) else { return };
         let exchange = &mut connection.exchange;
+        let is_uppercase = exchange.uppercases_response();
         while !chunk.is_empty() && !exchange.response.is_complete() {
             let Ok(piece) = exchange.response.next_data(&chunk) else {
                 return self.fail(borrower, Cause::BadResponse);
             };
             chunk.advance(piece.framing);
-            self.engine.send(connection.socket, chunk.split_to(piece.data));
+            let mut data = chunk.split_to(piece.data);
+            if is_uppercase {
+                uppercase(&mut data);
+            }
+            self.engine.send(connection.socket, data);
         }
         exchange.upstream_keep_alive &= chunk.is_empty();
         self.after_body_bytes(borrower, key);
@@ -340,7 +348,8 @@ fn prepare(
         // As daprd's clients know it, whatever the body is; of no other answer is a type invented.
         lines.extend_from_slice(b"Content-Type: application/json\r\n");
     }
-    lines.extend_from_slice(&exchange.cors);
+    lines.extend_from_slice(&exchange.answer_lines);
+    lines.extend_from_slice(exchange.app_lines());
     match (exchange.keep_alive, exchange.version) {
         (false, _) => lines.extend_from_slice(b"Connection: close\r\n"),
         (true, Version::Http10) => lines.extend_from_slice(b"Connection: keep-alive\r\n"),

@@ -80,6 +80,7 @@ counters! {
     requests_refused: Counter "ringcar_requests_refused_total",
     /// Requests that were not let through, by what stopped them.
     denied_by_token: Counter "ringcar_requests_denied_total" { "by": "api_token" },
+    denied_by_pipeline: Counter "ringcar_requests_denied_total" { "by": "pipeline" },
     denied_by_access: Counter "ringcar_requests_denied_total" { "by": "access_control" },
     /// Exchanges that ended without an answer from the app.
     exchange_errors: Counter "ringcar_exchange_errors_total",

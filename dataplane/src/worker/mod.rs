@@ -14,7 +14,7 @@ use crate::{
     limits::{ACCEPT_PAUSE, GATE_MAIL_PAUSE},
     listener::{Admission, Listeners},
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
-    policy::resiliency::Breakers,
+    policy::{pipeline::RateLimits, resiliency::Breakers},
     relay::Relay,
     resolver::Resolver,
     slab::Key,
@@ -39,6 +39,8 @@ pub(crate) struct Surroundings {
     pub link: Arc<Mailbox<FromWorker>>,
     /// Circuit breakers, which count what all workers see.
     pub breakers: Arc<Breakers>,
+    /// Rate limits, likewise.
+    pub rate_limits: Arc<RateLimits>,
     pub resolver: Arc<Resolver>,
     /// What this worker records for the link.
     pub journal: Arc<Journal>,
@@ -85,6 +87,7 @@ impl<E: Engine> Worker<E> {
         let seed = RandomState::new().hash_one(surroundings.id.0);
         let telemetry = Telemetry::new(Arc::clone(&counters), journal, seed);
         let mut relay = Relay::new(engine, snapshot, counters, breakers, telemetry, clock::now());
+        relay.set_rate_limits(Arc::clone(&surroundings.rate_limits));
         relay.set_worker(surroundings.id.0);
         Self {
             relay,

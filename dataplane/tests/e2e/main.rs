@@ -28,6 +28,7 @@ mod link;
 mod measured;
 mod measured_policies;
 mod pieces;
+mod pipeline;
 mod pools;
 mod pressure;
 mod quiet;

@@ -9,6 +9,7 @@ mod access;
 mod api;
 mod cors;
 mod network;
+mod pipeline;
 pub mod resiliency;
 mod token;
 pub mod trip;
@@ -18,6 +19,9 @@ pub use access::{AccessPolicy, Action, CallerPolicy, Operation, TRUST_DOMAIN_DEF
 pub use api::{ApiRule, ApiRules};
 pub use cors::AllowedOrigins;
 pub use network::{Network, NetworkError};
+pub use pipeline::{
+    AliasRoute, PATTERN_BYTES_MAX, Pattern, PatternError, Pipelines, RateLimit, Step,
+};
 pub use token::{TOKEN_BYTES_MAX, Token, TokenError};
 
 use serde::{Deserialize, Serialize};
@@ -37,4 +41,6 @@ pub struct Guards {
     pub api_token: Option<Token>,
     /// What the app is brought with each call.
     pub app_token: Option<Token>,
+    /// What requests go through, and may be changed by.
+    pub pipelines: Option<Arc<Pipelines>>,
 }
