@@ -5,6 +5,7 @@
 //!   settings.rs    what the node's file says        compile.rs    apps → maps, pure
 //!   group.rs       the group of our own processes   addresses.rs  this machine's own
 //!   denials.rs     what was refused                 privileges.rs given up after loading
+//!   names.rs       addresses that stand for apps    hosts.rs      a file that gives their names
 //! ```
 //! Programs outlive control, as the data plane does; the next control finds both. A node that is
 //! stopped takes them off.
@@ -15,6 +16,8 @@ mod addresses;
 mod compile;
 mod denials;
 mod group;
+mod hosts;
+mod names;
 mod privileges;
 pub(crate) mod settings;
 
@@ -29,10 +32,14 @@ use crate::{
 use denials::Denials;
 use ebpf_loader::{
     CgroupError, Cgroups, Kernel, KernelError, Start,
-    common::{Counter as KernelCounter, Event as KernelEvent, EventKind, Member, Role},
+    common::{
+        Capture, Counter as KernelCounter, Event as KernelEvent, EventKind, Member, Name, Role,
+    },
     pins::{self, Pins},
 };
 use group::OwnGroup;
+use hosts::Hosts;
+use names::{Named, Names, Range, Virtuals};
 use settings::Mode;
 use sha2::{Digest, Sha256};
 use snapshot::{
@@ -42,6 +49,7 @@ use snapshot::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::Ipv4Addr,
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -73,6 +81,7 @@ pub(crate) struct Steering {
     /// Of a data plane that an earlier control started.
     plane: Option<u64>,
     names: BTreeMap<u64, String>,
+    captures: Captures,
     /// Told once.
     problems: Vec<String>,
     denials: Denials,
@@ -87,6 +96,14 @@ pub(crate) struct Steering {
 pub(crate) struct Heard {
     pub(crate) app: String,
     pub(crate) listens: bool,
+}
+
+/// Apps that are called by addresses of theirs, by whoever knows of no sidecar.
+struct Captures {
+    names: Names,
+    range: Range,
+    named: Vec<Named>,
+    hosts: Option<Hosts>,
 }
 
 /// Control groups that come and go with their services.
@@ -173,9 +190,16 @@ impl Steering {
         if let Err(e) = privileges::give_up() {
             log.warning(format_args!("Privileges that are not needed any more stay: {e}"));
         }
+        let captures = Captures {
+            names: Names::recall(&kernel.tables.virtuals(), settings.range),
+            range: settings.range,
+            named: settings.named.clone(),
+            hosts: settings.hosts.as_deref().map(|path| Hosts::new(path, name)),
+        };
         Ok(Self {
             kernel,
             bell,
+            captures,
             cgroups,
             own,
             plane: None,
@@ -201,10 +225,16 @@ impl Steering {
         let role = Member { role: Role::DataPlane as u16, ..Member::default() };
         members.insert(self.own.id, role);
         members.extend(self.plane.map(|id| (id, role)));
-        let new = maps.problems.iter().filter(|problem| !self.problems.contains(problem));
+        let (virtuals, hosts_problem) = self.captures.take(apps);
+        let problems = [maps.problems, virtuals.problems].concat().into_iter().chain(hosts_problem);
+        let problems: Vec<String> = problems.collect();
+        let new = problems.iter().filter(|problem| !self.problems.contains(problem));
         new.for_each(|problem| self.log.warning(format_args!("Steering: {problem}")));
-        self.problems = maps.problems;
+        self.problems = problems;
         self.names = maps.names;
+        let named = virtuals.places.values();
+        self.names
+            .extend(named.map(|name| (u64::from(Name::number(name.as_bytes())), name.clone())));
         for app in apps {
             if let Some(path) = &app.settings.cgroup {
                 self.groups.watch(&self.cgroups.directory(path), &self.log);
@@ -217,6 +247,7 @@ impl Steering {
             .set_places(&maps.places)
             .and_then(|()| tables.set_local_ips(local))
             .and_then(|()| self.kernel.rules.set(maps.rules).map(drop))
+            .and_then(|()| tables.set_virtuals(&virtuals.places))
             .and_then(|()| tables.set_members(&members));
         if let Err(e) = written {
             self.log.error(format_args!("The kernel does not know all apps: {e}"));
@@ -277,6 +308,8 @@ impl Steering {
                 ("passed", pair.count.passed),
                 ("redirected", pair.count.redirected),
                 ("denied", pair.count.denied),
+                ("captured", pair.count.captured),
+                ("shadowed", pair.count.shadowed),
             ];
             let labels = [("caller", name(pair.caller)), ("callee", name(pair.callee))];
             counts.into_iter().filter(|(_, count)| *count > 0).map(move |(end, count)| {
@@ -289,11 +322,41 @@ impl Steering {
     }
 
     /// Takes the programs off.
-    pub(crate) fn end(self) {
+    pub(crate) fn end(mut self) {
+        if let Some(problem) = self.captures.clear() {
+            self.log.error(problem);
+        }
         if let Err(e) = self.kernel.detach() {
             self.log.error(format_args!("Programs stay attached: {e}; ringcar ebpf uninstall"));
         }
         self.own.leave();
+    }
+}
+
+impl Captures {
+    /// What stands for what, once any app is to be captured; and why resolvers do not know.
+    fn take(&mut self, apps: &[Steered<'_>]) -> (Virtuals, Option<String>) {
+        let is_any = |wanted| apps.iter().any(|app| app.settings.capture == wanted);
+        if !is_any(Capture::On) && !is_any(Capture::Shadow) {
+            return (Virtuals::default(), self.clear());
+        }
+        let names = apps
+            .iter()
+            .flat_map(|app| [app.id.as_str().to_owned(), format!("{}.{}", app.id, app.namespace)]);
+        let virtuals = self.names.assign(names.collect(), &self.named, self.range);
+        // Whom nobody captures shall not find others than before by their names.
+        let problem = if is_any(Capture::On) { self.tell(&virtuals.hosts) } else { self.clear() };
+        (virtuals, problem)
+    }
+
+    fn clear(&mut self) -> Option<String> {
+        self.tell(&BTreeMap::new())
+    }
+
+    fn tell(&mut self, names: &BTreeMap<String, Ipv4Addr>) -> Option<String> {
+        let hosts = self.hosts.as_mut()?;
+        let reason = hosts.set(names).err()?;
+        Some(format!("the names of apps are not in {}: {reason}", hosts.path().display()))
     }
 }
 
@@ -366,6 +429,7 @@ const fn name_of(counter: KernelCounter) -> &'static str {
         KernelCounter::EventsLost => "event_lost",
         KernelCounter::PlaneDead => "no_data_plane",
         KernelCounter::Elsewhere => "other_network_namespace",
+        KernelCounter::Captured => "captured",
     }
 }
 

@@ -325,6 +325,106 @@ fn control_may_die_and_come_back_and_be_told_to_let_go() {
     assert_eq!(node.wait().code, 0);
 }
 
+/// Programs that know nothing of a sidecar, and a hosts file that gives them names.
+#[test]
+fn whoever_knows_of_no_sidecar_is_taken_for_a_caller() {
+    let place = Place::new();
+    let name = "whoever_knows_of_no_sidecar_is_taken_for_a_caller";
+    let Some(groups) = Groups::new(name, &place) else { return };
+    let (checkout, hosts) = (App::start(), place.path().join("hosts"));
+    let stands = App::start();
+    fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+    let apps = |capture: &str| {
+        format!(
+            "- {{id: orders, cgroup: /{0}/orders, capture: {capture}}}\n\
+             - {{id: plain, cgroup: /{0}/plain}}\n\
+             - {{id: checkout, cgroup: /{0}/checkout, address: {1}, direct: deny}}\n",
+            groups.name, checkout.port
+        )
+    };
+    for group in ["orders", "plain", "checkout"] {
+        fs::create_dir(groups.root.join(group)).unwrap();
+    }
+    let page = free_port();
+    let node_keys = format!(
+        "capture-hosts: {}\ncapture-names: ['checkout=127.0.0.1:{}']\nmetrics-port: {page}\n",
+        hosts.display(),
+        stands.port
+    );
+    let write = |capture: &str| {
+        let file = groups.write(&place, &apps(capture));
+        let text = fs::read_to_string(&file).unwrap();
+        let text = text.replace("enable-metrics: false\n", &node_keys);
+        fs::write(&file, text).unwrap();
+        file
+    };
+    let file = write("shadow");
+    let ringcar = place.ringcar(&["node", "--config", file.to_str().unwrap()]);
+    let mut node = Process::start(groups.command("node", &ringcar).current_dir(place.path()));
+    node.wait_for("Node ");
+    eventually("orders is identified", || groups.curl("orders", METADATA).0 == 0);
+    let finished = |group: &str, arguments: &[&str]| {
+        let mut program = Command::new("unshare");
+        let mount = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
+        program.args(["--mount", "sh", "-c", &mount, "sh"]).args(arguments);
+        let output = groups.command(group, &program).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code().unwrap(), text)
+    };
+    let curl = ["curl", "--silent", "--show-error", "--max-time", "10"];
+
+    // A shadow goes where it went, and is seen.
+    let direct = format!("http://127.0.0.1:{}/direct", stands.port);
+    assert_eq!(groups.curl("orders", &direct), (0, "/direct ".to_owned()));
+    let head = stands.request_for("/direct").to_ascii_lowercase();
+    assert!(!head.contains("dapr"), "{head}");
+    let pairs = || {
+        let answer = try_call(page, "GET /metrics", &[], "").unwrap();
+        let lines = answer.body.lines().filter(|line| line.contains("ringcar_direct_connects"));
+        lines.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let shadowed = "caller=\"default/orders\",end=\"shadowed\"} 1";
+    assert!(pairs().contains(&format!("{{callee=\"checkout\",{shadowed}")), "{}", pairs());
+    assert!(!fs::read_to_string(&hosts).unwrap().contains("checkout"), "no name for a shadow");
+
+    write("on");
+    let reload = place.finish(&["node", "reload"]);
+    assert_eq!(reload.code, 0, "{}", reload.output);
+    // By the address that stands for it, and by names, with whatever port.
+    for url in [
+        format!("http://127.0.0.1:{}/a/b/?c=d", stands.port),
+        "http://checkout/a/b/?c=d".to_owned(),
+        "http://checkout:8080/a/b/?c=d".to_owned(),
+        "http://checkout.default/a/b/?c=d".to_owned(),
+    ] {
+        let request =
+            [&curl[..], &["--data", "some body", "-H", "dapr-app-id: nobody", &url]].concat();
+        assert_eq!(finished("orders", &request), (0, "/a/b/?c=d some body".to_owned()), "{url}");
+        let head = checkout.request_for("/a/b/?c=d").to_ascii_lowercase();
+        assert!(head.starts_with("post "), "{head}");
+        assert!(head.contains("dapr-caller-app-id: orders"), "by the kernel's word: {head}");
+        let host = format!("host: 127.0.0.1:{}", checkout.port);
+        assert!(head.contains(&host), "as in every call, where the app is: {head}");
+        assert!(!head.contains("nobody"), "what it says plays no part: {head}");
+    }
+    let script = "import http.client\nc = http.client.HTTPConnection('checkout', timeout=10)\n\
+                  for n in range(3):\n    c.request('PUT', f'/n/{n}', body=b'x' * 100000)\n    \
+                  r = c.getresponse()\n    t = r.read()\n    \
+                  assert (r.status, len(t)) == (200, 100005), (r.status, t[:99])\n\
+                  print(c.sock.getpeername()[1])\n";
+    assert_eq!(finished("orders", &["python3", "-c", script]), (0, "80\n".to_owned()));
+    assert!(pairs().contains("end=\"captured\""), "{}", pairs());
+    // Not by others, whether or not they have a sidecar; and round it there is no way still.
+    let request = [&curl[..4], &["1", "http://checkout/x"]].concat();
+    assert_ne!(finished("plain", &request).0, 0);
+    let direct = format!("http://127.0.0.1:{}/x", checkout.port);
+    assert_eq!(groups.curl("orders", &direct).0, 7);
+
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait().code, 0);
+    assert_eq!(fs::read_to_string(&hosts).unwrap(), "127.0.0.1 localhost\n", "nothing is left");
+}
+
 /// Whoever is killed, each app reaches its own sidecar and no other, and none is refused: one of
 /// the two processes always holds the sockets, and the programs hold out by themselves.
 #[test]

@@ -143,11 +143,33 @@ pub fn interpret_inbound(request: &Request<'_>, notes: &mut CallNotes) -> Asked 
     notes.clear();
     match read_target(request, notes) {
         Ok(_) => {
+            // To whoever writes plain requests, a directory is not what has its name.
+            let is_directory = notes.method.len() > 1 && notes.method.ends_with(b"/");
             target::method_of_path(&mut notes.method);
+            if is_directory && !notes.method.is_empty() {
+                notes.method.push(b'/');
+            }
             Asked::Invoke { app_id_header_used: false }
         }
         Err(reason) => Asked::Local(LocalCall::BadTarget(reason)),
     }
+}
+
+/// Reads a plain request to the address of an app, `target`, by somebody who does not know of a
+/// sidecar: a call of that app, whatever else the request says, where calls are allowed.
+pub fn interpret_captured(
+    request: &Request<'_>,
+    target: &[u8],
+    allowed: &Allowed,
+    notes: &mut CallNotes,
+) -> Asked {
+    if !allowed.has_invoke {
+        notes.clear();
+        return Asked::NoTarget;
+    }
+    let asked = interpret_inbound(request, notes);
+    notes.target.extend_from_slice(target);
+    asked
 }
 
 /// Leaves the decoded path in `notes.method`.
