@@ -27,13 +27,15 @@ pub(crate) use settings::{AppSteering, NodeSteering};
 
 use crate::{
     log::Log,
+    node::admin::Answer,
     registry::inotify::{DirectoryWatch, Wake, directory_of},
 };
+use addresses::AddressWatch;
 use denials::Denials;
 use ebpf_loader::{
     CgroupError, Cgroups, Kernel, KernelError, Start,
     common::{
-        Capture, Counter as KernelCounter, Event as KernelEvent, EventKind, Member, Name, Role,
+        Capture, Counter as KernelCounter, Event as KernelEvent, EventKind, Ip, Member, Name, Role,
     },
     pins::{self, Pins},
 };
@@ -86,6 +88,10 @@ pub(crate) struct Steering {
     problems: Vec<String>,
     denials: Denials,
     groups: Groups,
+    /// `None`: the kernel tells us nothing of them.
+    addresses: Option<AddressWatch>,
+    /// The group whose processes are seen.
+    cgroup: String,
     /// There were more events than are taken at once.
     more: Notify,
     log: Log,
@@ -118,18 +124,20 @@ struct Groups {
 /// What wakes control.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Event {
+    /// This machine has other addresses.
+    Addresses,
     /// Control groups were made or removed.
     Groups,
     Kernel,
 }
 
 impl Steering {
-    /// As the node's file says. `None`: without steering, and the log says why where somebody asked
+    /// As the node's file says, or a sidecar's flags. `None`: without steering, and the log says why where somebody asked
     /// for it.
     ///
     /// # Errors
     /// When it must be on and cannot be.
-    pub(crate) fn of_node(
+    pub(crate) fn wanted(
         settings: &NodeSteering,
         is_wanted: bool,
         name: &str,
@@ -153,8 +161,8 @@ impl Steering {
             Err(e) if settings.mode == Mode::On => Err(e),
             Err(e) => {
                 log.warning(format_args!(
-                    "Steering is off: {e}. Apps must call their sidecar by its own port, and nothing \
-                     keeps connections from going round it"
+                    "Steering is off: {e}. Apps must call their sidecar by its own port, nothing keeps \
+                     connections from going round it, and ports of apps are polled"
                 ));
                 Ok(None)
             }
@@ -207,9 +215,24 @@ impl Steering {
             problems: Vec::new(),
             denials: Denials::default(),
             groups: Groups::default(),
+            addresses: AddressWatch::start()
+                .inspect_err(|e| {
+                    log.warning(format_args!(
+                        "New addresses of this machine count when apps change: {e}"
+                    ));
+                })
+                .ok(),
+            cgroup: settings.cgroup.clone(),
             more: Notify::new(),
             log: log.clone(),
         })
+    }
+
+    /// Whether the kernel tells when an app listens on loopback.
+    pub(crate) fn hears(&self, app: &AppSteering) -> bool {
+        let seen = Path::new(&self.cgroup);
+        seen == Path::new("/")
+            || app.cgroup.as_ref().is_some_and(|group| Path::new(group).starts_with(seen))
     }
 
     /// The group of an app as it is now. Zero, which is nobody's, while it does not exist.
@@ -240,17 +263,23 @@ impl Steering {
                 self.groups.watch(&self.cgroups.directory(path), &self.log);
             }
         }
-        let local = addresses::own().into_iter().map(compile::ip_of);
         let tables = &mut self.kernel.tables;
         // An app is known before it is judged, and nobody is steered to what does not listen yet.
         let written = tables
             .set_places(&maps.places)
-            .and_then(|()| tables.set_local_ips(local))
+            .and_then(|()| tables.set_local_ips(local_ips()))
             .and_then(|()| self.kernel.rules.set(maps.rules).map(drop))
             .and_then(|()| tables.set_virtuals(&virtuals.places))
             .and_then(|()| tables.set_members(&members));
         if let Err(e) = written {
             self.log.error(format_args!("The kernel does not know all apps: {e}"));
+        }
+    }
+
+    /// At whichever of them an app is dialled, it is the app.
+    pub(crate) fn on_addresses(&mut self) {
+        if let Err(e) = self.kernel.tables.set_local_ips(local_ips()) {
+            self.log.error(format_args!("The kernel does not know all addresses: {e}"));
         }
     }
 
@@ -265,7 +294,10 @@ impl Steering {
     pub(crate) fn take_events(&mut self) -> Vec<Heard> {
         let mut heard = Vec::new();
         for _ in 0..EVENTS_AT_ONCE {
-            let Some(event) = self.kernel.events.take() else { return heard };
+            let Some(event) = self.kernel.events.take() else {
+                self.denials.tell_followers();
+                return heard;
+            };
             heard.extend(self.hear(&event));
             if let Some(line) = self.denials.take(&event, &self.names, Instant::now()) {
                 self.log.warning(line);
@@ -288,8 +320,13 @@ impl Steering {
     }
 
     /// Oldest first.
-    pub(crate) fn denials(&self) -> Vec<Denial> {
-        self.denials.last()
+    pub(crate) fn denials(&self) -> Vec<&Denial> {
+        self.denials.after(0)
+    }
+
+    /// What is denied after this number is answered, as soon as there is any.
+    pub(crate) fn follow_denials(&mut self, after: u64, answer: Answer) {
+        self.denials.follow(after, answer);
     }
 
     /// For the metrics page.
@@ -402,8 +439,20 @@ pub(crate) async fn next(steering: &Option<Steering>) -> Event {
             }
             Err(_) => std::future::pending().await,
         },
+        () = addresses_changed(steering) => Event::Addresses,
         () = steering.groups.changed.notified() => Event::Groups,
         () = steering.more.notified() => Event::Kernel,
+    }
+}
+
+fn local_ips() -> impl Iterator<Item = Ip> {
+    addresses::own().into_iter().map(compile::ip_of)
+}
+
+async fn addresses_changed(steering: &Steering) {
+    match &steering.addresses {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,9 +6,10 @@
 
 use crate::support::{App, Place, Process, eventually, free_port, status_of, try_call};
 use rustix::process::Signal;
+use sha2::Digest;
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
@@ -89,6 +90,18 @@ impl Groups {
     /// As `ringcar ebpf status` tells it.
     fn is_attached(&self, place: &Place) -> bool {
         place.finish(&["ebpf", "status", "-o", "json"]).output.contains(&self.name)
+    }
+
+    /// The same of a sidecar, which has its app's name and its place's runtime directory's.
+    fn is_attached_to(&self, place: &Place, app: &str) -> bool {
+        let status = place.finish(&["ebpf", "status", "-o", "json"]).output;
+        let rows: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let names = rows.as_array().unwrap().iter().map(|row| row["node"].as_str().unwrap());
+        let run = place.path().join("run");
+        let hash = sha2::Sha256::digest(run.as_os_str().as_bytes());
+        let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let of_ours = |name: &&str| name.starts_with(&format!("{app}-")) && name.ends_with(&hash);
+        names.filter(of_ours).count() == 1
     }
 }
 
@@ -173,6 +186,7 @@ fn two_unmodified_apps_share_one_address_and_are_told_apart() {
     assert!(answer.is_err(), "{answer:?}");
 
     // Round the sidecar there is no way either, except for the data plane.
+    let mut follower = place.start(&["deny-log", "--follow", "-o", "json"]);
     let (code, text) = groups.curl("orders", &format!("http://127.0.0.1:{}/x", checkout.port));
     assert_eq!(code, 7, "{text}");
     let finished = place.finish(&["deny-log", "-o", "json"]);
@@ -182,6 +196,9 @@ fn two_unmodified_apps_share_one_address_and_are_told_apart() {
     assert_eq!(last["callee"], "default/checkout", "{last}");
     assert_eq!(last["command"], "curl", "{last}");
     assert_eq!(last["reason"], "direct connections are denied", "{last}");
+    let row = follower.wait_for("direct connections are denied");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&row).unwrap(), *last);
+    drop(follower);
     assert_eq!(groups.curl("orders", CHECKOUT).1, "/x ", "by the sidecar there is");
 
     // A change of the file is in force when the command returns.
@@ -383,8 +400,8 @@ fn whoever_knows_of_no_sidecar_is_taken_for_a_caller() {
         let lines = answer.body.lines().filter(|line| line.contains("ringcar_direct_connects"));
         lines.map(|line| format!("{line}\n")).collect::<String>()
     };
-    let shadowed = "caller=\"default/orders\",end=\"shadowed\"} 1";
-    assert!(pairs().contains(&format!("{{callee=\"checkout\",{shadowed}")), "{}", pairs());
+    let shadowed = "caller=\"default/orders\",callee=\"checkout\",end=\"shadowed\"} 1";
+    assert!(pairs().contains(shadowed), "{}", pairs());
     assert!(!fs::read_to_string(&hosts).unwrap().contains("checkout"), "no name for a shadow");
 
     write("on");
@@ -392,15 +409,15 @@ fn whoever_knows_of_no_sidecar_is_taken_for_a_caller() {
     assert_eq!(reload.code, 0, "{}", reload.output);
     // By the address that stands for it, and by names, with whatever port.
     for url in [
-        format!("http://127.0.0.1:{}/a/b/?c=d", stands.port),
-        "http://checkout/a/b/?c=d".to_owned(),
-        "http://checkout:8080/a/b/?c=d".to_owned(),
-        "http://checkout.default/a/b/?c=d".to_owned(),
+        format!("http://127.0.0.1:{}/a/b?c=d", stands.port),
+        "http://checkout/a/b?c=d".to_owned(),
+        "http://checkout:8080/a/b?c=d".to_owned(),
+        "http://checkout.default/a/b?c=d".to_owned(),
     ] {
         let request =
             [&curl[..], &["--data", "some body", "-H", "dapr-app-id: nobody", &url]].concat();
-        assert_eq!(finished("orders", &request), (0, "/a/b/?c=d some body".to_owned()), "{url}");
-        let head = checkout.request_for("/a/b/?c=d").to_ascii_lowercase();
+        assert_eq!(finished("orders", &request), (0, "/a/b?c=d some body".to_owned()), "{url}");
+        let head = checkout.request_for("/a/b?c=d").to_ascii_lowercase();
         assert!(head.starts_with("post "), "{head}");
         assert!(head.contains("dapr-caller-app-id: orders"), "by the kernel's word: {head}");
         let host = format!("host: 127.0.0.1:{}", checkout.port);
@@ -415,8 +432,9 @@ fn whoever_knows_of_no_sidecar_is_taken_for_a_caller() {
     assert_eq!(finished("orders", &["python3", "-c", script]), (0, "80\n".to_owned()));
     assert!(pairs().contains("end=\"captured\""), "{}", pairs());
     // Not by others, whether or not they have a sidecar; and round it there is no way still.
-    let request = [&curl[..4], &["1", "http://checkout/x"]].concat();
-    assert_ne!(finished("plain", &request).0, 0);
+    checkout.take_calls();
+    finished("plain", &[&curl[..4], &["1", "http://checkout/x"]].concat());
+    assert_eq!(checkout.take_calls(), 0);
     let direct = format!("http://127.0.0.1:{}/x", checkout.port);
     assert_eq!(groups.curl("orders", &direct).0, 7);
 
@@ -424,6 +442,142 @@ fn whoever_knows_of_no_sidecar_is_taken_for_a_caller() {
     assert_eq!(node.wait().code, 0);
     assert_eq!(fs::read_to_string(&hosts).unwrap(), "127.0.0.1 localhost\n", "nothing is left");
 }
+
+/// An app that listens at every address of the machine is guarded at those that come later, too.
+#[test]
+fn an_address_that_the_machine_gets_is_known_at_once() {
+    let place = Place::new();
+    let name = "an_address_that_the_machine_gets_is_known_at_once";
+    let Some(groups) = Groups::new(name, &place) else { return };
+    let Some(mut address) = Address::pick() else {
+        eprintln!("skipped: {name}: it takes ip, of iproute2");
+        return;
+    };
+    let (port, group) = (free_port(), "checkout");
+    fs::create_dir(groups.root.join(group)).unwrap();
+    let apps = format!(
+        "- {{id: checkout, cgroup: /{0}/checkout, address: {port}, direct: deny}}\n",
+        groups.name
+    );
+    let mut node = groups.node(&place, &apps);
+    node.wait_for("Node ");
+    let mut server = Command::new("python3");
+    server.args(["-m", "http.server", "--bind", "0.0.0.0", &port.to_string()]);
+    let _server = Process::start(&mut groups.command(group, &server));
+    node.wait_for("application discovered on port");
+    let loopback = format!("http://127.0.0.1:{port}/");
+    assert_eq!(groups.curl("stranger", &loopback).0, 7);
+    address.add();
+    let url = format!("http://{}:{port}/", address.ip);
+    eventually("it is denied there, too", || {
+        let (code, text) = groups.curl("stranger", &url);
+        code == 7 && place.finish(&["deny-log"]).output.contains(&address.ip) || {
+            assert!(code == 0 || code == 7, "{code}: {text}");
+            false
+        }
+    });
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait().code, 0);
+}
+
+/// An address on loopback that goes with the test.
+struct Address {
+    ip: String,
+    is_added: bool,
+}
+
+impl Address {
+    fn pick() -> Option<Self> {
+        let is_there = Command::new("ip").arg("-V").output().is_ok_and(|run| run.status.success());
+        let [_, _, b, c] = std::process::id().to_be_bytes();
+        is_there.then(|| Self { ip: format!("10.213.{b}.{c}"), is_added: false })
+    }
+
+    fn add(&mut self) {
+        self.is_added = self.change("add");
+        assert!(self.is_added);
+    }
+
+    fn change(&self, verb: &str) -> bool {
+        let address = format!("{}/32", self.ip);
+        let run = Command::new("ip").args(["address", verb, &address, "dev", "lo"]).status();
+        run.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        if self.is_added {
+            self.change("del");
+        }
+    }
+}
+
+/// One app and its own sidecar, with the kernel's word for when it listens and who calls.
+#[test]
+fn a_sidecar_hears_of_its_app_and_keeps_others_from_it() {
+    let place = Place::new();
+    let name = "a_sidecar_hears_of_its_app_and_keeps_others_from_it";
+    let Some(groups) = Groups::new(name, &place) else { return };
+    for group in ["orders", "stranger"] {
+        fs::create_dir(groups.root.join(group)).unwrap();
+    }
+    let (api, port) = (free_port().to_string(), free_port());
+    let (root, app) = (format!("/{}", groups.name), format!("/{}/orders", groups.name));
+    let port_text = port.to_string();
+    let arguments = [
+        &["sidecar", "--app-id", "orders", "--dapr-http-port", &api, "--app-port", &port_text][..],
+        &["--dapr-listen-addresses", "127.0.0.1", "--enable-metrics=false"],
+        &["--steering", "on", "--steering-cgroup", &root, "--app-cgroup", &app],
+        &["--direct", "deny", "--direct-allow", "*others*"],
+        // An app that only listens would not answer.
+        &["--disable-init-endpoints", "config"],
+    ]
+    .concat();
+    let ringcar = place.ringcar(&arguments);
+    let mut sidecar = Process::start(groups.command("sidecar", &ringcar).current_dir(place.path()));
+    sidecar.wait_for("Attached the programs");
+    sidecar.wait_for("waiting on port");
+    // The app itself says how long its sidecar took to know, by the time it listens.
+    let mut flips = Vec::new();
+    for _ in 0..*FLIPS {
+        let mut program = Command::new("python3");
+        program.args(["-c", include_str!("support/listens.py"), &port_text, "3500"]);
+        let output = groups.command("orders", &program).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{text}");
+        flips.push(text.trim().parse::<f64>().unwrap());
+        sidecar.wait_for("application discovered on port");
+        sidecar.wait_for("does not listen any more");
+    }
+    flips.sort_by(f64::total_cmp);
+    eprintln!("from listen() to ready, in ms: {flips:?}");
+    // Nobody polls, or the least of them would be some 100 ms.
+    assert!(flips[0] < 50.0, "{flips:?}");
+
+    let mut server = Command::new("python3");
+    server.args(["-m", "http.server", "--bind", "127.0.0.1", &port_text]);
+    let server = Process::start(&mut groups.command("orders", &server));
+    sidecar.wait_for("application discovered on port");
+    // Its API is its own, at the address that all sidecars have; and others get to it all the same.
+    let (code, text) = groups.curl("orders", METADATA);
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = groups.curl("stranger", &format!("http://127.0.0.1:{api}/v1.0/metadata"));
+    assert_eq!(code, 7, "another's API: {text}");
+    let direct = format!("http://127.0.0.1:{port}/");
+    assert_eq!(groups.curl("stranger", &direct).0, 0, "excepted");
+    drop(server);
+    assert!(groups.is_attached_to(&place, "orders"));
+    sidecar.signal(Signal::TERM);
+    let finished = sidecar.wait();
+    assert_eq!(finished.code, 0, "{}", finished.output);
+    assert!(!groups.is_attached_to(&place, "orders"));
+}
+
+/// Times that an app listens in the test; `RINGCAR_TEST_FLIPS=100` measures.
+static FLIPS: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| {
+    std::env::var("RINGCAR_TEST_FLIPS").ok().and_then(|n| n.parse().ok()).unwrap_or(5)
+});
 
 /// Whoever is killed, each app reaches its own sidecar and no other, and none is refused: one of
 /// the two processes always holds the sockets, and the programs hold out by themselves.

@@ -143,12 +143,7 @@ pub fn interpret_inbound(request: &Request<'_>, notes: &mut CallNotes) -> Asked 
     notes.clear();
     match read_target(request, notes) {
         Ok(_) => {
-            // To whoever writes plain requests, a directory is not what has its name.
-            let is_directory = notes.method.len() > 1 && notes.method.ends_with(b"/");
             target::method_of_path(&mut notes.method);
-            if is_directory && !notes.method.is_empty() {
-                notes.method.push(b'/');
-            }
             Asked::Invoke { app_id_header_used: false }
         }
         Err(reason) => Asked::Local(LocalCall::BadTarget(reason)),
