@@ -311,6 +311,34 @@ mod tests {
         }
     }
 
+    /// To whom a captured request goes is the kernel's to say, whatever it says itself.
+    #[test]
+    fn a_captured_request_is_a_call_of_whom_was_dialled() {
+        let mut notes = CallNotes::default();
+        for (case, target, want) in [
+            ("root", "/", ""),
+            ("a path", "/pay?x=1", "pay"),
+            ("another's invocation", "/v1.0/invoke/B/method/x", "v1.0/invoke/B/method/x"),
+            ("a route of the API", "/v1.0/shutdown", "v1.0/shutdown"),
+            ("dots", "/a/../b", "b"),
+        ] {
+            let request = Request {
+                app_id_header: Some(b"hdr"),
+                authorization: Some(BASIC_APP),
+                ..request("POST", target)
+            };
+            let asked = interpret_captured(&request, b"checkout.prod", &Allowed::ALL, &mut notes);
+            assert_eq!(asked, Asked::Invoke { app_id_header_used: false }, "{case}");
+            assert_eq!(notes.target, b"checkout.prod", "{case}");
+            assert_eq!(notes.method, want.as_bytes(), "{case}");
+        }
+        let mut without_invoke = Allowed::ALL;
+        without_invoke.has_invoke = false;
+        let asked =
+            interpret_captured(&request("GET", "/x"), b"checkout", &without_invoke, &mut notes);
+        assert_eq!((asked, &notes.target[..]), (Asked::NoTarget, &b""[..]));
+    }
+
     #[test]
     fn header_beats_basic_beats_url_as_daprd_1_18() {
         let header = Some(b"hdr".as_slice());
