@@ -93,7 +93,7 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
     let claim = claim(&name, &dir, log).await?;
     let settings = config.steers.as_deref().cloned().unwrap_or_default();
     let pin_name = steering::pin_name(name.as_str(), dir.path());
-    let steering = Steering::wanted(&settings, config.steering.is_any(), &pin_name, log)?;
+    let steering = Steering::of_node(&settings, config.steering.is_any(), &pin_name, log)?;
     let plan = Plan { name, base: config, apps, on_control_lost, node: None, steering };
     let mut sidecar = start(plan, claim, dir, log).await?;
     sidecar.grpc_port = GrpcPort::start(config, log);
@@ -118,7 +118,7 @@ pub(crate) async fn prepare_node(
     let apps = node.wanted(log);
     let is_wanted = apps.iter().any(|app| app.steering.is_any());
     let pin_name = steering::pin_name(&config.name, dir.path());
-    let steering = Steering::wanted(&config.steering, is_wanted, &pin_name, log)?;
+    let steering = Steering::of_node(&config.steering, is_wanted, &pin_name, log)?;
     let node = Some(node);
     let plan = Plan { name, base: &config.base, apps, on_control_lost, node, steering };
     let control = start(plan, claim, dir, log).await?;

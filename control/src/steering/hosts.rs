@@ -1,8 +1,8 @@
 //! Names for resolvers: a block of a hosts file that is kept as it should be, and nothing else in
 //! the file is touched.
 //!
-//! The file is written in place: it may be mounted over another one, as those of containers are, and
-//! then a file that takes its name would be seen by nobody.
+//! The file is written in place: it may be mounted over another one, as those of containers are,
+//! and then a file that takes its name would be seen by nobody.
 
 #![forbid(unsafe_code)]
 

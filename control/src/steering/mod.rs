@@ -132,12 +132,12 @@ pub(crate) enum Event {
 }
 
 impl Steering {
-    /// As the node's file says, or a sidecar's flags. `None`: without steering, and the log says why where somebody asked
-    /// for it.
+    /// As the node's file says, or a sidecar's flags. `None`: without steering, and the log says
+    /// why where somebody asked for it.
     ///
     /// # Errors
     /// When it must be on and cannot be.
-    pub(crate) fn wanted(
+    pub(crate) fn of_node(
         settings: &NodeSteering,
         is_wanted: bool,
         name: &str,

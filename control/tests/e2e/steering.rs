@@ -712,3 +712,35 @@ fn a_node_says_in_one_line_what_it_lacks() {
     assert_eq!(finished.code, 1);
     assert!(finished.output.contains("steering is to be on and cannot"), "{}", finished.output);
 }
+
+#[test]
+fn a_sidecar_polls_where_the_kernel_does_not_tell() {
+    let place = Place::new();
+    let asked = ["--app-cgroup", "/none", "--steering-cgroup", "/no/such/group"];
+    let (http_port, app_port) = (free_port(), free_port());
+    let mut sidecar = place.sidecar_at(http_port, "orders", Some(app_port), &asked);
+    let line = sidecar.wait_for("Steering is off");
+    assert!(line.contains("ports of apps are polled"), "{line}");
+    sidecar.wait_for("waiting on port");
+    let _app = App::start_on(app_port);
+    sidecar.wait_for("dapr initialized. Status: Running.");
+    assert_eq!(status_of(http_port, "/v1.0/metadata"), 200, "and its API is anybody's");
+    sidecar.signal(Signal::TERM);
+    assert_eq!(sidecar.wait().code, 0);
+
+    let on = [&asked[..], &["--steering", "on"]].concat();
+    let finished = place.sidecar_at(http_port, "orders", Some(app_port), &on).wait();
+    assert_eq!(finished.code, 1);
+    assert!(finished.output.contains("steering is to be on and cannot"), "{}", finished.output);
+    for (flag, value, want) in [
+        ("--steering", "maybe", "is none of auto, on and off"),
+        ("--direct", "perhaps", "is none of allow, redirect and deny"),
+        ("--app-cgroup", "orders", "is no path of a control group"),
+        ("--capture-names", "a.b.c", "is neither an app id nor id.namespace"),
+    ] {
+        let finished = place.sidecar_at(http_port, "orders", None, &[flag, value]).wait();
+        assert_eq!(finished.code, 1, "{flag}");
+        let want = format!("invalid value for '{}': \"{value}\" {want}", &flag[2..]);
+        assert!(finished.output.contains(&want), "{want}: {}", finished.output);
+    }
+}

@@ -51,7 +51,7 @@ pub const IDENTITY_LEVEL: i32 = 0x5243;
 pub const IDENTITY_NAME: i32 = 1;
 
 /// The same for the [`Name`] that [`Identity::target`] stands for.
-pub const TARGET_NAME: i32 = 2;
+pub const TARGET_NAME: i32 = 3;
 
 /// cgroups that belong to an app or to a data plane: APPS_MAX of a data plane twice over is more
 /// than a machine runs.

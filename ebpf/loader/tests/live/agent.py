@@ -86,7 +86,7 @@ def identity(connection):
     cgroup, app, pid, target = struct.unpack("=QQII", value)
     if target == 0:
         return f"{cgroup} {app} {pid}"
-    name = connection.getsockopt(0x5243, 2, 128).split(b"\0")[0].decode()
+    name = connection.getsockopt(0x5243, 3, 128).split(b"\0")[0].decode()
     return f"{cgroup} {app} {pid} {name}"
 
 
