@@ -20,6 +20,8 @@ use std::{
 struct Groups {
     root: PathBuf,
     name: String,
+    /// What the names of all programs of this place end with.
+    of_place: String,
 }
 
 impl Groups {
@@ -39,7 +41,12 @@ impl Groups {
         let name = place.path().file_name().unwrap().to_str().unwrap().to_owned();
         let root = Path::new(mount[1]).join(&name);
         match fs::create_dir(&root) {
-            Ok(()) => Some(Self { root, name }),
+            Ok(()) => {
+                let run = place.path().join("run");
+                let hash = sha2::Sha256::digest(run.as_os_str().as_bytes());
+                let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+                Some(Self { root, name, of_place: format!("-{hash}") })
+            }
             Err(e) => skip(&format!("{}: {e}", root.display())),
         }
     }
@@ -97,10 +104,8 @@ impl Groups {
         let status = place.finish(&["ebpf", "status", "-o", "json"]).output;
         let rows: serde_json::Value = serde_json::from_str(&status).unwrap();
         let names = rows.as_array().unwrap().iter().map(|row| row["node"].as_str().unwrap());
-        let run = place.path().join("run");
-        let hash = sha2::Sha256::digest(run.as_os_str().as_bytes());
-        let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        let of_ours = |name: &&str| name.starts_with(&format!("{app}-")) && name.ends_with(&hash);
+        let of_ours =
+            |name: &&str| name.starts_with(&format!("{app}-")) && name.ends_with(&self.of_place);
         names.filter(of_ours).count() == 1
     }
 }
@@ -109,7 +114,7 @@ impl Drop for Groups {
     fn drop(&mut self) {
         let pinned = fs::read_dir("/sys/fs/bpf/ringcar").into_iter().flatten().flatten();
         let is_ours = |path: &PathBuf| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&self.name))
+            path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&self.of_place))
         };
         for pins in pinned.map(|entry| entry.path()).filter(is_ours) {
             let _ = fs::remove_dir_all(pins);
