@@ -31,6 +31,8 @@ pub(crate) struct AppChannel {
     pub(crate) patience: Patience,
     /// Rung by whoever hears that the app listens; it is looked for at once then.
     pub(crate) bell: Arc<Notify>,
+    /// Somebody does hear of it, so that looking is for what was missed.
+    pub(crate) is_heard: bool,
 }
 
 /// How many look for their app at once. The more there are, the less often each one looks, so that
@@ -109,7 +111,7 @@ impl AppChannel {
 
     async fn wait_until_it_listens(&self) {
         let _looking = self.patience.look();
-        let mut pause = POLL_PAUSE_MIN;
+        let mut pause = if self.is_heard { HEARD_PAUSE } else { POLL_PAUSE_MIN };
         loop {
             if self.dial().await {
                 return;
@@ -118,7 +120,9 @@ impl AppChannel {
                 () = tokio::time::sleep(pause) => {}
                 () = self.bell.notified() => {}
             }
-            pause = (pause * 2).min(self.patience.pause_max());
+            if !self.is_heard {
+                pause = (pause * 2).min(self.patience.pause_max());
+            }
         }
     }
 
@@ -162,6 +166,10 @@ impl AppChannel {
 const POLL_PAUSE_MIN: Duration = Duration::from_millis(1);
 const POLL_PAUSE_MAX: Duration = Duration::from_millis(100);
 
+/// Between looks for an app of which the kernel tells: its word may be lost when its ring is full,
+/// or the app be where the programs are not.
+const HEARD_PAUSE: Duration = Duration::from_secs(5);
+
 /// So many look every POLL_PAUSE_MAX: 200 looks a second at the most, however many there are.
 const LOOKING_AT_ONCE: u32 = 20;
 
@@ -195,6 +203,7 @@ mod tests {
             app_id: "orders".to_owned(),
             token: Some(Token::new("secret").unwrap()),
             bell: Arc::default(),
+            is_heard: false,
             asks_config,
             log: Log::silent(),
             patience: Patience::default(),
@@ -252,6 +261,31 @@ mod tests {
         let address = probe.local_addr().unwrap();
         drop(probe);
         discovers_only_after(Address::Tcp(address), || TcpListener::bind(address).unwrap());
+    }
+
+    /// Looked for when the bell rings, and not before.
+    #[test]
+    fn one_that_is_heard_of_is_not_looked_for() {
+        let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = probe.local_addr().unwrap();
+        drop(probe);
+        run(async {
+            let bell = Arc::<Notify>::default();
+            let heard = Box::new(AppChannel {
+                bell: Arc::clone(&bell),
+                is_heard: true,
+                ..*channel(Address::Tcp(address), false)
+            });
+            let discover = tokio::spawn(heard.discover());
+            // The first look is over, and a poll would find it within this time.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let listener = TcpListener::bind(address).unwrap();
+            tokio::time::sleep(4 * POLL_PAUSE_MAX).await;
+            assert!(!discover.is_finished(), "nobody polls");
+            bell.notify_one();
+            discover.await.unwrap();
+            drop(listener);
+        });
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::{
     log::{Format, Level},
     registry::Settings,
     resources::InScope,
-    steering::AppSteering,
+    steering::{AppSteering, NodeSteering, settings::Key as Steer},
 };
 use flags::Values;
 use snapshot::{
@@ -98,6 +98,8 @@ pub(crate) struct Config {
     pub(crate) telemetry: Arc<telemetry::Options>,
     /// What the kernel does for it, on a node.
     pub(crate) steering: AppSteering,
+    /// Of a sidecar, where its flags say anything of it.
+    pub(crate) steers: Option<Arc<NodeSteering>>,
     /// For the log: what was asked for and is not done.
     pub(crate) warnings: Vec<String>,
 }
@@ -142,6 +144,8 @@ pub(crate) enum ConfigError {
     Quantity { flag: &'static str, reason: quantity::QuantityError },
     #[error("invalid value for '{flag}': {reason}")]
     Duration { flag: &'static str, reason: duration::DurationError },
+    #[error("invalid value for '{flag}': {reason}")]
+    Steering { flag: &'static str, reason: String },
     #[error("invalid value for 'zone': {0}")]
     Zone(zone::ZoneError),
     #[error("invalid value for 'balance': {0:?}; write p2c or round-robin")]
@@ -177,7 +181,8 @@ impl ConfigError {
             Self::Value { flag, .. }
             | Self::Quantity { flag, .. }
             | Self::Duration { flag, .. }
-            | Self::PortConflict { flag, .. } => Some(*flag),
+            | Self::PortConflict { flag, .. }
+            | Self::Steering { flag, .. } => Some(*flag),
             Self::AppId(_) => Some("app-id"),
             Self::Balance(_) => Some("balance"),
             Self::Zone(_) => Some("zone"),
@@ -225,7 +230,8 @@ impl Config {
             }
         }
         Ok(Self {
-            steering: AppSteering::default(),
+            steering: app_steering(values)?,
+            steers: steers(values)?,
             app_id,
             namespace,
             app: AppPlace::parse(values.text("app-channel-address"), app_port)?,
@@ -450,6 +456,44 @@ fn keep_data_plane(values: &Values) -> Result<Duration, ConfigError> {
     const FLAG: &str = "keep-data-plane";
     duration::parse(values.text(FLAG))
         .map_err(|reason| ConfigError::Duration { flag: FLAG, reason })
+}
+
+fn app_steering(values: &Values) -> Result<AppSteering, ConfigError> {
+    let mut steering = AppSteering::default();
+    for (flag, key) in [
+        ("app-cgroup", Steer::Cgroup),
+        ("capture", Steer::Capture),
+        ("direct", Steer::Direct),
+        ("direct-allow", Steer::DirectAllow),
+        ("direct-deny", Steer::DirectDeny),
+    ] {
+        let texts: Vec<String> = values.list(flag).into_iter().map(str::to_owned).collect();
+        if values.is_given(flag) && !texts.is_empty() {
+            let refused = |reason| ConfigError::Steering { flag, reason };
+            steering.set(key, texts).map_err(refused)?;
+        }
+    }
+    Ok(steering)
+}
+
+fn steers(values: &Values) -> Result<Option<Arc<NodeSteering>>, ConfigError> {
+    let mut steering = NodeSteering::default();
+    for (flag, key) in [
+        ("capture-hosts", Steer::NodeCaptureHosts),
+        ("capture-names", Steer::NodeCaptureNames),
+        ("capture-range", Steer::NodeCaptureRange),
+        ("steering", Steer::NodeMode),
+        ("steering-cgroup", Steer::NodeCgroup),
+        ("steering-port", Steer::NodePort),
+        ("steering-without-data-plane", Steer::NodeWithoutDataPlane),
+    ] {
+        let text = values.list(flag).join(",");
+        if values.is_given(flag) && !text.is_empty() {
+            let refused = |reason| ConfigError::Steering { flag, reason };
+            steering.set(key, &text).map_err(refused)?;
+        }
+    }
+    Ok((steering != NodeSteering::default()).then(|| Arc::new(steering)))
 }
 
 fn asks_app_config(values: &Values) -> Result<bool, ConfigError> {

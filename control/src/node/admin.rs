@@ -8,6 +8,7 @@
 //!   DELETE /v1/apps/{namespace}/{id}   no longer
 //!   POST /v1/reload                    read the file anew
 //!   GET /v1/denials                    what the kernel refused
+//!   GET /v1/denials?after={number}     the same, as soon as there is any after this one
 //!   POST /v1/detach                    steer no longer
 //! ```
 //! Every order is passed to the event loop, and answered once it is in force.
@@ -46,10 +47,15 @@ pub(crate) enum Wish {
     Add(String),
     Explain(Question),
     Denials,
+    /// Those after this number, as soon as there are any.
+    DenialsAfter(u64),
     Detach,
     List,
     Reload,
-    Remove { namespace: String, id: String },
+    Remove {
+        namespace: String,
+        id: String,
+    },
 }
 
 /// Takes a status and a text.
@@ -60,6 +66,10 @@ impl Answer {
     pub(crate) fn send(self, status: u16, text: String) {
         // The operator may have left meanwhile.
         let _ = self.0.send((status, text));
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.0.is_closed()
     }
 }
 
@@ -97,9 +107,10 @@ async fn answer(
         Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
         Err(e) => return Ok(response(413, format!("the request cannot be read: {e}"))),
     };
-    let Some(wish) = wish(&head.method, head.uri.path(), body) else {
+    let Some(wish) = wish(&head.method, head.uri.path(), head.uri.query(), body) else {
         return Ok(response(404, "there is no such thing to ask for".to_owned()));
     };
+    let waits = matches!(wish, Wish::DenialsAfter(_));
     let (sender, receiver) = oneshot::channel();
     let order = Order { wish, answer: Answer(sender) };
     // A full queue means that the event loop is stuck; the operator learns it by the status.
@@ -108,16 +119,21 @@ async fn answer(
     }
     Ok(match tokio::time::timeout(ANSWER_TIMEOUT, receiver).await {
         Ok(Ok((status, text))) => response(status, text),
+        // Nothing yet; whoever waits asks again.
+        Err(_) if waits => response(200, "[]".to_owned()),
         _ => response(503, format!("it is not in force after {ANSWER_TIMEOUT:?}")),
     })
 }
 
-fn wish(method: &Method, path: &str, body: String) -> Option<Wish> {
+fn wish(method: &Method, path: &str, query: Option<&str>, body: String) -> Option<Wish> {
     match (method, path) {
         (&Method::GET, "/v1/apps") => Some(Wish::List),
         (&Method::PUT, "/v1/apps") => Some(Wish::Add(body)),
         (&Method::POST, "/v1/explain") => serde_json::from_str(&body).ok().map(Wish::Explain),
-        (&Method::GET, "/v1/denials") => Some(Wish::Denials),
+        (&Method::GET, "/v1/denials") => match query {
+            Some(query) => query.strip_prefix("after=")?.parse().ok().map(Wish::DenialsAfter),
+            None => Some(Wish::Denials),
+        },
         (&Method::POST, "/v1/detach") => Some(Wish::Detach),
         (&Method::POST, "/v1/reload") => Some(Wish::Reload),
         (&Method::DELETE, path) => {
@@ -176,7 +192,13 @@ mod tests {
             (Method::PUT, "/v1/apps", Some(Wish::Add("{}".into()))),
             (Method::POST, "/v1/reload", Some(Wish::Reload)),
         ] {
-            assert_eq!(wish(&method, path, "{}".into()), want, "{method} {path}");
+            assert_eq!(wish(&method, path, None, "{}".into()), want, "{method} {path}");
+        }
+        for (query, want) in
+            [("after=", None), ("before=7", None), ("after=7", Some(Wish::DenialsAfter(7)))]
+        {
+            let wish = wish(&Method::GET, "/v1/denials", Some(query), String::new());
+            assert_eq!(wish, want, "{query}");
         }
     }
 }

@@ -487,7 +487,15 @@ impl<'a> Reader<'a> {
     }
 
     fn node_steering(&mut self, what: Steer, key: &Key, node: &Node, into: &mut NodeSteering) {
-        if let Some(text) = self.text(key, node)
+        let text = match &node.value {
+            Value::Sequence(nodes) if what == Steer::NodeCaptureNames => nodes
+                .iter()
+                .map(Node::text)
+                .collect::<Option<Vec<_>>>()
+                .map(|texts| texts.join(",")),
+            _ => self.text(key, node),
+        };
+        if let Some(text) = text
             && let Err(reason) = into.set(what, &text)
         {
             self.refuse(node.place, &key.text, reason);

@@ -27,6 +27,9 @@ use Use::{Address, Apps, Defaults, Flag, Name, Namespace, Steering, Token};
 pub(super) const NODE: &[(&str, Use)] = &[
     ("apps", Apps),
     ("block-shutdown-duration", Flag("dapr-block-shutdown-duration")),
+    ("capture-hosts", Steering(Steer::NodeCaptureHosts)),
+    ("capture-names", Steering(Steer::NodeCaptureNames)),
+    ("capture-range", Steering(Steer::NodeCaptureRange)),
     ("configuration", Flag("config")),
     ("defaults", Defaults),
     ("enable-api-logging", Flag("enable-api-logging")),
@@ -52,6 +55,7 @@ pub(super) const APP: &[(&str, Use)] = &[
     ("allowed-origins", Flag("allowed-origins")),
     ("app-token", Token("APP_API_TOKEN")),
     ("balance", Flag("balance")),
+    ("capture", Steering(Steer::Capture)),
     ("cgroup", Steering(Steer::Cgroup)),
     ("configuration", Flag("config")),
     ("app-health-check-path", Flag("app-health-check-path")),

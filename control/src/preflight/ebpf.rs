@@ -4,7 +4,7 @@
 
 use super::{Finding, State};
 use ebpf_loader::probe::{self, Ability};
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 pub(super) fn findings() -> Vec<Finding> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -15,6 +15,7 @@ pub(super) fn findings() -> Vec<Finding> {
         judge_groups(&mounts),
         judge_mounts(&mounts),
         judge_lockdown(fs::read_to_string(LOCKDOWN).ok().as_deref()),
+        judge_namespace(&ebpf_loader::netns_cookie()),
     ];
     // Without them nothing can be tried.
     if capabilities.state == State::Ok {
@@ -84,6 +85,19 @@ fn judge_lockdown(text: Option<&str>) -> Finding {
             format!("{WITHOUT}; boot with lockdown=integrity or without"),
         ),
         chosen => Finding::ok(CHECK, chosen),
+    }
+}
+
+/// Which namespace a connect is in, programs and control must be able to compare.
+fn judge_namespace(cookie: &io::Result<u64>) -> Finding {
+    const CHECK: &str = "ebpf namespaces";
+    match cookie {
+        Ok(_) => Finding::ok(CHECK, "SO_NETNS_COOKIE"),
+        Err(e) => Finding::warning(
+            CHECK,
+            format!("the network namespace cannot be told: {e}"),
+            format!("{WITHOUT}; it takes Linux 5.14"),
+        ),
     }
 }
 
@@ -187,5 +201,8 @@ mod tests {
         let mounts = "proc /proc proc rw 0 0\nnone /sys/fs/bpf bpf rw 0 0\n";
         assert_eq!(judge_mounts(mounts), Finding::ok("ebpf file system", "/sys/fs/bpf"));
         assert_eq!(judge_types(false).state, State::Warning);
+        let unknown = judge_namespace(&Err(io::ErrorKind::InvalidInput.into()));
+        assert_eq!(unknown.state, State::Warning);
+        assert_eq!(judge_namespace(&Ok(1)).state, State::Ok);
     }
 }

@@ -148,12 +148,13 @@ impl Sidecar {
     pub(super) fn on_order(&mut self, Order { wish, answer }: Order) {
         match wish {
             Wish::Explain(question) => self.explain(question, answer),
+            Wish::Denials => self.tell_denials(answer),
+            Wish::DenialsAfter(number) => self.follow_denials(number, answer),
+            Wish::Detach => self.detach(answer),
             _ if self.node.is_none() => {
                 answer.send(404, "this is a sidecar, not a node".to_owned());
             }
             Wish::Add(text) => self.add_apps(&text, answer),
-            Wish::Denials => self.tell_denials(answer),
-            Wish::Detach => self.detach(answer),
             Wish::List => answer.send(200, self.list_apps()),
             Wish::Reload => {
                 self.reload_node();

@@ -114,6 +114,8 @@ pub(super) struct Place<'a> {
     pub(super) control: Option<&'a Path>,
     /// The same app as the last control described it, or as it is served until now.
     pub(super) before: Option<&'a App>,
+    /// The kernel tells when the app listens on loopback.
+    pub(super) hears: bool,
 }
 
 /// # Errors
@@ -387,7 +389,12 @@ fn metadata(config: &Config) -> Metadata {
 }
 
 fn app_channel(config: &Config, address: Address, place: &Place<'_>) -> Box<AppChannel> {
+    let is_heard = match &address {
+        Address::Tcp(address) => place.hears && address.ip().is_loopback(),
+        Address::Unix(_) => false,
+    };
     Box::new(AppChannel {
+        is_heard,
         address,
         protocol: config.protocol.clone(),
         app_id: config.app_id.as_str().to_owned(),

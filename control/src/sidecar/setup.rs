@@ -89,9 +89,12 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
         time => OnControlLost::ServeFor(time),
     };
     let (name, apps) = (plane_name(config), vec![Arc::new(config.clone())]);
-    let plan = Plan { name, base: config, apps, on_control_lost, node: None, steering: None };
     let dir = runtime_dir()?;
-    let claim = claim(&plan.name, &dir, log).await?;
+    let claim = claim(&name, &dir, log).await?;
+    let settings = config.steers.as_deref().cloned().unwrap_or_default();
+    let pin_name = steering::pin_name(name.as_str(), dir.path());
+    let steering = Steering::of_node(&settings, config.steering.is_any(), &pin_name, log)?;
+    let plan = Plan { name, base: config, apps, on_control_lost, node: None, steering };
     let mut sidecar = start(plan, claim, dir, log).await?;
     sidecar.grpc_port = GrpcPort::start(config, log);
     Ok(sidecar)
@@ -331,6 +334,7 @@ impl Sidecar {
             node: self.node.as_ref().map(|node| node.name.as_str()),
             control: self.operators.socket(),
             before,
+            hears: self.steering.as_ref().is_some_and(|steering| steering.hears(&config.steering)),
         };
         served::prepare(config, number, &mut self.pool, &place)
     }

@@ -62,6 +62,11 @@ impl Sidecar {
 
     pub(super) fn on_steering(&mut self, event: Event) {
         match event {
+            Event::Addresses => {
+                if let Some(steering) = &mut self.steering {
+                    steering.on_addresses();
+                }
+            }
             Event::Groups => self.on_groups(),
             Event::Kernel => self.take_kernel_events(),
         }
@@ -88,6 +93,7 @@ impl Sidecar {
     /// A listener of the app is gone. Where it has no other one, it is not ready any more, and
     /// looked for anew.
     fn on_app_closed(&mut self, number: u32) {
+        let Some(steering) = &self.steering else { return };
         let Some(served) = self.apps.get_mut(&number) else { return };
         let is_found = matches!(served.stage, Stage::Found(_) | Stage::Ready);
         let Some(address) = served.app_address.filter(|_| is_found) else { return };
@@ -107,6 +113,7 @@ impl Sidecar {
             log: self.log.clone(),
             patience: self.patience.clone(),
             bell: Arc::clone(&served.bell),
+            is_heard: steering.hears(&served.config.steering),
         };
         served.channel = Some(Box::new(place));
         let health = AppHealth { unready: vec!["runtime".to_owned()], outbound_ready: true };
@@ -145,6 +152,14 @@ impl Sidecar {
         };
         let text = serde_json::to_string(&steering.denials());
         answer.send(200, text.expect("strings have a JSON form"));
+    }
+
+    pub(super) fn follow_denials(&mut self, after: u64, answer: Answer) {
+        self.take_kernel_events();
+        match &mut self.steering {
+            Some(steering) => steering.follow_denials(after, answer),
+            None => answer.send(409, "steering is off".to_owned()),
+        }
     }
 
     /// Apps reach their APIs by the APIs' own ports alone from here on, and so does anybody.

@@ -1,12 +1,70 @@
-//! This machine's own addresses, from the kernel's tables. A connect to any of them reaches an app
-//! that listens on all.
+//! This machine's own addresses, from the kernel's tables, and word of their changes. A connect to
+//! any of them reaches an app that listens on all.
 
 #![forbid(unsafe_code)]
 
-use std::{
-    fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink::SocketAddrNetlink, recv,
+        socket_with,
+    },
 };
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::OwnedFd,
+};
+use tokio::io::unix::AsyncFd;
+
+/// Wakes when an interface gets or loses an address.
+pub(super) struct AddressWatch {
+    messages: AsyncFd<OwnedFd>,
+}
+
+impl AddressWatch {
+    /// Must be called within the runtime.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn start() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        // The first of netlink's protocols, NETLINK_ROUTE.
+        let messages = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        bind(&messages, &SocketAddrNetlink::new(0, IPV4_ADDRESSES | IPV6_ADDRESSES))?;
+        #[expect(
+            deprecated,
+            reason = "its hazard is a type that changes its descriptor, which an OwnedFd does not; the successor is unsafe"
+        )]
+        let messages = AsyncFd::new(messages)?;
+        Ok(Self { messages })
+    }
+
+    /// Dropping the future before it is ready loses nothing.
+    pub(super) async fn changed(&self) {
+        let Ok(mut ready) = self.messages.readable().await else {
+            return std::future::pending().await;
+        };
+        // Cleared before they are taken: what comes later sets it again.
+        ready.clear_ready();
+        self.drain();
+    }
+
+    /// What the messages say, the tables say, too. ENOBUFS is what too many of them are.
+    fn drain(&self) {
+        let mut room = [0_u8; 4096];
+        loop {
+            match recv(self.messages.get_ref(), &mut room[..], RecvFlags::empty()) {
+                Ok(_) | Err(Errno::INTR | Errno::NOBUFS) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR of linux/rtnetlink.h.
+const IPV4_ADDRESSES: u32 = 0x10;
+const IPV6_ADDRESSES: u32 = 0x100;
 
 /// Those beyond loopback.
 pub(super) fn own() -> Vec<IpAddr> {

@@ -5,7 +5,7 @@
 use super::settings::{AppSteering, OTHERS};
 use ebpf_loader::{
     Rule,
-    common::{ANYBODY, Action, Endpoint, Ip, Member, Place, PlaceKind, Role, STRANGER},
+    common::{ANYBODY, Action, Capture, Endpoint, Ip, Member, Place, PlaceKind, Role, STRANGER},
 };
 use snapshot::{AppId, Namespace};
 use std::{
@@ -77,6 +77,10 @@ impl Maps {
         if let Some(group) = app.group {
             self.add_member(group, number, app, &name);
         }
+        if app.settings.capture != Capture::Off && app.settings.cgroup.is_none() {
+            self.problems
+                .push(format!("{name} has no control group by which it could be captured"));
+        }
         self.add_rules(number, app);
     }
 
@@ -87,7 +91,8 @@ impl Maps {
             self.problems
                 .push(format!("{name} is not steered: its API does not listen on 127.0.0.1"));
         }
-        let member = Member { app: number, role: Role::App as u16, api_port, reserved: 0 };
+        let (role, capture) = (Role::App as u16, app.settings.capture as u16);
+        let member = Member { app: number, role, api_port, capture, reserved: 0 };
         if let Some(other) = self.members.insert(group, member)
             && let Some(other) = self.names.get(&other.app)
         {
@@ -166,6 +171,7 @@ mod tests {
             direct,
             direct_allow: allow.iter().map(|name| (*name).to_owned()).collect(),
             direct_deny: Vec::new(),
+            capture: Capture::Off,
         }
     }
 

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::timestamp::Timestamp;
+use crate::{node::admin::Answer, timestamp::Timestamp};
 use ebpf_loader::common::{Endpoint, Event, EventKind, STRANGER};
 use serde::Serialize;
 use std::{
@@ -15,6 +15,8 @@ use std::{
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Denial {
+    /// Counted from one by the control that heard of it.
+    pub(crate) number: u64,
     /// When control heard of it, which is at once while it runs.
     pub(crate) time: String,
     pub(crate) caller: String,
@@ -30,6 +32,9 @@ pub(super) struct Denials {
     last: VecDeque<Denial>,
     /// When a pair was last told of in the log.
     told: HashMap<(u64, u64, u32), Instant>,
+    count: u64,
+    /// Who waits for those after a number.
+    followers: Vec<(u64, Answer)>,
 }
 
 impl Denials {
@@ -47,7 +52,9 @@ impl Denials {
             (_, None) => "an app that is gone".to_owned(),
         };
         let command = event.comm.split(|byte| *byte == 0).next().unwrap_or_default();
+        self.count += 1;
         let denial = Denial {
+            number: self.count,
             time: Timestamp::now().rfc3339(),
             caller: name(event.caller),
             callee: name(event.callee),
@@ -83,8 +90,28 @@ impl Denials {
     }
 
     /// Oldest first.
-    pub(super) fn last(&self) -> Vec<Denial> {
-        self.last.iter().cloned().collect()
+    pub(super) fn after(&self, number: u64) -> Vec<&Denial> {
+        self.last.iter().filter(|denial| denial.number > number).collect()
+    }
+
+    /// As many at once as there are connections of operators. One who knows more than we do has it
+    /// from a control before us.
+    pub(super) fn follow(&mut self, after: u64, answer: Answer) {
+        let after = if after > self.count { 0 } else { after };
+        self.followers.retain(|(_, answer)| !answer.is_abandoned());
+        self.followers.push((after, answer));
+        self.tell_followers();
+    }
+
+    pub(super) fn tell_followers(&mut self) {
+        for (after, answer) in std::mem::take(&mut self.followers) {
+            if after == self.count {
+                self.followers.push((after, answer));
+                continue;
+            }
+            let text = serde_json::to_string(&self.after(after));
+            answer.send(200, text.expect("strings and numbers have a JSON form"));
+        }
     }
 }
 
@@ -140,11 +167,11 @@ mod tests {
         assert!(take(9, EventKind::DeniedByRule, 59).unwrap().contains("an app that is gone"));
         assert!(take(0, EventKind::DeniedAtApi, 59).is_some());
         assert!(take(0, EventKind::DeniedByRule, 60).is_some());
-        assert_eq!(denials.last().len(), 5);
+        assert_eq!(denials.after(0).len(), 5);
         for n in 0..2 * DENIALS_MAX as u64 {
             denials.take(&event(n, EventKind::DeniedByRule), &names, start);
         }
-        assert_eq!(denials.last().len(), DENIALS_MAX);
+        assert_eq!(denials.after(0).len(), DENIALS_MAX);
         assert!(denials.told.len() <= DENIALS_MAX);
     }
 }

@@ -5,6 +5,7 @@
 //!   settings.rs    what the node's file says        compile.rs    apps → maps, pure
 //!   group.rs       the group of our own processes   addresses.rs  this machine's own
 //!   denials.rs     what was refused                 privileges.rs given up after loading
+//!   names.rs       addresses that stand for apps    hosts.rs      a file that gives their names
 //! ```
 //! Programs outlive control, as the data plane does; the next control finds both. A node that is
 //! stopped takes them off.
@@ -15,6 +16,8 @@ mod addresses;
 mod compile;
 mod denials;
 mod group;
+mod hosts;
+mod names;
 mod privileges;
 pub(crate) mod settings;
 
@@ -24,15 +27,21 @@ pub(crate) use settings::{AppSteering, NodeSteering};
 
 use crate::{
     log::Log,
+    node::admin::Answer,
     registry::inotify::{DirectoryWatch, Wake, directory_of},
 };
+use addresses::AddressWatch;
 use denials::Denials;
 use ebpf_loader::{
     CgroupError, Cgroups, Kernel, KernelError, Start,
-    common::{Counter as KernelCounter, Event as KernelEvent, EventKind, Member, Role},
+    common::{
+        Capture, Counter as KernelCounter, Event as KernelEvent, EventKind, Ip, Member, Name, Role,
+    },
     pins::{self, Pins},
 };
 use group::OwnGroup;
+use hosts::Hosts;
+use names::{Named, Names, Range, Virtuals};
 use settings::Mode;
 use sha2::{Digest, Sha256};
 use snapshot::{
@@ -42,6 +51,7 @@ use snapshot::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::Ipv4Addr,
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -73,10 +83,15 @@ pub(crate) struct Steering {
     /// Of a data plane that an earlier control started.
     plane: Option<u64>,
     names: BTreeMap<u64, String>,
+    captures: Captures,
     /// Told once.
     problems: Vec<String>,
     denials: Denials,
     groups: Groups,
+    /// `None`: the kernel tells us nothing of them.
+    addresses: Option<AddressWatch>,
+    /// The group whose processes are seen.
+    cgroup: String,
     /// There were more events than are taken at once.
     more: Notify,
     log: Log,
@@ -87,6 +102,14 @@ pub(crate) struct Steering {
 pub(crate) struct Heard {
     pub(crate) app: String,
     pub(crate) listens: bool,
+}
+
+/// Apps that are called by addresses of theirs, by whoever knows of no sidecar.
+struct Captures {
+    names: Names,
+    range: Range,
+    named: Vec<Named>,
+    hosts: Option<Hosts>,
 }
 
 /// Control groups that come and go with their services.
@@ -101,14 +124,16 @@ struct Groups {
 /// What wakes control.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Event {
+    /// This machine has other addresses.
+    Addresses,
     /// Control groups were made or removed.
     Groups,
     Kernel,
 }
 
 impl Steering {
-    /// As the node's file says. `None`: without steering, and the log says why where somebody asked
-    /// for it.
+    /// As the node's file says, or a sidecar's flags. `None`: without steering, and the log says
+    /// why where somebody asked for it.
     ///
     /// # Errors
     /// When it must be on and cannot be.
@@ -136,8 +161,8 @@ impl Steering {
             Err(e) if settings.mode == Mode::On => Err(e),
             Err(e) => {
                 log.warning(format_args!(
-                    "Steering is off: {e}. Apps must call their sidecar by its own port, and nothing \
-                     keeps connections from going round it"
+                    "Steering is off: {e}. Apps must call their sidecar by its own port, nothing keeps \
+                     connections from going round it, and ports of apps are polled"
                 ));
                 Ok(None)
             }
@@ -173,9 +198,16 @@ impl Steering {
         if let Err(e) = privileges::give_up() {
             log.warning(format_args!("Privileges that are not needed any more stay: {e}"));
         }
+        let captures = Captures {
+            names: Names::recall(&kernel.tables.virtuals(), settings.range),
+            range: settings.range,
+            named: settings.named.clone(),
+            hosts: settings.hosts.as_deref().map(|path| Hosts::new(path, name)),
+        };
         Ok(Self {
             kernel,
             bell,
+            captures,
             cgroups,
             own,
             plane: None,
@@ -183,9 +215,24 @@ impl Steering {
             problems: Vec::new(),
             denials: Denials::default(),
             groups: Groups::default(),
+            addresses: AddressWatch::start()
+                .inspect_err(|e| {
+                    log.warning(format_args!(
+                        "New addresses of this machine count when apps change: {e}"
+                    ));
+                })
+                .ok(),
+            cgroup: settings.cgroup.clone(),
             more: Notify::new(),
             log: log.clone(),
         })
+    }
+
+    /// Whether the kernel tells when an app listens on loopback.
+    pub(crate) fn hears(&self, app: &AppSteering) -> bool {
+        let seen = Path::new(&self.cgroup);
+        seen == Path::new("/")
+            || app.cgroup.as_ref().is_some_and(|group| Path::new(group).starts_with(seen))
     }
 
     /// The group of an app as it is now. Zero, which is nobody's, while it does not exist.
@@ -201,25 +248,38 @@ impl Steering {
         let role = Member { role: Role::DataPlane as u16, ..Member::default() };
         members.insert(self.own.id, role);
         members.extend(self.plane.map(|id| (id, role)));
-        let new = maps.problems.iter().filter(|problem| !self.problems.contains(problem));
+        let (virtuals, hosts_problem) = self.captures.take(apps);
+        let problems = [maps.problems, virtuals.problems].concat().into_iter().chain(hosts_problem);
+        let problems: Vec<String> = problems.collect();
+        let new = problems.iter().filter(|problem| !self.problems.contains(problem));
         new.for_each(|problem| self.log.warning(format_args!("Steering: {problem}")));
-        self.problems = maps.problems;
+        self.problems = problems;
         self.names = maps.names;
+        let named = virtuals.places.values();
+        self.names
+            .extend(named.map(|name| (u64::from(Name::number(name.as_bytes())), name.clone())));
         for app in apps {
             if let Some(path) = &app.settings.cgroup {
                 self.groups.watch(&self.cgroups.directory(path), &self.log);
             }
         }
-        let local = addresses::own().into_iter().map(compile::ip_of);
         let tables = &mut self.kernel.tables;
         // An app is known before it is judged, and nobody is steered to what does not listen yet.
         let written = tables
             .set_places(&maps.places)
-            .and_then(|()| tables.set_local_ips(local))
+            .and_then(|()| tables.set_local_ips(local_ips()))
             .and_then(|()| self.kernel.rules.set(maps.rules).map(drop))
+            .and_then(|()| tables.set_virtuals(&virtuals.places))
             .and_then(|()| tables.set_members(&members));
         if let Err(e) = written {
             self.log.error(format_args!("The kernel does not know all apps: {e}"));
+        }
+    }
+
+    /// At whichever of them an app is dialled, it is the app.
+    pub(crate) fn on_addresses(&mut self) {
+        if let Err(e) = self.kernel.tables.set_local_ips(local_ips()) {
+            self.log.error(format_args!("The kernel does not know all addresses: {e}"));
         }
     }
 
@@ -234,7 +294,10 @@ impl Steering {
     pub(crate) fn take_events(&mut self) -> Vec<Heard> {
         let mut heard = Vec::new();
         for _ in 0..EVENTS_AT_ONCE {
-            let Some(event) = self.kernel.events.take() else { return heard };
+            let Some(event) = self.kernel.events.take() else {
+                self.denials.tell_followers();
+                return heard;
+            };
             heard.extend(self.hear(&event));
             if let Some(line) = self.denials.take(&event, &self.names, Instant::now()) {
                 self.log.warning(line);
@@ -257,8 +320,13 @@ impl Steering {
     }
 
     /// Oldest first.
-    pub(crate) fn denials(&self) -> Vec<Denial> {
-        self.denials.last()
+    pub(crate) fn denials(&self) -> Vec<&Denial> {
+        self.denials.after(0)
+    }
+
+    /// What is denied after this number is answered, as soon as there is any.
+    pub(crate) fn follow_denials(&mut self, after: u64, answer: Answer) {
+        self.denials.follow(after, answer);
     }
 
     /// For the metrics page.
@@ -277,6 +345,8 @@ impl Steering {
                 ("passed", pair.count.passed),
                 ("redirected", pair.count.redirected),
                 ("denied", pair.count.denied),
+                ("captured", pair.count.captured),
+                ("shadowed", pair.count.shadowed),
             ];
             let labels = [("caller", name(pair.caller)), ("callee", name(pair.callee))];
             counts.into_iter().filter(|(_, count)| *count > 0).map(move |(end, count)| {
@@ -289,11 +359,41 @@ impl Steering {
     }
 
     /// Takes the programs off.
-    pub(crate) fn end(self) {
+    pub(crate) fn end(mut self) {
+        if let Some(problem) = self.captures.clear() {
+            self.log.error(problem);
+        }
         if let Err(e) = self.kernel.detach() {
             self.log.error(format_args!("Programs stay attached: {e}; ringcar ebpf uninstall"));
         }
         self.own.leave();
+    }
+}
+
+impl Captures {
+    /// What stands for what, once any app is to be captured; and why resolvers do not know.
+    fn take(&mut self, apps: &[Steered<'_>]) -> (Virtuals, Option<String>) {
+        let is_any = |wanted| apps.iter().any(|app| app.settings.capture == wanted);
+        if !is_any(Capture::On) && !is_any(Capture::Shadow) {
+            return (Virtuals::default(), self.clear());
+        }
+        let names = apps
+            .iter()
+            .flat_map(|app| [app.id.as_str().to_owned(), format!("{}.{}", app.id, app.namespace)]);
+        let virtuals = self.names.assign(names.collect(), &self.named, self.range);
+        // Whom nobody captures shall not find others than before by their names.
+        let problem = if is_any(Capture::On) { self.tell(&virtuals.hosts) } else { self.clear() };
+        (virtuals, problem)
+    }
+
+    fn clear(&mut self) -> Option<String> {
+        self.tell(&BTreeMap::new())
+    }
+
+    fn tell(&mut self, names: &BTreeMap<String, Ipv4Addr>) -> Option<String> {
+        let hosts = self.hosts.as_mut()?;
+        let reason = hosts.set(names).err()?;
+        Some(format!("the names of apps are not in {}: {reason}", hosts.path().display()))
     }
 }
 
@@ -339,8 +439,20 @@ pub(crate) async fn next(steering: &Option<Steering>) -> Event {
             }
             Err(_) => std::future::pending().await,
         },
+        () = addresses_changed(steering) => Event::Addresses,
         () = steering.groups.changed.notified() => Event::Groups,
         () = steering.more.notified() => Event::Kernel,
+    }
+}
+
+fn local_ips() -> impl Iterator<Item = Ip> {
+    addresses::own().into_iter().map(compile::ip_of)
+}
+
+async fn addresses_changed(steering: &Steering) {
+    match &steering.addresses {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -366,6 +478,7 @@ const fn name_of(counter: KernelCounter) -> &'static str {
         KernelCounter::EventsLost => "event_lost",
         KernelCounter::PlaneDead => "no_data_plane",
         KernelCounter::Elsewhere => "other_network_namespace",
+        KernelCounter::Captured => "captured",
     }
 }
 

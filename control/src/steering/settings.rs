@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use ebpf_loader::common::{Action, WhenDead};
+use super::names::{Named, Range};
+use ebpf_loader::common::{Action, Capture, WhenDead};
+use std::path::PathBuf;
 
 /// For the whole node.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -13,6 +15,12 @@ pub(crate) struct NodeSteering {
     /// The control group whose processes are steered, those of groups within it included.
     pub(crate) cgroup: String,
     pub(crate) when_dead: WhenDead,
+    /// Where addresses that stand for apps come from.
+    pub(crate) range: Range,
+    /// The hosts file that gives their names.
+    pub(crate) hosts: Option<PathBuf>,
+    /// Apps elsewhere that have names here.
+    pub(crate) named: Vec<Named>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -35,15 +43,21 @@ pub(crate) struct AppSteering {
     /// Exceptions: apps by `id` or `namespace/id`, and [`OTHERS`].
     pub(crate) direct_allow: Vec<String>,
     pub(crate) direct_deny: Vec<String>,
+    /// What becomes of its connects to addresses that stand for apps.
+    pub(crate) capture: Capture,
 }
 
 /// A key of the file that is about steering.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Key {
+    Capture,
     Cgroup,
     Direct,
     DirectAllow,
     DirectDeny,
+    NodeCaptureHosts,
+    NodeCaptureNames,
+    NodeCaptureRange,
     NodeCgroup,
     NodeMode,
     NodePort,
@@ -57,6 +71,9 @@ impl Default for NodeSteering {
             port: SIDECAR_PORT,
             cgroup: "/".to_owned(),
             when_dead: WhenDead::default(),
+            range: Range::default(),
+            hosts: None,
+            named: Vec::new(),
         }
     }
 }
@@ -66,6 +83,17 @@ impl NodeSteering {
     /// Says what the value must be.
     pub(crate) fn set(&mut self, key: Key, text: &str) -> Result<(), String> {
         match key {
+            Key::NodeCaptureHosts => {
+                if !text.starts_with('/') {
+                    return Err(format!("{text:?} is no path of a file, such as /etc/hosts"));
+                }
+                self.hosts = Some(PathBuf::from(text));
+            }
+            Key::NodeCaptureNames => {
+                let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+                self.named = names.map(Named::parse).collect::<Result<_, _>>()?;
+            }
+            Key::NodeCaptureRange => self.range = Range::parse(text)?,
             Key::NodeCgroup => self.cgroup = group(text)?,
             Key::NodeMode => {
                 self.mode = match text {
@@ -86,7 +114,7 @@ impl NodeSteering {
                     _ => return Err(format!("{text:?} is neither refuse nor pass")),
                 }
             }
-            Key::Cgroup | Key::Direct | Key::DirectAllow | Key::DirectDeny => {}
+            Key::Capture | Key::Cgroup | Key::Direct | Key::DirectAllow | Key::DirectDeny => {}
         }
         Ok(())
     }
@@ -97,6 +125,14 @@ impl AppSteering {
     /// Says what the values must be.
     pub(crate) fn set(&mut self, key: Key, texts: Vec<String>) -> Result<(), String> {
         match key {
+            Key::Capture => {
+                self.capture = match one(texts)?.as_str() {
+                    "off" | "false" => Capture::Off,
+                    "on" | "true" => Capture::On,
+                    "shadow" => Capture::Shadow,
+                    other => return Err(format!("{other:?} is none of off, shadow and on")),
+                }
+            }
             Key::Cgroup => {
                 let path = group(&one(texts)?)?;
                 if path == "/" {
@@ -114,7 +150,13 @@ impl AppSteering {
             }
             Key::DirectAllow => self.direct_allow = callers(texts)?,
             Key::DirectDeny => self.direct_deny = callers(texts)?,
-            Key::NodeCgroup | Key::NodeMode | Key::NodePort | Key::NodeWithoutDataPlane => {}
+            Key::NodeCaptureHosts
+            | Key::NodeCaptureNames
+            | Key::NodeCaptureRange
+            | Key::NodeCgroup
+            | Key::NodeMode
+            | Key::NodePort
+            | Key::NodeWithoutDataPlane => {}
         }
         let both = self.direct_allow.iter().find(|name| self.direct_deny.contains(name));
         match both {
@@ -177,6 +219,12 @@ mod tests {
             (Key::NodePort, "0", false),
             (Key::NodePort, "70000", false),
             (Key::NodeWithoutDataPlane, "open", false),
+            (Key::NodeCaptureHosts, "hosts", false),
+            (Key::NodeCaptureNames, "a.b.c", false),
+            (Key::NodeCaptureRange, "240.0.0.0", false),
+            (Key::NodeCaptureHosts, "/etc/hosts", true),
+            (Key::NodeCaptureNames, "a, b.prod,c=10.0.0.1:80", true),
+            (Key::NodeCaptureRange, "240.0.0.0/16", true),
             (Key::NodeCgroup, "/", true),
             (Key::NodeMode, "on", true),
             (Key::NodePort, "3500", true),
@@ -190,6 +238,8 @@ mod tests {
             (Key::Cgroup, &["/a", "/b"], false),
             (Key::Direct, &["perhaps"], false),
             (Key::DirectAllow, &["a/b/c"], false),
+            (Key::Capture, &["maybe"], false),
+            (Key::Capture, &["shadow"], true),
             (Key::Cgroup, &["/shop/orders"], true),
             (Key::Direct, &["deny"], true),
             (Key::DirectAllow, &["a, prod/b", OTHERS], true),

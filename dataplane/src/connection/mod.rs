@@ -38,8 +38,8 @@ pub(crate) struct Connection {
     pub app: usize,
     /// Of a peer's connection.
     pub proof: Proof,
-    /// Of an inbound connection: the app that dialled, if it is one of ours.
-    pub caller: Option<u32>,
+    /// What the kernel says of it; `None` where that is nothing.
+    pub dialed: Option<Box<Dialed>>,
     /// The other end, where requests are counted by it.
     pub address: Option<Box<RemoteAddress>>,
     pub state: State,
@@ -97,14 +97,39 @@ pub(crate) enum State {
     },
 }
 
+/// Who dialled, and whom, by the kernel's word.
+pub(crate) enum Dialed {
+    /// An inbound connection, from this app of ours.
+    By(u32),
+    /// A connection to the API that was dialled at this app's address: all its requests are calls
+    /// of it.
+    For(Box<[u8]>),
+}
+
 impl Connection {
+    /// The app that dialled, of an inbound connection.
+    pub(crate) fn caller(&self) -> Option<u32> {
+        match self.dialed.as_deref()? {
+            Dialed::By(app) => Some(*app),
+            Dialed::For(_) => None,
+        }
+    }
+
+    /// The app that was dialled, where that was not its caller's sidecar.
+    pub(crate) fn target(&self) -> Option<&[u8]> {
+        match self.dialed.as_deref()? {
+            Dialed::By(_) => None,
+            Dialed::For(target) => Some(target),
+        }
+    }
+
     pub(crate) fn new(socket: SocketKey, listener: ListenerKind, app: usize) -> Self {
         Self {
             socket,
             listener,
             app,
             proof: Proof::None,
-            caller: None,
+            dialed: None,
             address: None,
             state: State::Idle,
             input: Input::default(),

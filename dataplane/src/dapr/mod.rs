@@ -206,6 +206,23 @@ pub fn interpret_inbound(request: &Request<'_>, notes: &mut CallNotes) -> Asked 
     }
 }
 
+/// Reads a plain request to the address of an app, `target`, by somebody who does not know of a
+/// sidecar: a call of that app, whatever else the request says, where calls are allowed.
+pub fn interpret_captured(
+    request: &Request<'_>,
+    target: &[u8],
+    allowed: &Allowed,
+    notes: &mut CallNotes,
+) -> Asked {
+    if !allowed.has_invoke {
+        notes.clear();
+        return Asked::NoTarget;
+    }
+    let asked = interpret_inbound(request, notes);
+    notes.target.extend_from_slice(target);
+    asked
+}
+
 /// Leaves the decoded path in `notes.method`.
 fn read_target<'a>(request: &Request<'a>, notes: &mut CallNotes) -> Result<Target<'a>, BadTarget> {
     let target = path::split_target(request.method, request.target)?;
@@ -385,6 +402,34 @@ mod tests {
         ] {
             assert_eq!(asked(&request("GET", target)), want, "{case}");
         }
+    }
+
+    /// To whom a captured request goes is the kernel's to say, whatever it says itself.
+    #[test]
+    fn a_captured_request_is_a_call_of_whom_was_dialled() {
+        let mut notes = CallNotes::default();
+        for (case, target, want) in [
+            ("root", "/", ""),
+            ("a path", "/pay?x=1", "pay"),
+            ("another's invocation", "/v1.0/invoke/B/method/x", "v1.0/invoke/B/method/x"),
+            ("a route of the API", "/v1.0/shutdown", "v1.0/shutdown"),
+            ("dots", "/a/../b", "b"),
+        ] {
+            let request = Request {
+                app_id_header: Some(b"hdr"),
+                authorization: Some(BASIC_APP),
+                ..request("POST", target)
+            };
+            let asked = interpret_captured(&request, b"checkout.prod", &Allowed::ALL, &mut notes);
+            assert_eq!(asked, Asked::Invoke { app_id_header_used: false }, "{case}");
+            assert_eq!(notes.target, b"checkout.prod", "{case}");
+            assert_eq!(notes.method, want.as_bytes(), "{case}");
+        }
+        let mut without_invoke = Allowed::ALL;
+        without_invoke.has_invoke = false;
+        let asked =
+            interpret_captured(&request("GET", "/x"), b"checkout", &without_invoke, &mut notes);
+        assert_eq!((asked, &notes.target[..]), (Asked::NoTarget, &b""[..]));
     }
 
     #[test]

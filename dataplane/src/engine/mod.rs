@@ -47,7 +47,7 @@ mod token;
 mod uring;
 mod waker;
 
-pub(crate) use caller::caller;
+pub(crate) use caller::{Target, caller, target};
 pub use choose::{Choice, Selected, Unusable, epoll, probe, uring};
 pub use chunk::{Chunk, ChunkWriter};
 pub(crate) use credentials::peer_user;

@@ -47,6 +47,14 @@ impl Listener {
     fn may_be_dialed_by(&self, socket: &OwnedFd) -> bool {
         self.caller.is_none_or(|caller| engine::caller(socket) == Some(caller))
     }
+
+    fn hand<E: Engine>(&self, socket: OwnedFd, relay: &mut Relay<E>) {
+        let Some(app) = self.app else { return };
+        match self.caller {
+            Some(_) => relay.accept_steered(socket, self.kind, app),
+            None => relay.accept(socket, self.kind, app),
+        }
+    }
 }
 
 impl Listeners {
@@ -152,7 +160,7 @@ impl Admission {
             relay.counters.callers_refused.add(1);
             return;
         }
-        let Listener { id, kind, app: Some(app), .. } = listener else { return };
+        let Listener { id, app: Some(_), .. } = listener else { return };
         // Another worker may know a listener that is being closed no more.
         let accepts = listeners.accepts(key);
         let chosen = if accepts { self.least_loaded() } else { self.own.index() };
@@ -162,12 +170,12 @@ impl Admission {
         }
         self.mailboxes[chosen].add_load();
         if chosen == self.own.index() {
-            return relay.accept(socket, kind, app);
+            return listener.hand(socket, relay);
         }
         // A worker that does not read its mailbox is stuck; this one still serves.
         let sent = self.mailboxes[chosen].try_put(ToWorker::Connection { socket, listener: id });
         if let Err(ToWorker::Connection { socket, .. }) = sent {
-            relay.accept(socket, kind, app);
+            listener.hand(socket, relay);
         }
     }
 

@@ -59,7 +59,7 @@ impl<E: Engine> Relay<E> {
         bytes: &[u8],
     ) -> Result<(Way, FieldSet), Cause> {
         let connection = self.connections.find_mut(key).expect("its head has just been read");
-        let (listener, caller) = (connection.listener, connection.caller);
+        let (listener, caller) = (connection.listener, connection.caller());
         let planner = Planner {
             exchange: &mut connection.exchange,
             head: &self.request_head,

@@ -56,9 +56,9 @@ pub(crate) use view::View;
 use crate::{
     adoption::{Adoption, Difference},
     clock::Instant,
-    connection::{Buffers, Connection, ConnectionKey, State},
+    connection::{Buffers, Connection, ConnectionKey, Dialed, State},
     draw::Draw,
-    engine::{self, Engine, Event, Operation, SocketKey},
+    engine::{self, Engine, Event, Operation, SocketKey, Target},
     http::{RequestHead, ResponseHead, date::DateCache},
     limits::{
         HEAD_BYTES_MAX, HEAD_TIMEOUT, RELAY_HIGH_BYTES, RELAY_LOW_BYTES, RETRY_BYTES_MAX,
@@ -279,27 +279,51 @@ impl<E: Engine> Relay<E> {
     /// A connection that another worker accepted; if its listener is gone by now, so is the
     /// connection.
     pub(crate) fn accept_from(&mut self, socket: OwnedFd, listener: ListenerId) {
-        let listener = self.view.snapshot.find_listener(listener);
-        if let Some((kind, app)) = listener.map(|listener| (listener.kind, listener.app)) {
-            self.accept(socket, kind, app as usize);
+        let Some(listener) = self.view.snapshot.find_listener(listener) else { return };
+        let (kind, app, is_steered) = (listener.kind, listener.app, listener.caller.is_some());
+        match is_steered {
+            true => self.accept_steered(socket, kind, app as usize),
+            false => self.accept(socket, kind, app as usize),
         }
     }
 
-    pub(crate) fn accept(&mut self, socket: OwnedFd, listener: ListenerKind, app: usize) {
-        let proof = match listener {
-            ListenerKind::Peer => guards::proof_of(&socket, self.user),
-            ListenerKind::Api | ListenerKind::Inbound | ListenerKind::Public => Proof::None,
+    /// At a listener where the kernel knows who dials, it also knows whom.
+    pub(crate) fn accept_steered(&mut self, socket: OwnedFd, listener: ListenerKind, app: usize) {
+        let dialed = match engine::target(&socket) {
+            Target::None => None,
+            Target::Named(name) => Some(Box::new(Dialed::For(name))),
+            // What it would ask for must not be taken for what our own API is asked for.
+            Target::Gone => return self.counters.callers_refused.add(1),
         };
+        self.accept_dialed(socket, listener, app, dialed);
+    }
+
+    pub(crate) fn accept(&mut self, socket: OwnedFd, listener: ListenerKind, app: usize) {
         let caller = match listener {
             ListenerKind::Inbound => self.find_caller(&socket),
             ListenerKind::Api | ListenerKind::Peer | ListenerKind::Public => None,
+        };
+        let dialed = caller.map(|app| Box::new(Dialed::By(app)));
+        self.accept_dialed(socket, listener, app, dialed);
+    }
+
+    fn accept_dialed(
+        &mut self,
+        socket: OwnedFd,
+        listener: ListenerKind,
+        app: usize,
+        dialed: Option<Box<Dialed>>,
+    ) {
+        let proof = match listener {
+            ListenerKind::Peer => guards::proof_of(&socket, self.user),
+            ListenerKind::Api | ListenerKind::Inbound | ListenerKind::Public => Proof::None,
         };
         let address = self.address_for_limits(&socket, listener, app);
         let socket = self.engine.adopt(socket);
         let mut connection = Connection::new(socket, listener, app);
         connection.address = address;
         connection.proof = proof;
-        connection.caller = caller;
+        connection.dialed = dialed;
         connection.deadline = Some(self.now + HEAD_TIMEOUT);
         let key = self.connections.insert(connection);
         self.owners.set(socket, Owner::Downstream(key));

@@ -57,6 +57,11 @@ impl<E: Engine> Relay<E> {
     /// replace.
     pub(super) fn observe_plan(&mut self, key: ConnectionKey, bytes: &[u8]) -> FieldSet {
         let Some(connection) = self.connections.find_mut(key) else { return FieldSet::default() };
+        let apps = &self.view.snapshot.apps;
+        let caller = (connection.listener == ListenerKind::Inbound).then(|| {
+            let app = connection.caller().and_then(|number| apps.get(number as usize));
+            app.map_or("", |app| app.id.as_str())
+        });
         let exchange = &mut connection.exchange;
         let Some(observed) = &mut exchange.observed else { return FieldSet::default() };
         let planned = Planned {
@@ -65,6 +70,7 @@ impl<E: Engine> Relay<E> {
             method: &exchange.notes.method,
             head: &self.request_head,
             bytes,
+            caller,
         };
         self.telemetry.on_plan(observed, &planned, &mut self.lines)
     }

@@ -4,7 +4,7 @@
 
 use super::Relay;
 use crate::{
-    connection::{Connection, ConnectionKey, State},
+    connection::{Connection, ConnectionKey, Dialed, State},
     dapr::{self, Asked, external::LookupError},
     engine::{Chunk, Engine},
     error::Cause,
@@ -121,7 +121,8 @@ impl<E: Engine> Relay<E> {
         if connection.listener == ListenerKind::Peer {
             return self.call(key, chunk);
         }
-        let is_api = connection.listener == ListenerKind::Api;
+        // Who does not know of a sidecar has no token for it, and no browser asks it for leave.
+        let is_api = connection.listener == ListenerKind::Api && connection.target().is_none();
         if is_api && self.ask_cors(key, &chunk) {
             return self.answer_preflight(key, chunk);
         }
@@ -145,13 +146,19 @@ impl<E: Engine> Relay<E> {
     fn interpret(&mut self, key: ConnectionKey, bytes: &[u8]) -> Asked {
         let connection = self.connections.find_mut(key).expect("its head has just been read");
         let request = dapr::Request::of(&self.request_head, bytes);
-        let notes = &mut connection.exchange.notes;
-        match connection.listener {
+        let Connection { listener, app, dialed, exchange, .. } = connection;
+        let notes = &mut exchange.notes;
+        match *listener {
             ListenerKind::Inbound => dapr::interpret_inbound(&request, notes),
             ListenerKind::Public => Asked::Local(dapr::interpret_public(&request, notes)),
             ListenerKind::Api | ListenerKind::Peer => {
-                let allowed = self.view.app(connection.app).guards.allowed();
-                dapr::interpret_allowed(&request, allowed, notes)
+                let allowed = self.view.app(*app).guards.allowed();
+                match dialed.as_deref() {
+                    Some(Dialed::For(target)) => {
+                        dapr::interpret_captured(&request, target, allowed, notes)
+                    }
+                    Some(Dialed::By(_)) | None => dapr::interpret_allowed(&request, allowed, notes),
+                }
             }
         }
     }

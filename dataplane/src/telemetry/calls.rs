@@ -37,6 +37,9 @@ pub(crate) struct Planned<'a> {
     pub(crate) method: &'a [u8],
     pub(crate) head: &'a RequestHead,
     pub(crate) bytes: &'a [u8],
+    /// Who calls, by the kernel's word: nothing for processes of no app. `None`: the head says it,
+    /// as the caller's sidecar wrote it.
+    pub(crate) caller: Option<&'a str>,
 }
 
 /// How an exchange ended for its client.
@@ -214,9 +217,11 @@ impl Telemetry {
     }
 
     fn note_caller(&mut self, observed: &mut Observed, planned: &Planned<'_>) {
-        observed.caller = match observed.side {
-            Side::Api | Side::Public => observed.app.name(&mut self.names),
-            Side::Peer => {
+        observed.caller = match (observed.side, planned.caller) {
+            (Side::Api | Side::Public, _) => observed.app.name(&mut self.names),
+            (Side::Peer, Some("")) => NameId::EMPTY,
+            (Side::Peer, Some(caller)) => self.names.intern(caller.as_bytes()),
+            (Side::Peer, None) => {
                 let line = planned.head.lines.find(Field::DaprCallerAppId);
                 line.map_or(NameId::EMPTY, |line| self.names.intern(line.value.of(planned.bytes)))
             }

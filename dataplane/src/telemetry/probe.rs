@@ -37,6 +37,7 @@ impl Probe {
             method: b"checkout/100",
             head,
             bytes,
+            caller: None,
         };
         self.telemetry.on_plan(&mut observed, &planned, &mut self.lines);
         observed.on_attempt(self.now);

@@ -12,7 +12,9 @@ pub struct Member {
     pub role: u16,
     /// Where its API is, on 127.0.0.1; 0: it is not steered.
     pub api_port: u16,
-    pub reserved: u32,
+    /// [`Capture`]
+    pub capture: u16,
+    pub reserved: u16,
 }
 
 const _: () = assert!(size_of::<Member>() == 16, "the layout of a map's value");
@@ -25,6 +27,18 @@ pub enum Role {
     DataPlane = 2,
 }
 
+/// What becomes of an app's connects to an address that stands for another app.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Capture {
+    #[default]
+    Off = 0,
+    /// They go where they asked to go, and are counted.
+    Shadow = 1,
+    /// They are calls of that app, by the caller's own API.
+    On = 2,
+}
+
 /// The kernel's answer to the question who dialled.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -33,7 +47,8 @@ pub struct Identity {
     pub cgroup: u64,
     pub app: u64,
     pub pid: u32,
-    pub reserved: u32,
+    /// Number of the [`Name`] that the dialled address stands for; 0: it stands for itself.
+    pub target: u32,
 }
 
 const _: () = assert!(size_of::<Identity>() == 24, "the layout that getsockopt gives");
@@ -64,3 +79,86 @@ pub struct Flow {
 }
 
 const _: () = assert!(size_of::<Flow>() == 48, "the layout of a map's key");
+
+/// An app as callers name it, `id` or `id.namespace`, padded with zeros.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Name {
+    words: [u64; NAME_WORDS],
+}
+
+/// Of a [`Name`]; longer than any name that a resolver would take for one label and its domain.
+pub const NAME_BYTES_MAX: usize = 127;
+
+const NAME_WORDS: usize = 16;
+
+const _: () = assert!(size_of::<Name>() == 128, "the layout of a map's value");
+const _: () = assert!(NAME_BYTES_MAX < size_of::<Name>(), "a zero ends it");
+
+impl Name {
+    /// `None` for a name that is empty, too long, or has a zero in it.
+    pub fn new(name: &[u8]) -> Option<Self> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(&0) {
+            return None;
+        }
+        let mut words = [0; NAME_WORDS];
+        for (index, byte) in name.iter().enumerate() {
+            words[index / 8] |= u64::from_ne_bytes(place(*byte, index % 8));
+        }
+        Some(Self { words })
+    }
+
+    /// As it lies in memory.
+    pub const fn words(&self) -> &[u64; NAME_WORDS] {
+        &self.words
+    }
+
+    /// The bytes before the first zero, written into `room`.
+    pub fn read<'r>(&self, room: &'r mut [u8; 128]) -> &'r [u8] {
+        for (chunk, word) in room.chunks_exact_mut(8).zip(self.words) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
+        let end = room.iter().position(|byte| *byte == 0).unwrap_or(room.len());
+        &room[..end]
+    }
+
+    /// What [`Identity::target`] calls it: never 0. FNV-1a, so that a number means the same name
+    /// whoever gave it and whenever; control refuses two names with the same.
+    pub fn number(name: &[u8]) -> u32 {
+        let hash = name.iter().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        });
+        if hash == 0 { 1 } else { hash }
+    }
+}
+
+impl Default for Name {
+    fn default() -> Self {
+        Self { words: [0; NAME_WORDS] }
+    }
+}
+
+fn place(byte: u8, at: usize) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[at] = byte;
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_back_as_they_were() {
+        let long = [b'x'; NAME_BYTES_MAX + 1];
+        for (case, name) in [("empty", &b""[..]), ("too long", &long), ("a zero", b"a\0b")] {
+            assert_eq!(Name::new(name), None, "{case}");
+        }
+        for name in [&b"a"[..], b"orders", b"orders.prod", b"12345678", &long[1..]] {
+            let mut room = [7; 128];
+            assert_eq!(Name::new(name).unwrap().read(&mut room), name);
+            assert_ne!(Name::number(name), 0);
+        }
+        assert_ne!(Name::number(b"orders"), Name::number(b"orders.prod"));
+    }
+}

@@ -22,9 +22,13 @@ pub struct Pair {
     pub passed: u64,
     pub redirected: u64,
     pub denied: u64,
+    /// Taken for calls.
+    pub captured: u64,
+    /// Would have been.
+    pub shadowed: u64,
 }
 
-const _: () = assert!(size_of::<Pair>() == 24, "the layout of a map's value");
+const _: () = assert!(size_of::<Pair>() == 40, "the layout of a map's value");
 
 /// A process of no registered cgroup.
 pub const STRANGER: u64 = 0;
@@ -85,6 +89,8 @@ pub struct Facts {
     pub caller: u64,
     /// The caller is steered and asked for its sidecar.
     pub asks_sidecar: bool,
+    /// The caller's connects are captured, and it asked for an address that stands for an app.
+    pub asks_app: bool,
     /// Who listens where it asked to go.
     pub place: Option<Place>,
     /// The rule of this pair; of anybody and the callee.
@@ -102,6 +108,8 @@ pub enum Decision {
     Identify,
     /// To the caller's own API, which learns who it is.
     ToApi,
+    /// As [`Decision::ToApi`], and the API learns which app was asked for.
+    Capture,
     /// To the callee's inbound port, which learns who it is.
     ToInbound,
     /// A connection that goes round the sidecar, and must not.
@@ -113,6 +121,9 @@ pub enum Decision {
 /// The caller is no data plane.
 #[inline(always)]
 pub fn decide(facts: &Facts) -> Decision {
+    if facts.asks_app {
+        return Decision::Capture;
+    }
     if facts.asks_sidecar {
         return Decision::ToApi;
     }
@@ -166,8 +177,10 @@ mod tests {
             ("redirected", ORDERS, app, None, redirect, Decision::ToInbound),
             ("a redirected stranger", STRANGER, app, None, redirect, Decision::ToInbound),
         ] {
-            let facts = Facts { caller, asks_sidecar: false, place, rule, rule_of_anybody };
+            let facts = Facts { caller, place, rule, rule_of_anybody, ..Facts::default() };
             assert_eq!(decide(&facts), want, "{case}");
+            let captured = Facts { asks_app: true, ..facts };
+            assert_eq!(decide(&captured), Decision::Capture, "{case}, captured");
             let facts = Facts { asks_sidecar: true, ..facts };
             assert_eq!(decide(&facts), Decision::ToApi, "{case}, asking its sidecar");
         }

@@ -48,10 +48,12 @@ pub enum Counter {
     PlaneDead,
     /// In another network namespace; left alone.
     Elsewhere,
+    /// Taken for a call of an app.
+    Captured,
 }
 
 impl Counter {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Connects,
         Self::Steered,
         Self::Redirected,
@@ -62,6 +64,7 @@ impl Counter {
         Self::EventsLost,
         Self::PlaneDead,
         Self::Elsewhere,
+        Self::Captured,
     ];
     pub const COUNT: usize = Self::ALL.len();
 }

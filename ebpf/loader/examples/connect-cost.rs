@@ -133,7 +133,8 @@ fn prepare(case: Case, start: &Start, group: u64, port: u16) -> Result<Kernel, B
     let mut kernel = Kernel::start(start)?;
     let mut members = BTreeMap::new();
     if case != Case::Stranger {
-        let member = Member { app: APP, role: Role::App as u16, api_port: port, reserved: 0 };
+        let member =
+            Member { app: APP, role: Role::App as u16, api_port: port, ..Member::default() };
         members.insert(group, member);
     }
     kernel.tables.set_members(&members)?;

@@ -4,6 +4,8 @@
 //!   links of this build there ──► open their maps ─────────────────────────────► write
 //!   none, or of another build ──► load ──► fill ──► attach, pin ──► take the others off
 //! ```
+//! Maps of an earlier layout that are the same in ours are handed on with what is in them, so that
+//! connections which were dialled under the old programs are known to the new ones.
 //! Nothing is steered by half: maps are filled before programs are attached, and connects are
 //! judged from the moment that all programs that hand over identities are in place.
 
@@ -15,7 +17,7 @@ use crate::{
     events::Events,
     link::{self, AttachType},
     netns,
-    object::{self, OBJECT},
+    object::Build,
     pins::{self, Pins},
     raw::Raw,
 };
@@ -55,6 +57,7 @@ pub struct Kernel {
     is_new: bool,
     pins: Pins,
     cgroup: PathBuf,
+    build: Build,
 }
 
 impl Kernel {
@@ -63,14 +66,24 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses, or what it takes is missing.
     pub fn start(start: &Start) -> Result<Self, KernelError> {
+        Self::start_build(start, Build::THIS)
+    }
+
+    /// The same with another build of the programs than this executable's.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or what it takes is missing.
+    pub fn start_build(start: &Start, build: Build) -> Result<Self, KernelError> {
         pins::ensure_file_system(&start.file_system)?;
-        let pins = Pins::new(&start.file_system, &start.name);
+        let pins = Pins::of_layout(&start.file_system, &start.name, build.layout);
         pins.create()?;
-        let is_new = !is_attached(&pins.links(&object::name(), cgroup_id(&start.cgroup)?));
-        if !has_maps(&pins.maps()) {
-            make_maps(&pins.maps())?;
-        }
+        let is_new = !is_attached(&pins.links(&build.name(), cgroup_id(&start.cgroup)?));
         let maps = pins.maps();
+        if !build.maps.iter().all(|(name, _)| maps.join(name).exists()) {
+            pins.hand_on(build.maps)?;
+            // All that is missing is made and pinned; the programs are not kept.
+            load(&build, &maps)?;
+        }
         let settings = open(&maps, "SETTINGS", Map::Array)?;
         let wanted = Settings {
             netns: netns::cookie().map_err(KernelError::Namespace)?,
@@ -78,11 +91,11 @@ impl Kernel {
             when_dead: start.when_dead as u16,
             reserved: 0,
         };
-        let tables = Tables::open(&maps)?;
+        let tables = Tables::open(&maps, &build)?;
         let rules = Rules::open(&maps)?;
         let events = Events::open(&maps)?;
         let cgroup = start.cgroup.clone();
-        Ok(Self { tables, rules, events, settings, wanted, is_new, pins, cgroup })
+        Ok(Self { tables, rules, events, settings, wanted, is_new, pins, cgroup, build })
     }
 
     /// From here on connects are steered and judged by what the maps say. Call it once they are
@@ -93,9 +106,9 @@ impl Kernel {
     pub fn attach(&mut self) -> Result<(), KernelError> {
         let failed = |e| KernelError::Map { map: "SETTINGS", reason: text(&e) };
         self.settings.set(0, Raw(self.wanted), 0).map_err(failed)?;
-        let links = self.pins.links(&object::name(), cgroup_id(&self.cgroup)?);
+        let links = self.pins.links(&self.build.name(), cgroup_id(&self.cgroup)?);
         if self.is_new {
-            let result = load(&self.pins.maps()).and_then(|mut ebpf| {
+            let result = load(&self.build, &self.pins.maps()).and_then(|mut ebpf| {
                 pins::make_directory(&links)?;
                 attach_all(&mut ebpf, &self.cgroup, &links)
             });
@@ -132,22 +145,13 @@ fn is_attached(links: &Path) -> bool {
     PROGRAMS.iter().all(|program| links.join(pin_name(program.symbol)).exists())
 }
 
-fn has_maps(maps: &Path) -> bool {
-    MAPS.iter().all(|name| maps.join(name).exists())
-}
-
-/// All that is missing of them; pinned as they are made.
-fn make_maps(maps: &Path) -> Result<(), KernelError> {
-    load(maps).map(drop)
-}
-
-fn load(maps: &Path) -> Result<Ebpf, KernelError> {
+fn load(build: &Build, maps: &Path) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::DISABLE);
-    for name in MAPS {
+    for (name, _) in build.maps {
         loader.map_pin_path(name, maps.join(name));
     }
-    loader.load(OBJECT).map_err(|e| KernelError::Maps { reason: text(&e) })
+    loader.load(build.object).map_err(|e| KernelError::Maps { reason: text(&e) })
 }
 
 pub(crate) fn open<T>(
@@ -214,19 +218,4 @@ const PROGRAMS: [Attached; 6] = [
     Attached::new("ringcar_getpeername6", AttachType::Getpeername6),
     Attached::new("ringcar_connect4", AttachType::Connect4),
     Attached::new("ringcar_connect6", AttachType::Connect6),
-];
-
-const MAPS: [&str; 12] = [
-    "COUNTERS",
-    "DIALED",
-    "EVENTS",
-    "FLOWS",
-    "GENERATION",
-    "LOCAL_IPS",
-    "MEMBERS",
-    "PAIRS",
-    "PEERS",
-    "PLACES",
-    "RULES",
-    "SETTINGS",
 ];

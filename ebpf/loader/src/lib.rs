@@ -23,5 +23,6 @@ pub use error::KernelError;
 pub use events::Events;
 pub use kernel::{Kernel, Start};
 pub use netns::cookie as netns_cookie;
+pub use object::Build;
 pub use rules::{Rule, Rules};
 pub use tables::{PairCount, Tables};

@@ -34,21 +34,34 @@ pub(crate) fn attach(
     pin: &Path,
 ) -> io::Result<()> {
     let link = create(program, cgroup, to)?;
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let attributes =
-        Pin { path: path.as_ptr() as u64, fd: link.as_raw_fd().cast_unsigned(), ..Pin::default() };
-    call(BPF_OBJ_PIN, &attributes).map(drop)
+    pin_at(&link, pin)
+}
+
+/// What is pinned at one path is pinned at another one, too.
+pub(crate) fn pin_again(from: &Path, to: &Path) -> io::Result<()> {
+    pin_at(&open(from)?, to)
 }
 
 /// Takes the program off at once; merely removing the file lets it run on for a moment.
 pub(crate) fn detach(pin: &Path) -> io::Result<()> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let attributes = Pin { path: path.as_ptr() as u64, ..Pin::default() };
-    let link = call(BPF_OBJ_GET, &attributes)?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else has its number.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let link = open(pin)?;
     let attributes = Detach { fd: link.as_raw_fd().cast_unsigned(), ..Detach::default() };
     call(BPF_LINK_DETACH, &attributes).map(drop)
+}
+
+fn pin_at(object: &OwnedFd, pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let fd = object.as_raw_fd().cast_unsigned();
+    let attributes = Pin { path: path.as_ptr() as u64, fd, ..Pin::default() };
+    call(BPF_OBJ_PIN, &attributes).map(drop)
+}
+
+fn open(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let attributes = Pin { path: path.as_ptr() as u64, ..Pin::default() };
+    let object = call(BPF_OBJ_GET, &attributes)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else has its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(object) })
 }
 
 fn create(program: impl AsFd, cgroup: impl AsFd, to: AttachType) -> io::Result<OwnedFd> {

@@ -7,13 +7,34 @@
 #![forbid(unsafe_code)]
 
 use aya::include_bytes_aligned;
+use ebpf_common::{LAYOUT, MAPS};
 
-pub(crate) static OBJECT: &[u8] = include_bytes_aligned!("../../prebuilt/ringcar.bpf.o");
-
-/// Names one build of the programs (FNV-1a over the object).
-pub(crate) fn name() -> String {
-    let hash = OBJECT.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{hash:016x}")
+/// Programs, and what their maps are like.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    pub object: &'static [u8],
+    pub layout: u32,
+    /// With the layout that each one is of; see [`ebpf_common::MAPS`].
+    pub maps: &'static [(&'static str, u32)],
 }
+
+impl Build {
+    /// Of this executable.
+    pub const THIS: Self = Self { object: OBJECT, layout: LAYOUT, maps: &MAPS };
+
+    /// Unlike any other's (FNV-1a over the object, and the layout).
+    pub(crate) fn name(&self) -> String {
+        let layout = self.layout.to_le_bytes();
+        let hash =
+            self.object.iter().chain(&layout).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        format!("{hash:016x}")
+    }
+
+    pub(crate) fn has_map(&self, name: &str) -> bool {
+        self.maps.iter().any(|(known, _)| *known == name)
+    }
+}
+
+static OBJECT: &[u8] = include_bytes_aligned!("../../prebuilt/ringcar.bpf.o");

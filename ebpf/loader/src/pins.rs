@@ -6,7 +6,7 @@
 //! ```
 //! A new build of the programs with the same layout goes on with the maps of the old one: it is
 //! attached before the old one is taken off, and for that moment both do the same with the same
-//! values.
+//! values. One of a later layout goes on with those maps that are in it as they were.
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ pub const FILE_SYSTEM: &str = "/sys/fs/bpf";
 pub struct Pins {
     root: PathBuf,
     name: String,
+    layout: u32,
 }
 
 /// What is pinned under one name.
@@ -38,7 +39,11 @@ pub struct Pinned {
 impl Pins {
     /// `name` may be anything; the directory's is made of it.
     pub fn new(file_system: &Path, name: &str) -> Self {
-        Self { root: file_system.join("ringcar"), name: directory_name(name) }
+        Self::of_layout(file_system, name, ebpf_common::LAYOUT)
+    }
+
+    pub(crate) fn of_layout(file_system: &Path, name: &str, layout: u32) -> Self {
+        Self { root: file_system.join("ringcar"), name: directory_name(name), layout }
     }
 
     pub fn directory(&self) -> PathBuf {
@@ -46,7 +51,30 @@ impl Pins {
     }
 
     pub(crate) fn maps(&self) -> PathBuf {
-        self.directory().join(format!("maps-v{}", ebpf_common::LAYOUT))
+        self.maps_of(self.layout)
+    }
+
+    fn maps_of(&self, layout: u32) -> PathBuf {
+        self.directory().join(format!("{MAPS_PREFIX}{layout}"))
+    }
+
+    /// Pins what earlier layouts have and this one has alike, under this one's name, too.
+    pub(crate) fn hand_on(&self, maps: &[(&str, u32)]) -> Result<(), KernelError> {
+        let named = subdirectories(&self.directory()).into_iter().map(|path| name_of(&path));
+        let layouts = named.filter_map(|name| name.strip_prefix(MAPS_PREFIX)?.parse().ok());
+        let mut earlier: Vec<u32> = layouts.filter(|layout| *layout < self.layout).collect();
+        earlier.sort_unstable_by(|a, b| b.cmp(a));
+        for (name, since) in maps {
+            let to = self.maps().join(name);
+            let from = earlier.iter().filter(|layout| *layout >= since);
+            let from =
+                from.map(|layout| self.maps_of(*layout).join(name)).find(|path| path.exists());
+            if let Some(from) = from.filter(|_| !to.exists()) {
+                let failed = |reason| KernelError::Pin { path: to.clone(), reason };
+                link::pin_again(&from, &to).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn links(&self, object: &str, cgroup: u64) -> PathBuf {
@@ -185,6 +213,8 @@ fn directory_name(name: &str) -> String {
     let name: String = name.chars().map(plain).take(NAME_BYTES_MAX).collect();
     if name.is_empty() { "_".to_owned() } else { name }
 }
+
+const MAPS_PREFIX: &str = "maps-v";
 
 /// Of a directory's name; a host's name has at most 64.
 const NAME_BYTES_MAX: usize = 64;

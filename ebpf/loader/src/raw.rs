@@ -1,7 +1,7 @@
 //! Keys and values as the bytes that the kernel sees.
 
 use aya::Pod;
-use ebpf_common::{Endpoint, Flow, Identity, Ip, Member, Pair, Place, RuleKey, Settings};
+use ebpf_common::{Endpoint, Flow, Identity, Ip, Member, Name, Pair, Place, RuleKey, Settings};
 
 /// A value of a map; what it wraps may be any bytes.
 #[repr(transparent)]
@@ -16,6 +16,7 @@ impl Plain for Flow {}
 impl Plain for Identity {}
 impl Plain for Ip {}
 impl Plain for Member {}
+impl Plain for Name {}
 impl Plain for Pair {}
 impl Plain for Place {}
 impl Plain for RuleKey {}

@@ -5,9 +5,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{KernelError, error::text, kernel::open, raw::Raw};
+use crate::{Build, KernelError, error::text, kernel::open, raw::Raw};
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
-use ebpf_common::{Counter, Endpoint, Ip, Member, Pair, Place, RuleKey};
+use ebpf_common::{Counter, Endpoint, Ip, Member, Name, Pair, Place, RuleKey};
 use std::{
     collections::{BTreeMap, HashMap as Known},
     hash::Hash,
@@ -18,6 +18,8 @@ pub struct Tables {
     members: Table<u64, Raw<Member>>,
     places: Table<Raw<Endpoint>, Raw<Place>>,
     local_ips: Table<Raw<Ip>, u32>,
+    /// `None`: the programs know of none.
+    virtuals: Option<Virtuals>,
     counters: PerCpuArray<MapData, u64>,
     pairs: PerCpuHashMap<MapData, Raw<RuleKey>, Raw<Pair>>,
 }
@@ -31,11 +33,12 @@ pub struct PairCount {
 }
 
 impl Tables {
-    pub(crate) fn open(maps: &Path) -> Result<Self, KernelError> {
+    pub(crate) fn open(maps: &Path, build: &Build) -> Result<Self, KernelError> {
         Ok(Self {
             members: Table::open(maps, "MEMBERS")?,
             places: Table::open(maps, "PLACES")?,
             local_ips: Table::open(maps, "LOCAL_IPS")?,
+            virtuals: build.has_map("VIRTUALS").then(|| Virtuals::open(maps)).transpose()?,
             counters: open(maps, "COUNTERS", Map::PerCpuArray)?,
             pairs: open(maps, "PAIRS", Map::PerCpuLruHashMap)?,
         })
@@ -64,6 +67,36 @@ impl Tables {
         self.local_ips.set(wanted.into_iter().map(|ip| (Raw(ip), 1)))
     }
 
+    /// Addresses that stand for apps, by the names of these; port 0 is any port. A name that cannot
+    /// be told to the kernel must not be among them, nor two with one number.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn set_virtuals(&mut self, wanted: &BTreeMap<Endpoint, String>) -> Result<(), KernelError> {
+        let Some(virtuals) = &mut self.virtuals else { return Ok(()) };
+        let names = || {
+            wanted.values().filter_map(|name| {
+                Some((Name::number(name.as_bytes()), Raw(Name::new(name.as_bytes())?)))
+            })
+        };
+        // A number is never without its name while an address has it.
+        virtuals.names.add(names())?;
+        let numbers = wanted.iter().map(|(at, name)| (Raw(*at), Name::number(name.as_bytes())));
+        virtuals.numbers.set(numbers)?;
+        virtuals.names.set(names())
+    }
+
+    /// What is in force, also by the word of an earlier control.
+    pub fn virtuals(&self) -> BTreeMap<Endpoint, String> {
+        let Some(virtuals) = &self.virtuals else { return BTreeMap::new() };
+        let named = virtuals.numbers.known.iter().filter_map(|(at, number)| {
+            let Raw(name) = virtuals.names.known.get(number)?;
+            let mut room = [0; 128];
+            Some((at.0, String::from_utf8_lossy(name.read(&mut room)).into_owned()))
+        });
+        named.collect()
+    }
+
     /// Over all CPUs, since the maps were made.
     ///
     /// # Errors
@@ -81,6 +114,8 @@ impl Tables {
                 passed: sum.passed + pair.passed,
                 redirected: sum.redirected + pair.redirected,
                 denied: sum.denied + pair.denied,
+                captured: sum.captured + pair.captured,
+                shadowed: sum.shadowed + pair.shadowed,
             })
         };
         let found = self.pairs.iter().filter_map(Result::ok);
@@ -91,6 +126,17 @@ impl Tables {
                 count: sum(&values),
             })
             .collect()
+    }
+}
+
+struct Virtuals {
+    numbers: Table<Raw<Endpoint>, u32>,
+    names: Table<u32, Raw<Name>>,
+}
+
+impl Virtuals {
+    fn open(maps: &Path) -> Result<Self, KernelError> {
+        Ok(Self { numbers: Table::open(maps, "VIRTUALS")?, names: Table::open(maps, "NAMES")? })
     }
 }
 
@@ -114,12 +160,18 @@ impl<K: aya::Pod + Eq + Hash, V: aya::Pod + Eq> Table<K, V> {
         for key in self.known.keys().filter(|key| !wanted.contains_key(key)) {
             self.map.remove(key).map_err(failed)?;
         }
-        for (key, value) in &wanted {
-            if self.known.get(key) != Some(value) {
+        self.known.retain(|key, _| wanted.contains_key(key));
+        self.add(wanted.into_iter())
+    }
+
+    fn add(&mut self, wanted: impl Iterator<Item = (K, V)>) -> Result<(), KernelError> {
+        let failed = |e| KernelError::Map { map: self.name, reason: text(&e) };
+        for (key, value) in wanted {
+            if self.known.get(&key) != Some(&value) {
                 self.map.insert(key, value, 0).map_err(failed)?;
+                self.known.insert(key, value);
             }
         }
-        self.known = wanted;
         Ok(())
     }
 }

@@ -5,8 +5,8 @@
 
 use crate::{
     maps::{
-        DIALED, EVENTS, GENERATION, LOCAL_IPS, MEMBERS, Outcome, PLACES, RULES, SETTINGS, count,
-        count_pair,
+        DIALED, EVENTS, GENERATION, LOCAL_IPS, MEMBERS, Outcome, PLACES, RULES, SETTINGS, VIRTUALS,
+        count, count_pair,
     },
     storage,
 };
@@ -24,7 +24,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use ebpf_common::{
-    ANYBODY, Action, Counter, Decision, Dialed, Endpoint, Event, EventKind, Facts, Identity, Ip,
+    ANYBODY, Action, Capture, Counter, Decision, Dialed, Endpoint, Event, EventKind, Facts, Identity, Ip,
     Member, Place, Role, RuleKey, STRANGER, Settings, WhenDead, decide,
 };
 
@@ -58,11 +58,22 @@ pub fn on_connect(context: &SockAddrContext, asked: Endpoint) -> Verdict {
     if member.role == Role::DataPlane as u16 {
         return Verdict::Leave;
     }
-    let identity = Identity { cgroup, app: member.app, pid: pid(), reserved: 0 };
+    let mut identity = Identity { cgroup, app: member.app, pid: pid(), target: 0 };
     if is_ours(socket, asked, identity) {
         return Verdict::Leave;
     }
-    let facts = facts(settings, asked, &member, place);
+    let mut facts = facts(settings, asked, &member, place);
+    // From another namespace there is no way to the data plane's loopback.
+    if member.capture != Capture::Off as u16
+        && !is_elsewhere
+        && let Some(target) = find_target(asked)
+    {
+        let is_captured = member.capture == Capture::On as u16 && member.api_port != 0;
+        facts.asks_app = is_captured;
+        identity.target = if is_captured { target } else { 0 };
+        let outcome = if is_captured { Outcome::Captured } else { Outcome::Shadowed };
+        count_pair(member.app, u64::from(target), outcome);
+    }
     let dial = Dial { context, settings, socket, asked, identity };
     match decide(&facts) {
         Decision::Ignore => forget(socket),
@@ -75,6 +86,7 @@ pub fn on_connect(context: &SockAddrContext, asked: Endpoint) -> Verdict {
             false => Verdict::Refuse,
         },
         Decision::ToApi => dial.redirect(member.api_port, Counter::Steered),
+        Decision::Capture => dial.redirect(member.api_port, Counter::Captured),
         Decision::ToInbound if !is_elsewhere => {
             dial.count_pair(place, Outcome::Redirected);
             dial.redirect(place.map_or(0, |place| place.inbound_port), Counter::Redirected)
@@ -192,6 +204,17 @@ fn find_place(asked: Endpoint) -> Option<Place> {
     unsafe { PLACES.get(Endpoint::new(Ip::ANY_LOCAL, asked.port)) }.copied()
 }
 
+/// The number of the name that this address stands for, at this port or at all.
+#[inline(always)]
+fn find_target(asked: Endpoint) -> Option<u32> {
+    // SAFETY: the value is one word; whoever writes it writes it whole.
+    if let Some(target) = unsafe { VIRTUALS.get(asked) } {
+        return Some(*target);
+    }
+    // SAFETY: as above.
+    unsafe { VIRTUALS.get(Endpoint::new(asked.ip, 0)) }.copied()
+}
+
 /// The registered cgroup that the task is in, or the innermost one above it; zeros where there is
 /// none.
 #[inline(always)]
@@ -276,8 +299,11 @@ fn is_ours(socket: *mut bpf_sock, asked: Endpoint, identity: Identity) -> bool {
     let sent_to = unsafe { (*dialed).sent_to };
     let is_ours = sent_to != 0 && asked.port == sent_to && asked.ip == Ip::LOOPBACK_V4;
     if is_ours {
-        // SAFETY: as in `note`.
-        unsafe { (*dialed).identity = identity };
+        // SAFETY: as in `note`. What the address stood for, the first of the two has noted.
+        unsafe {
+            let target = (*dialed).identity.target;
+            (*dialed).identity = Identity { target, ..identity };
+        }
     }
     is_ours
 }

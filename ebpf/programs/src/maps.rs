@@ -11,7 +11,8 @@ use aya_ebpf::{
 };
 use ebpf_common::{
     Counter, Dialed, EVENT_RING_BYTES, Endpoint, FLOWS_MAX, Flow, Identity, Ip, LOCAL_IPS_MAX,
-    MEMBERS_MAX, Member, PAIRS_MAX, PLACES_MAX, Pair, Place, RULES_MAX, RuleKey, Settings,
+    MEMBERS_MAX, Member, Name, PAIRS_MAX, PLACES_MAX, Pair, Place, RULES_MAX, RuleKey, Settings,
+    VIRTUALS_MAX,
 };
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -22,6 +23,13 @@ pub static MEMBERS: HashMap<u64, Member, MEMBERS_MAX, ON_DEMAND> = HashMap::new(
 
 #[btf_map]
 pub static PLACES: HashMap<Endpoint, Place, PLACES_MAX, ON_DEMAND> = HashMap::new();
+
+/// Addresses that stand for apps, by the numbers of their names; port 0 is any port.
+#[btf_map]
+pub static VIRTUALS: HashMap<Endpoint, u32, VIRTUALS_MAX, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub static NAMES: HashMap<u32, Name, VIRTUALS_MAX, ON_DEMAND> = HashMap::new();
 
 /// Addresses of this machine beyond loopback.
 #[btf_map]
@@ -73,9 +81,11 @@ pub fn count(counter: Counter) {
 /// Which of a pair's counters.
 #[derive(Clone, Copy)]
 pub enum Outcome {
+    Captured,
     Denied,
     Passed,
     Redirected,
+    Shadowed,
 }
 
 #[inline(always)]
@@ -90,9 +100,11 @@ pub fn count_pair(caller: u64, callee: u64, outcome: Outcome) {
     // until the program ends (RCU).
     unsafe {
         match outcome {
+            Outcome::Captured => (*pair).captured += 1,
             Outcome::Denied => (*pair).denied += 1,
             Outcome::Passed => (*pair).passed += 1,
             Outcome::Redirected => (*pair).redirected += 1,
+            Outcome::Shadowed => (*pair).shadowed += 1,
         }
     }
 }

@@ -83,8 +83,11 @@ def identity(connection):
         if e.errno in (errno.ENOPROTOOPT, errno.EOPNOTSUPP):
             return "nobody"
         return errno.errorcode[e.errno]
-    cgroup, app, pid, _ = struct.unpack("=QQII", value)
-    return f"{cgroup} {app} {pid}"
+    cgroup, app, pid, target = struct.unpack("=QQII", value)
+    if target == 0:
+        return f"{cgroup} {app} {pid}"
+    name = connection.getsockopt(0x5243, 3, 128).split(b"\0")[0].decode()
+    return f"{cgroup} {app} {pid} {name}"
 
 
 def accept(port):

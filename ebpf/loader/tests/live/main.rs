@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "helpers of tests, outside of what clippy takes for tests")]
 
+mod capture;
 mod identity;
 mod lifecycle;
 mod policy;

@@ -162,7 +162,7 @@ pub(crate) fn id(group: &Path) -> u64 {
 }
 
 pub(crate) fn member(app: u64, api_port: u16) -> Member {
-    Member { app, role: Role::App as u16, api_port, reserved: 0 }
+    Member { app, role: Role::App as u16, api_port, ..Member::default() }
 }
 
 pub(crate) fn place(app: u64, kind: PlaceKind, inbound_port: u16) -> Place {
