@@ -226,6 +226,9 @@ impl Direction {
     }
 }
 
+/// Of a direction that nobody reads, so much waits past TCP, and then what TCP's own buffers take.
+pub const WINDOW_BYTES: u64 = 1 << 20;
+
 /// Where a connection's words are.
 #[inline(always)]
 pub const fn slot_of(ticket: Ticket) -> u32 {

@@ -19,6 +19,7 @@ use std::{
 #[repr(u32)]
 pub(crate) enum AttachType {
     SockOps = 3,
+    SkMsgVerdict = 7,
     Connect4 = 10,
     Connect6 = 11,
     Getsockopt = 21,
@@ -38,6 +39,18 @@ pub(crate) fn attach(
     let attributes =
         Pin { path: path.as_ptr() as u64, fd: link.as_raw_fd().cast_unsigned(), ..Pin::default() };
     call(BPF_OBJ_PIN, &attributes).map(drop)
+}
+
+/// Messages of the sockets that come into `map` from now on go through the program, for as long as
+/// the map is open or pinned.
+pub(crate) fn attach_to_map(program: impl AsFd, map: impl AsFd) -> io::Result<()> {
+    let attributes = ProgramAttach {
+        target: map.as_fd().as_raw_fd().cast_unsigned(),
+        program: program.as_fd().as_raw_fd().cast_unsigned(),
+        attach_type: AttachType::SkMsgVerdict as u32,
+        ..ProgramAttach::default()
+    };
+    call(BPF_PROG_ATTACH, &attributes).map(drop)
 }
 
 /// Takes the program off at once; merely removing the file lets it run on for a moment.
@@ -92,6 +105,17 @@ impl Attributes for LinkCreate {}
 
 #[repr(C)]
 #[derive(Default)]
+struct ProgramAttach {
+    target: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+impl Attributes for ProgramAttach {}
+
+#[repr(C)]
+#[derive(Default)]
 struct Pin {
     path: u64,
     fd: u32,
@@ -113,6 +137,7 @@ impl Attributes for Detach {}
 
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_ATTACH: libc::c_int = 8;
 const BPF_LINK_CREATE: libc::c_int = 28;
 /// Linux 5.9.
 const BPF_LINK_DETACH: libc::c_int = 34;

@@ -10,9 +10,18 @@ use aya::include_bytes_aligned;
 
 pub(crate) static OBJECT: &[u8] = include_bytes_aligned!("../../prebuilt/ringcar.bpf.o");
 
-/// Names one build of the programs (FNV-1a over the object).
+/// Of acceleration, for nodes that have it.
+pub(crate) static ACCELERATE: &[u8] =
+    include_bytes_aligned!("../../prebuilt/accelerate.bpf.o");
+
+/// Names one build of the programs.
 pub(crate) fn name() -> String {
-    let hash = OBJECT.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    name_of(OBJECT)
+}
+
+/// FNV-1a.
+pub(crate) fn name_of(object: &[u8]) -> String {
+    let hash = object.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("{hash:016x}")

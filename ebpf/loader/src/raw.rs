@@ -1,6 +1,7 @@
 //! Keys and values as the bytes that the kernel sees.
 
 use aya::Pod;
+use ebpf_common::accelerate::{Acceleration, End, Hop};
 use ebpf_common::{Endpoint, Flow, Identity, Ip, Member, Pair, Place, RuleKey, Settings};
 
 /// A value of a map; what it wraps may be any bytes.
@@ -11,8 +12,11 @@ pub(crate) struct Raw<T>(pub(crate) T);
 /// Types that are integers through and through.
 pub(crate) trait Plain: Copy + 'static {}
 
+impl Plain for Acceleration {}
+impl Plain for End {}
 impl Plain for Endpoint {}
 impl Plain for Flow {}
+impl Plain for Hop {}
 impl Plain for Identity {}
 impl Plain for Ip {}
 impl Plain for Member {}

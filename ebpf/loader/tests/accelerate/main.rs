@@ -1,0 +1,10 @@
+//! Acceleration, live: real sockets whose bytes go past TCP, with every byte checked.
+//!
+//! Take root; each test that cannot run says so. The test's own process is in a control group that
+//! the programs are attached to, plays the app or the data plane or both, and so does one thing at
+//! a time.
+
+mod hazards;
+
+
+mod support;
