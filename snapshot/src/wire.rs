@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Counts up whenever a message changes its shape. A peer that speaks another protocol is refused
 /// by name.
-pub const PROTOCOL: u16 = 6;
+pub const PROTOCOL: u16 = 7;
 
 /// Largest frame. Routes are cut into parts of ROUTES_PER_FRAME, so this is a mistake, not a state.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -73,6 +73,8 @@ pub enum ToDataPlane {
     /// Whether [`FromDataPlane::Resolve`] is worth a question: some registry knows only what it is
     /// asked for. In force until it is said otherwise, also while control is away; none at first.
     Resolver { exists: bool },
+    /// The map of what was read past TCP, which comes with this frame.
+    Credits,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -27,6 +27,7 @@ use Use::{Address, Apps, Defaults, Flag, Name, Namespace, Steering, Token};
 pub(super) const NODE: &[(&str, Use)] = &[
     ("apps", Apps),
     ("block-shutdown-duration", Flag("dapr-block-shutdown-duration")),
+    ("accelerate", Steering(Steer::NodeAccelerate)),
     ("configuration", Flag("config")),
     ("defaults", Defaults),
     ("enable-api-logging", Flag("enable-api-logging")),
@@ -48,6 +49,7 @@ pub(super) const NODE: &[(&str, Use)] = &[
 ];
 
 pub(super) const APP: &[(&str, Use)] = &[
+    ("accelerate", Steering(Steer::Accelerate)),
     ("address", Address),
     ("allowed-origins", Flag("allowed-origins")),
     ("app-token", Token("APP_API_TOKEN")),

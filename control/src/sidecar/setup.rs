@@ -31,7 +31,7 @@ use crate::{
     publish::Publisher,
     registry::{Registries, RegistryError},
     runtime_dir::{RuntimeDir, RuntimeDirError},
-    steering::{self, Steering, SteeringError},
+    steering::{self, Steering, SteeringError, Wanted},
     supervisor::{Program, Supervisor},
     version,
 };
@@ -113,9 +113,9 @@ pub(crate) async fn prepare_node(
     let mut node = Node::start(&mut config, files, &dir, &name, log);
     let on_control_lost = config.on_control_lost;
     let apps = node.wanted(log);
-    let is_wanted = apps.iter().any(|app| app.steering.is_any());
+    let wanted = Wanted::by(apps.iter().map(|app| &app.steering));
     let pin_name = steering::pin_name(&config.name, dir.path());
-    let steering = Steering::of_node(&config.steering, is_wanted, &pin_name, log)?;
+    let steering = Steering::of_node(&config.steering, wanted, &pin_name, log)?;
     let node = Some(node);
     let plan = Plan { name, base: &config.base, apps, on_control_lost, node, steering };
     let control = start(plan, claim, dir, log).await?;
@@ -211,6 +211,9 @@ async fn start(
         block_duration: base.block_duration,
         graceful_timeout: base.graceful_timeout,
     };
+    if let Some(map) = sidecar.steering.as_ref().and_then(Steering::credits) {
+        sidecar.supervisor.set_credits(map);
+    }
     let numbers = sidecar.inherit(predecessor.as_deref());
     sidecar.take_apps(plan.apps, &held_apps, numbers)?;
     sidecar.steer();

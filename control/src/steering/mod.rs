@@ -4,6 +4,7 @@
 //! ```text
 //!   settings.rs    what the node's file says        compile.rs    apps → maps, pure
 //!   group.rs       the group of our own processes   addresses.rs  this machine's own
+//!   accelerate.rs  bytes past TCP
 //!   denials.rs     what was refused                 privileges.rs given up after loading
 //! ```
 //! Programs outlive control, as the data plane does; the next control finds both. A node that is
@@ -11,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accelerate;
 mod addresses;
 mod compile;
 mod denials;
@@ -26,6 +28,7 @@ use crate::{
     log::Log,
     registry::inotify::{DirectoryWatch, Wake, directory_of},
 };
+use accelerate::{Acceleration, Probe};
 use denials::Denials;
 use ebpf_loader::{
     CgroupError, Cgroups, Kernel, KernelError, Start,
@@ -33,7 +36,7 @@ use ebpf_loader::{
     pins::{self, Pins},
 };
 use group::OwnGroup;
-use settings::Mode;
+use settings::{Accelerate, Mode};
 use sha2::{Digest, Sha256};
 use snapshot::{
     CgroupId,
@@ -60,6 +63,8 @@ pub(crate) enum SteeringError {
     Group(String),
     #[error("{0}")]
     Kernel(#[from] KernelError),
+    #[error("acceleration is to be on and cannot: {0}")]
+    Acceleration(String),
     #[error("cannot wait for the kernel's events: {0}")]
     Wait(io::Error),
 }
@@ -77,9 +82,17 @@ pub(crate) struct Steering {
     problems: Vec<String>,
     denials: Denials,
     groups: Groups,
+    acceleration: Option<Acceleration>,
     /// There were more events than are taken at once.
     more: Notify,
     log: Log,
+}
+
+/// What apps ask for, as far as they are known at the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) any: bool,
+    pub(crate) acceleration: bool,
 }
 
 /// Whether an app, by namespace and id, listens.
@@ -114,26 +127,27 @@ impl Steering {
     /// When it must be on and cannot be.
     pub(crate) fn of_node(
         settings: &NodeSteering,
-        is_wanted: bool,
+        wanted: Wanted,
         name: &str,
         log: &Log,
     ) -> Result<Option<Self>, SteeringError> {
         let log = log.scoped("ringcar.steering");
-        let wanted = match settings.mode {
-            Mode::Auto => is_wanted,
+        let accelerates = wanted.acceleration || settings.accelerate != Accelerate::Off;
+        let is_wanted = match settings.mode {
+            Mode::Auto => wanted.any || accelerates,
             Mode::Off => false,
             Mode::On => true,
         };
-        if !wanted {
+        if !is_wanted {
             // Of an earlier control that was told otherwise.
             if let Err(e) = Pins::new(Path::new(pins::FILE_SYSTEM), name).remove() {
                 log.warning(format_args!("Programs of an earlier control stay attached: {e}"));
             }
             return Ok(None);
         }
-        match Self::start(settings, name, &log) {
+        match Self::start(settings, accelerates, name, &log) {
             Ok(steering) => Ok(Some(steering)),
-            Err(e) if settings.mode == Mode::On => Err(e),
+            Err(e) if settings.mode == Mode::On || settings.accelerate == Accelerate::On => Err(e),
             Err(e) => {
                 log.warning(format_args!(
                     "Steering is off: {e}. Apps must call their sidecar by its own port, and nothing \
@@ -144,19 +158,27 @@ impl Steering {
         }
     }
 
-    fn start(settings: &NodeSteering, name: &str, log: &Log) -> Result<Self, SteeringError> {
+    fn start(
+        settings: &NodeSteering,
+        accelerates: bool,
+        name: &str,
+        log: &Log,
+    ) -> Result<Self, SteeringError> {
         let cgroups = Cgroups::find()?;
         cgroups.id(&settings.cgroup)?;
-        let mut kernel = Kernel::start(&Start {
+        let start = Start {
             file_system: pins::FILE_SYSTEM.into(),
             name: name.to_owned(),
             cgroup: cgroups.directory(&settings.cgroup),
             sidecar_port: settings.port,
             when_dead: settings.when_dead,
-        })?;
+        };
+        let mut kernel = Kernel::start(&start)?;
         let was_there = kernel.is_adopted();
         let own = OwnGroup::enter(&cgroups, name).map_err(SteeringError::Group)?;
         kernel.attach()?;
+        let probe = Probe { start: &start, group: own.id, wish: settings.accelerate };
+        let acceleration = Acceleration::of_node(probe, accelerates, log)?;
         #[expect(
             deprecated,
             reason = "its hazard is a type that changes its descriptor, which an OwnedFd does not; the successor is unsafe"
@@ -183,6 +205,7 @@ impl Steering {
             problems: Vec::new(),
             denials: Denials::default(),
             groups: Groups::default(),
+            acceleration,
             more: Notify::new(),
             log: log.clone(),
         })
@@ -201,6 +224,9 @@ impl Steering {
         let role = Member { role: Role::DataPlane as u16, ..Member::default() };
         members.insert(self.own.id, role);
         members.extend(self.plane.map(|id| (id, role)));
+        if let Some(acceleration) = &mut self.acceleration {
+            acceleration.set(apps, [Some(self.own.id), self.plane], &self.log);
+        }
         let new = maps.problems.iter().filter(|problem| !self.problems.contains(problem));
         new.for_each(|problem| self.log.warning(format_args!("Steering: {problem}")));
         self.problems = maps.problems;
@@ -256,6 +282,11 @@ impl Steering {
         Some(Heard { app: self.names.get(&event.callee)?.clone(), listens })
     }
 
+    /// For the data plane, if anything is accelerated.
+    pub(crate) fn credits(&self) -> Option<OwnedFd> {
+        self.acceleration.as_ref()?.credits(&self.log)
+    }
+
     /// Oldest first.
     pub(crate) fn denials(&self) -> Vec<Denial> {
         self.denials.last()
@@ -285,7 +316,8 @@ impl Steering {
                 sample("ringcar_direct_connects_total", labels, count)
             })
         });
-        counters.chain(pairs).collect()
+        let accelerated = self.acceleration.iter().flat_map(Acceleration::counters);
+        counters.chain(pairs).chain(accelerated).collect()
     }
 
     /// Takes the programs off.
@@ -294,6 +326,15 @@ impl Steering {
             self.log.error(format_args!("Programs stay attached: {e}; ringcar ebpf uninstall"));
         }
         self.own.leave();
+    }
+}
+
+impl Wanted {
+    pub(crate) fn by<'a>(apps: impl IntoIterator<Item = &'a AppSteering>) -> Self {
+        apps.into_iter().fold(Self::default(), |wanted, app| Self {
+            any: wanted.any || app.is_any(),
+            acceleration: wanted.acceleration || app.accelerates(Accelerate::Off),
+        })
     }
 }
 

@@ -13,6 +13,8 @@ pub(crate) struct NodeSteering {
     /// The control group whose processes are steered, those of groups within it included.
     pub(crate) cgroup: String,
     pub(crate) when_dead: WhenDead,
+    /// Of apps that do not say it themselves.
+    pub(crate) accelerate: Accelerate,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -25,6 +27,30 @@ pub(crate) enum Mode {
     On,
 }
 
+/// Whether bytes between an app and the data plane go past TCP.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Accelerate {
+    /// Where this was tried for long on the kernel, and works on this one.
+    Auto,
+    #[default]
+    Off,
+    /// Where it works on this kernel; of a node: it does not start without.
+    On,
+}
+
+impl Accelerate {
+    /// # Errors
+    /// Says what the value must be.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" | "false" => Ok(Self::Off),
+            "on" | "true" => Ok(Self::On),
+            _ => Err(format!("{text:?} is none of auto, on and off")),
+        }
+    }
+}
+
 /// For one app.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct AppSteering {
@@ -35,15 +61,19 @@ pub(crate) struct AppSteering {
     /// Exceptions: apps by `id` or `namespace/id`, and [`OTHERS`].
     pub(crate) direct_allow: Vec<String>,
     pub(crate) direct_deny: Vec<String>,
+    /// `None`: as the node says.
+    pub(crate) accelerate: Option<Accelerate>,
 }
 
 /// A key of the file that is about steering.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Key {
+    Accelerate,
     Cgroup,
     Direct,
     DirectAllow,
     DirectDeny,
+    NodeAccelerate,
     NodeCgroup,
     NodeMode,
     NodePort,
@@ -57,6 +87,7 @@ impl Default for NodeSteering {
             port: SIDECAR_PORT,
             cgroup: "/".to_owned(),
             when_dead: WhenDead::default(),
+            accelerate: Accelerate::default(),
         }
     }
 }
@@ -66,6 +97,7 @@ impl NodeSteering {
     /// Says what the value must be.
     pub(crate) fn set(&mut self, key: Key, text: &str) -> Result<(), String> {
         match key {
+            Key::NodeAccelerate => self.accelerate = Accelerate::parse(text)?,
             Key::NodeCgroup => self.cgroup = group(text)?,
             Key::NodeMode => {
                 self.mode = match text {
@@ -86,7 +118,7 @@ impl NodeSteering {
                     _ => return Err(format!("{text:?} is neither refuse nor pass")),
                 }
             }
-            Key::Cgroup | Key::Direct | Key::DirectAllow | Key::DirectDeny => {}
+            Key::Accelerate | Key::Cgroup | Key::Direct | Key::DirectAllow | Key::DirectDeny => {}
         }
         Ok(())
     }
@@ -97,6 +129,7 @@ impl AppSteering {
     /// Says what the values must be.
     pub(crate) fn set(&mut self, key: Key, texts: Vec<String>) -> Result<(), String> {
         match key {
+            Key::Accelerate => self.accelerate = Some(Accelerate::parse(&one(texts)?)?),
             Key::Cgroup => {
                 let path = group(&one(texts)?)?;
                 if path == "/" {
@@ -114,7 +147,11 @@ impl AppSteering {
             }
             Key::DirectAllow => self.direct_allow = callers(texts)?,
             Key::DirectDeny => self.direct_deny = callers(texts)?,
-            Key::NodeCgroup | Key::NodeMode | Key::NodePort | Key::NodeWithoutDataPlane => {}
+            Key::NodeAccelerate
+            | Key::NodeCgroup
+            | Key::NodeMode
+            | Key::NodePort
+            | Key::NodeWithoutDataPlane => {}
         }
         let both = self.direct_allow.iter().find(|name| self.direct_deny.contains(name));
         match both {
@@ -128,9 +165,15 @@ impl AppSteering {
         self.direct == Some(Action::Redirect)
     }
 
+    /// `otherwise` is what the node says.
+    pub(crate) fn accelerates(&self, otherwise: Accelerate) -> bool {
+        self.accelerate.unwrap_or(otherwise) != Accelerate::Off
+    }
+
     /// Whether the kernel has anything to do for this app.
     pub(crate) fn is_any(&self) -> bool {
-        *self != Self::default()
+        let accelerate = self.accelerate.filter(|wish| *wish != Accelerate::Off);
+        Self { accelerate, ..self.clone() } != Self::default()
     }
 }
 
@@ -173,10 +216,12 @@ mod tests {
         for (key, text, want) in [
             (Key::NodeCgroup, "shop", false),
             (Key::NodeCgroup, "/a/../b", false),
+            (Key::NodeAccelerate, "fast", false),
             (Key::NodeMode, "maybe", false),
             (Key::NodePort, "0", false),
             (Key::NodePort, "70000", false),
             (Key::NodeWithoutDataPlane, "open", false),
+            (Key::NodeAccelerate, "auto", true),
             (Key::NodeCgroup, "/", true),
             (Key::NodeMode, "on", true),
             (Key::NodePort, "3500", true),
@@ -188,9 +233,11 @@ mod tests {
             (Key::Cgroup, &["orders"][..], false),
             (Key::Cgroup, &["/"], false),
             (Key::Cgroup, &["/a", "/b"], false),
+            (Key::Accelerate, &["sometimes"], false),
             (Key::Direct, &["perhaps"], false),
             (Key::DirectAllow, &["a/b/c"], false),
             (Key::Cgroup, &["/shop/orders"], true),
+            (Key::Accelerate, &["on"], true),
             (Key::Direct, &["deny"], true),
             (Key::DirectAllow, &["a, prod/b", OTHERS], true),
         ] {

@@ -35,6 +35,7 @@ mod caller;
 mod choose;
 mod chunk;
 mod credentials;
+mod credit;
 mod epoll;
 mod pool;
 mod queue;
@@ -50,6 +51,7 @@ pub(crate) use caller::caller;
 pub use choose::{Choice, Selected, Unusable, epoll, probe, uring};
 pub use chunk::{Chunk, ChunkWriter};
 pub(crate) use credentials::peer_user;
+pub use credit::Credits;
 pub use epoll::EpollEngine;
 pub use pool::BufferPool;
 pub use uring::UringEngine;
@@ -57,7 +59,7 @@ pub use waker::Waker;
 
 use rustix::io::Errno;
 use snapshot::Address;
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 /// A socket in the engine's care.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -80,6 +82,10 @@ pub struct ListenerKey {
 /// that may enter the kernel to wait. No call blocks.
 pub trait Engine {
     fn backend(&self) -> Backend;
+
+    /// Sockets from now on whose bytes come past TCP tell there what was read. An engine that does
+    /// not leaves their peers to TCP after a window.
+    fn accelerate(&mut self, _credits: Arc<Credits>) {}
 
     /// A handle to the buffers of this engine; cheap to clone, never sent to another thread.
     fn buffers(&self) -> &BufferPool;

@@ -401,11 +401,7 @@ mod tests {
                 &[Straight, Budget, Tcp, Tcp],
             ),
             ("one answer twice", &[(60, told(1)), (60, told(1))], &[Straight, Budget]),
-            (
-                "answers",
-                &[(60, 0), (60, told(1)), (60, told(2))],
-                &[Straight, Straight, Straight],
-            ),
+            ("answers", &[(60, 0), (60, told(1)), (60, told(2))], &[Straight, Straight, Straight]),
         ] {
             assert_eq!(ways(direction, messages), want, "{case}");
         }

@@ -179,9 +179,8 @@ fn attach_all(ebpf: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), Kernel
         .map_err(|reason| KernelError::Pin { path: cgroup.to_owned(), reason })?;
     for (symbol, to) in CGROUP_PROGRAMS {
         let program = ebpf.program(symbol).ok_or_else(|| missing(symbol))?;
-        let program = program
-            .fd()
-            .map_err(|e| KernelError::Program { program: symbol, reason: text(&e) })?;
+        let program =
+            program.fd().map_err(|e| KernelError::Program { program: symbol, reason: text(&e) })?;
         link::attach(program, &directory, to, &links.join(symbol)).map_err(|reason| {
             KernelError::Attach {
                 program: symbol,

@@ -25,7 +25,7 @@ pub use ebpf_common as common;
 pub use error::KernelError;
 pub use events::Events;
 pub use kernel::{Kernel, Start};
-pub use prove::{Failed, ticket};
 pub use netns::cookie as netns_cookie;
+pub use prove::{Failed, ticket};
 pub use rules::{Rule, Rules};
 pub use tables::{PairCount, Tables};

@@ -11,8 +11,7 @@ use aya::include_bytes_aligned;
 pub(crate) static OBJECT: &[u8] = include_bytes_aligned!("../../prebuilt/ringcar.bpf.o");
 
 /// Of acceleration, for nodes that have it.
-pub(crate) static ACCELERATE: &[u8] =
-    include_bytes_aligned!("../../prebuilt/accelerate.bpf.o");
+pub(crate) static ACCELERATE: &[u8] = include_bytes_aligned!("../../prebuilt/accelerate.bpf.o");
 
 /// Names one build of the programs.
 pub(crate) fn name() -> String {

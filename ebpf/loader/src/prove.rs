@@ -6,9 +6,7 @@
 use crate::{Accelerator, KernelError};
 use ebpf_common::{
     IDENTITY_LEVEL,
-    accelerate::{
-        DATA_PLANE, Hop, Pace, Side, TICKET_NAME, Ticket, WINDOW_BYTES, slot_of, word,
-    },
+    accelerate::{DATA_PLANE, Hop, Pace, Side, TICKET_NAME, Ticket, WINDOW_BYTES, slot_of, word},
 };
 use std::{
     collections::BTreeMap,
@@ -225,7 +223,8 @@ fn read_end(mut socket: &TcpStream) -> io::Result<()> {
 
 /// Both ends are this thread's, so what is not there yet is on its way.
 fn wait(error: io::Error, deadline: Instant) -> io::Result<()> {
-    let is_worth_it = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+    let is_worth_it =
+        matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
     if !is_worth_it || Instant::now() > deadline {
         return Err(error);
     }

@@ -240,10 +240,8 @@ fn fill(mut socket: &TcpStream) -> usize {
         match socket.write(&pattern(written as u64, 16 * 1024)) {
             Ok(count) => written += count,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                let mut fds = [PollFd::from_borrowed_fd(
-                    std::os::fd::AsFd::as_fd(&socket),
-                    PollFlags::OUT,
-                )];
+                let mut fds =
+                    [PollFd::from_borrowed_fd(std::os::fd::AsFd::as_fd(&socket), PollFlags::OUT)];
                 let timeout = Timespec::try_from(Duration::from_millis(50)).unwrap();
                 if poll(&mut fds, Some(&timeout)).unwrap() == 0 {
                     socket.set_nonblocking(false).unwrap();

@@ -6,5 +6,4 @@
 
 mod hazards;
 
-
 mod support;

@@ -143,8 +143,7 @@ fn words(kernel: &Accelerator) -> &'static [AtomicU64] {
     // SAFETY: a fresh mapping of the map's whole length, which stays until the process ends; words
     // are only ever touched as atomics.
     unsafe {
-        let at =
-            mmap(std::ptr::null_mut(), COUNT * 8, protection, MapFlags::SHARED, &credits, 0);
+        let at = mmap(std::ptr::null_mut(), COUNT * 8, protection, MapFlags::SHARED, &credits, 0);
         std::slice::from_raw_parts(at.unwrap().cast(), COUNT)
     }
 }
