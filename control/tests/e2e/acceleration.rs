@@ -6,7 +6,7 @@
 
 use crate::{
     steering::Groups,
-    support::{App, Place, Process, eventually, free_port},
+    support::{App, Place, Process, eventually},
 };
 use rustix::process::Signal;
 use std::{
@@ -32,8 +32,7 @@ impl Peer {
         let build = |program: &str, arguments: &[&str]| {
             let mut command = Command::new(program);
             command.args(arguments).current_dir(place.path()).stdin(Stdio::null());
-            // Where a cache is wanted, it is the test's own.
-            command.env("GOCACHE", place.path().join("go")).env("GO111MODULE", "off");
+            command.env("GO111MODULE", "off");
             command.output().is_ok_and(|output| output.status.success())
         };
         let directory = place.path().to_str().unwrap().to_owned();
@@ -55,6 +54,14 @@ impl Peer {
             return None;
         }
         Some(Self { name, program, arguments })
+    }
+
+    /// In checkout's group; gives its port, too.
+    fn serve(&self, groups: &Groups) -> (Process, String) {
+        let mut server = Process::start(&mut self.command(groups, "checkout", &["serve"]));
+        let line = server.wait_for("listening at ");
+        let port = line.rsplit(' ').next().unwrap().to_owned();
+        (server, port)
     }
 
     fn command(&self, groups: &Groups, group: &str, more: &[&str]) -> Command {
@@ -79,14 +86,14 @@ fn count(place: &Place, groups: &Groups, event: &str) -> u64 {
     counts(place, groups).get(event).and_then(serde_json::Value::as_u64).unwrap_or_default()
 }
 
-fn prepare(test: &str, place: &Place, port: u16, more: &str) -> Option<(Groups, String)> {
+fn prepare(test: &str, place: &Place, more: &str) -> Option<(Groups, String)> {
     let groups = Groups::new(test, place)?;
     for group in ["orders", "checkout"] {
         fs::create_dir(groups.root.join(group)).unwrap();
     }
     let apps = format!(
         "- {{id: orders, cgroup: /{0}/orders}}\n- {{id: checkout, cgroup: /{0}/checkout, \
-         address: {port}{more}}}\n",
+         address: PORT{more}}}\n",
         groups.name
     );
     Some((groups, apps))
@@ -97,12 +104,10 @@ const ECHO: &str = "http://localhost:3500/v1.0/invoke/checkout/method/echo";
 fn talks(name: &'static str) {
     let place = Place::new();
     let Some(peer) = Peer::make(name, &place) else { return };
-    let port = free_port();
     let test = format!("bytes_of_{name}_go_past_tcp");
-    let Some((groups, apps)) = prepare(&test, &place, port, "") else { return };
-    let port = port.to_string();
-    let mut server = Process::start(&mut peer.command(&groups, "checkout", &["serve", &port]));
-    server.wait_for("listening");
+    let Some((groups, apps)) = prepare(&test, &place, "") else { return };
+    let (server, port) = peer.serve(&groups);
+    let apps = apps.replace("PORT", &port);
     let mut node = groups.node_with(&place, &apps, &["--accelerate", "on"]);
     node.wait_for("the self-test passed");
     node.wait_for("Node ");
@@ -155,7 +160,8 @@ fn only_the_apps_that_are_named_are_accelerated() {
     let checkout = App::start();
     let more = ", accelerate: off";
     let test = "only_the_apps_that_are_named_are_accelerated";
-    let Some((groups, apps)) = prepare(test, &place, checkout.port, more) else { return };
+    let Some((groups, apps)) = prepare(test, &place, more) else { return };
+    let apps = apps.replace("PORT", &checkout.port.to_string());
     let apps = apps.replace("/orders}", "/orders, accelerate: on}");
     let mut node = groups.node_with(&place, &apps, &[]);
     node.wait_for("Node ");
@@ -179,12 +185,10 @@ fn only_the_apps_that_are_named_are_accelerated() {
 fn a_data_plane_that_dies_leaves_no_wrong_byte() {
     let place = Place::new();
     let Some(peer) = Peer::make("python", &place) else { return };
-    let port = free_port();
     let test = "a_data_plane_that_dies_leaves_no_wrong_byte";
-    let Some((groups, apps)) = prepare(test, &place, port, "") else { return };
-    let port = port.to_string();
-    let mut server = Process::start(&mut peer.command(&groups, "checkout", &["serve", &port]));
-    server.wait_for("listening");
+    let Some((groups, apps)) = prepare(test, &place, "") else { return };
+    let (server, port) = peer.serve(&groups);
+    let apps = apps.replace("PORT", &port);
     let mut node = groups.node_with(&place, &apps, &["--accelerate", "on"]);
     node.wait_for("Node ");
     for round in 0..4 {

@@ -76,8 +76,8 @@ pub struct Direction {
     pub sent: u64,
     /// Of those, the reader is known to have taken so many.
     pub taken: u64,
-    /// Left by TCP.
-    pub transmitted: u64,
+    /// Sequence number of the first byte that TCP sends here.
+    pub first: u32,
     /// Messages: sent here, and heard of the other direction.
     pub spoken: u32,
     pub heard: u32,
@@ -85,7 +85,9 @@ pub struct Direction {
     pub mode: u16,
     /// [`Side`] of this socket.
     pub side: u16,
-    pub reserved: u32,
+    /// 1: TCP has transmitted more than was counted, or something twice.
+    pub doubt: u16,
+    pub reserved: [u16; 3],
 }
 
 const _: () = assert!(size_of::<Direction>() == 48, "the layout of a map's value");
@@ -129,12 +131,13 @@ impl Direction {
             ticket,
             sent: 0,
             taken: 0,
-            transmitted: 0,
+            first: 0,
             spoken: 0,
             heard: 0,
             mode: mode as u16,
             side: side as u16,
-            reserved: 0,
+            doubt: 0,
+            reserved: [0; 3],
         }
     }
 
@@ -167,7 +170,7 @@ impl Direction {
         }
         let is_waiting = self.mode == Mode::Drained as u16;
         // An app does not tell what it has read, so nothing ever proves that it has read all.
-        if is_waiting && (!self.is_apps() || unread != 0) {
+        if is_waiting && (!self.is_apps() || unread != 0 || self.doubt != 0) {
             return Way::Tcp;
         }
         if unread + bytes > window {
@@ -200,16 +203,21 @@ impl Direction {
         }
     }
 
-    /// TCP is about to transmit so many bytes of payload; true when they are bytes that nobody
-    /// counted, and this direction is TCP's for good.
+    /// TCP is about to transmit a packet with `bytes` of payload; `next` is the sequence number up
+    /// to which it has transmitted before. True when that begins to be in doubt.
+    ///
+    /// Bytes that were given to the socket before it was connected make the end of the last packet
+    /// lie behind all that was counted, each time. So does a packet that is transmitted again, but
+    /// only until the next one.
     #[inline(always)]
-    pub fn on_transmit(&mut self, bytes: u64) -> bool {
-        self.transmitted = self.transmitted.wrapping_add(bytes);
-        let is_uncounted = self.transmitted > self.sent && self.mode != Mode::Never as u16;
-        if is_uncounted {
+    pub fn on_transmit(&mut self, next: u32, bytes: u64) -> bool {
+        let before = next.wrapping_sub(self.first) as u64;
+        let was_in_doubt = self.doubt != 0;
+        self.doubt = (before + bytes > self.sent) as u16;
+        if self.sent > SEQUENCE_MAX && self.mode == Mode::Drained as u16 {
             self.mode = Mode::Never as u16;
         }
-        is_uncounted
+        self.doubt != 0 && !was_in_doubt
     }
 
     /// Whether uncounted bytes can no longer turn up: those before the socket was connected are the
@@ -247,6 +255,9 @@ pub const fn word(ticket: Ticket, count: u64) -> u64 {
     generation_of(ticket) << COUNT_BITS | (count & COUNT_MASK)
 }
 
+/// Sequence numbers go round; whoever has not proven anything by then never will.
+const SEQUENCE_MAX: u64 = 1 << 31;
+
 /// Of a word. Counts go round at 1 TiB, of which a window is a millionth.
 const COUNT_BITS: u32 = 40;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
@@ -277,11 +288,11 @@ pub enum Pace {
     /// Past TCP.
     Messages,
     Bytes,
-    /// Falls back to TCP, by reason.
+    /// Falls back to TCP, by reason; [`Self::Doubt`] keeps from leaving it.
     Miss,
     Window,
     Budget,
-    Uncounted,
+    Doubt,
     /// Past TCP again.
     Resumed,
     /// No room for one more.
@@ -296,7 +307,7 @@ impl Pace {
         Self::Miss,
         Self::Window,
         Self::Budget,
-        Self::Uncounted,
+        Self::Doubt,
         Self::Resumed,
         Self::Full,
     ];
@@ -310,7 +321,7 @@ impl Pace {
             Self::Miss => "peer_missing",
             Self::Window => "window",
             Self::Budget => "unanswered",
-            Self::Uncounted => "sent_before_connected",
+            Self::Doubt => "in_doubt",
             Self::Resumed => "resumed",
             Self::Full => "no_room",
         }
@@ -421,24 +432,43 @@ mod tests {
 
     #[test]
     fn bytes_that_nobody_counted_are_found() {
-        for (case, sent, transmitted, want) in [
-            ("before the first message", 0, &[1][..], true),
-            ("with the first message", 10, &[11], true),
-            ("in pieces", 10, &[5, 6], true),
-            ("none", 0, &[0], false),
-            ("counted", 10, &[5, 5], false),
+        const FIRST: u32 = u32::MAX - 2;
+        let at = |bytes: u32| FIRST.wrapping_add(bytes);
+        for (case, packets, want) in [
+            ("before the first message", &[(0, 0, 3), (10, 3, 10)][..], true),
+            ("with the first message", &[(10, 0, 13)], true),
+            ("in pieces", &[(10, 0, 5), (0, 5, 8)], true),
+            ("once more than was counted", &[(10, 0, 13), (10, 13, 10)], true),
+            ("seen by an acknowledgement", &[(10, 13, 0)], true),
+            ("a packet twice, at the end", &[(10, 0, 10), (0, 10, 10)], true),
+            ("none", &[(10, 0, 10)], false),
+            ("none, in pieces", &[(10, 0, 5), (0, 5, 5), (7, 10, 7)], false),
+            ("a packet twice, and one more", &[(10, 0, 10), (0, 10, 10), (5, 10, 5)], false),
+            ("a packet twice, and an answer", &[(10, 0, 10), (0, 10, 10), (0, 10, 0)], false),
         ] {
             let mut direction = Direction::new(TICKET, Side::App, true);
-            if sent > 0 {
-                direction.judge(sent, 0, WINDOW);
+            direction.first = FIRST;
+            for (counted, before, bytes) in packets {
+                if *counted > 0 {
+                    direction.judge(*counted, 0, WINDOW);
+                }
+                direction.on_transmit(at(*before), *bytes);
             }
-            let found = transmitted.iter().any(|bytes| direction.on_transmit(*bytes));
-            assert_eq!(found, want, "{case}");
-            assert_eq!(direction.is_settled(), want, "{case}");
-            // Whatever is read: never straight again.
-            let way = direction.judge(1, told(sent), WINDOW);
-            assert_eq!(way == Way::Resumed, !want && sent > 0, "{case}");
+            // Whatever is read: not straight again while in doubt.
+            let way = direction.judge(1, told(direction.sent), WINDOW);
+            assert_eq!(way, if want { Way::Tcp } else { Way::Resumed }, "{case}");
         }
+    }
+
+    #[test]
+    fn who_proves_nothing_for_long_stays_with_tcp() {
+        let mut direction = Direction::new(TICKET, Side::App, true);
+        for _ in 0..3 {
+            direction.judge(SEQUENCE_MAX / 2, 0, WINDOW);
+            direction.on_transmit(0, 0);
+        }
+        assert_eq!(direction.judge(1, told(direction.sent), WINDOW), Way::Tcp);
+        assert!(direction.is_settled());
     }
 
     #[test]

@@ -1,5 +1,5 @@
 // An echo server and a client that checks every byte, with blocking sockets.
-// usage: Peer serve PORT | call URL COUNT
+// usage: Peer serve | call URL COUNT
 import com.sun.net.httpserver.HttpServer;
 import java.io.InputStream;
 import java.io.OutputStream;
@@ -39,8 +39,7 @@ public class Peer {
 
     public static void main(String[] arguments) throws Exception {
         if (arguments[0].equals("serve")) {
-            int port = Integer.parseInt(arguments[1]);
-            HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", port), 0);
+            HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", 0), 0);
             server.createContext("/", exchange -> {
                 byte[] read = exchange.getRequestBody().readAllBytes();
                 exchange.sendResponseHeaders(200, read.length);
@@ -49,7 +48,7 @@ public class Peer {
                 }
             });
             server.start();
-            System.out.println("listening");
+            System.out.println("listening at " + server.getAddress().getPort());
             return;
         }
         for (int number = 0; number < Integer.parseInt(arguments[2]); number++) {

@@ -1,11 +1,12 @@
 // An echo server and a client that checks every byte.
-// usage: peer serve PORT | call URL COUNT
+// usage: peer serve | call URL COUNT
 package main
 
 import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -50,8 +51,12 @@ func main() {
 				answer.Write(read)
 			}
 		})
-		fmt.Println("listening")
-		fmt.Println(http.ListenAndServe("127.0.0.1:"+os.Args[2], nil))
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err == nil {
+			fmt.Println("listening at", listener.Addr().(*net.TCPAddr).Port)
+			err = http.Serve(listener, nil)
+		}
+		fmt.Println(err)
 		os.Exit(1)
 	}
 	count, _ := strconv.Atoi(os.Args[3])

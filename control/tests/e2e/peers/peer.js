@@ -1,5 +1,5 @@
 // An echo server and a client that checks every byte.
-// usage: peer.js serve PORT | call URL COUNT
+// usage: peer.js serve | call URL COUNT
 const http = require("http");
 const [what, where, count] = process.argv.slice(2);
 
@@ -48,7 +48,7 @@ if (what === "serve") {
       answer.end(read);
     });
   });
-  server.listen(Number(where), "127.0.0.1", () => console.log("listening"));
+  server.listen(0, "127.0.0.1", () => console.log("listening at", server.address().port));
 } else {
   main().catch((error) => {
     console.log(String(error));

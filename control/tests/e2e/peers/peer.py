@@ -1,5 +1,5 @@
 # An echo server and a client that checks every byte, with plain blocking sockets.
-# usage: peer.py serve PORT | call URL COUNT
+# usage: peer.py serve | call URL COUNT
 import http.client, http.server, sys, urllib.parse
 
 
@@ -37,8 +37,8 @@ def call(url, count):
 
 
 if sys.argv[1] == "serve":
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Echo)
-    print("listening", flush=True)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    print("listening at", server.server_address[1], flush=True)
     server.serve_forever()
 else:
     call(sys.argv[2], int(sys.argv[3]))

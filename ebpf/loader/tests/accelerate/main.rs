@@ -5,5 +5,6 @@
 //! a time.
 
 mod hazards;
+mod soak;
 
 mod support;

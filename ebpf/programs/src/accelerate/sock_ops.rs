@@ -5,7 +5,7 @@
 //!   TCP_CONNECT          who dials where, in the task that does: a Direction at the socket
 //!   ACTIVE_ESTABLISHED   the caller's end into SOCKETS; HALF_OPEN[namespace, 4-tuple] = ticket
 //!   PASSIVE_ESTABLISHED  the callee's end into SOCKETS, before accept can see it
-//!   HDR_OPT_LEN          an app's first bytes by TCP, compared with those that were counted
+//!   HDR_OPT_LEN          where an app's first bytes by TCP end, and where the counted ones
 //!   STATE, to CLOSE      whatever stayed half open
 //! ```
 
@@ -63,6 +63,7 @@ fn on_dialed(context: &SockOpsContext) {
     let Some(direction) = storage::find(&DIRECTIONS, socket) else { return };
     // SAFETY: the value is this socket's, which is locked in this callback.
     let direction = unsafe { &mut *direction };
+    direction.first = next(context);
     let Some(flow) = flow(context) else { return };
     let watched = if direction.is_apps() { STATE_FLAG | WRITE_HDR_FLAG } else { STATE_FLAG };
     // Without them an entry could stay, or bytes go uncounted.
@@ -120,12 +121,19 @@ fn on_transmit(context: &SockOpsContext) {
     let direction = unsafe { &mut *direction };
     // SAFETY: a field of the program's own context.
     let bytes = unsafe { read_volatile(&raw const (*context.ops).skb_len) };
-    if bytes > 0 && direction.on_transmit(u64::from(bytes)) {
-        count(Pace::Uncounted);
+    if direction.on_transmit(next(context), u64::from(bytes)) {
+        count(Pace::Doubt);
     }
     if direction.is_settled() {
         let _ = context.set_cb_flags(context.cb_flags() as i32 & !WRITE_HDR_FLAG);
     }
+}
+
+/// Sequence number of the next new byte.
+#[inline(always)]
+fn next(context: &SockOpsContext) -> u32 {
+    // SAFETY: a field of the program's own context.
+    unsafe { read_volatile(&raw const (*context.ops).snd_nxt) }
 }
 
 #[inline(always)]
