@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Finding, State};
+use crate::steering;
 use ebpf_loader::probe::{self, Ability};
 use std::{fs, path::Path};
 
@@ -19,6 +20,7 @@ pub(super) fn findings() -> Vec<Finding> {
     // Without them nothing can be tried.
     if capabilities.state == State::Ok {
         findings.extend(probe::abilities().iter().filter_map(judge_ability));
+        findings.push(judge_acceleration(steering::try_acceleration()));
     }
     findings.push(capabilities);
     findings
@@ -40,6 +42,15 @@ fn judge_ability(ability: &Ability) -> Option<Finding> {
             format!("whether the kernel has {name} cannot be told: {reason}"),
             format!("{WITHOUT}; a kernel that is locked down refuses all of them"),
         )),
+    }
+}
+
+/// Nobody needs it, so a kernel without it is worth a line and no more.
+fn judge_acceleration(outcome: Result<(), String>) -> Finding {
+    const CHECK: &str = "ebpf acceleration";
+    match outcome {
+        Ok(()) => Finding::ok(CHECK, "the self-test passed"),
+        Err(reason) => Finding::warning(CHECK, reason, "leave accelerate off: all goes by TCP"),
     }
 }
 
@@ -187,5 +198,8 @@ mod tests {
         let mounts = "proc /proc proc rw 0 0\nnone /sys/fs/bpf bpf rw 0 0\n";
         assert_eq!(judge_mounts(mounts), Finding::ok("ebpf file system", "/sys/fs/bpf"));
         assert_eq!(judge_types(false).state, State::Warning);
+        assert_eq!(judge_acceleration(Ok(())).state, State::Ok);
+        let failed = judge_acceleration(Err("no sk_msg".to_owned()));
+        assert_eq!((failed.state, failed.found), (State::Warning, "no sk_msg".into()));
     }
 }

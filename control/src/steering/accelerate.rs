@@ -14,8 +14,12 @@ use super::{
 };
 use crate::log::Log;
 use ebpf_loader::{
-    Accelerator, Start,
-    common::accelerate::{DATA_PLANE, Hop, Pace, Side},
+    Accelerator, Cgroups, Start,
+    common::{
+        WhenDead,
+        accelerate::{DATA_PLANE, Hop, Pace, Side},
+    },
+    pins::{self, Pins},
 };
 use snapshot::wire::Counter;
 use std::{collections::BTreeMap, net::SocketAddr, os::fd::OwnedFd};
@@ -118,6 +122,26 @@ impl Acceleration {
             Some(sample("ringcar_acceleration_total", labels, value))
         })
     }
+}
+
+/// The self-test, for a moment and in this process' own control group; leaves nothing behind.
+///
+/// # Errors
+/// Why nothing can be accelerated here.
+pub(crate) fn try_acceleration() -> Result<(), String> {
+    let cgroups = Cgroups::find().map_err(|e| e.to_string())?;
+    let own = cgroups.own().ok_or("this process is in no control group of version 2")?;
+    let group = cgroups.id(&own).map_err(|e| e.to_string())?;
+    let start = Start {
+        file_system: pins::FILE_SYSTEM.into(),
+        name: format!("check-{}", std::process::id()),
+        cgroup: cgroups.directory(&own),
+        sidecar_port: 0,
+        when_dead: WhenDead::Open,
+    };
+    let result = Acceleration::start(&Probe { start: &start, group, wish: Accelerate::Auto });
+    let removed = Pins::new(&start.file_system, &start.name).remove();
+    result.map(drop).and_then(|()| removed.map(drop).map_err(|e| e.to_string()))
 }
 
 /// Whether this release may be relied upon.

@@ -20,6 +20,7 @@ mod group;
 mod privileges;
 pub(crate) mod settings;
 
+pub(crate) use accelerate::try_acceleration;
 pub(crate) use compile::Steered;
 pub(crate) use denials::Denial;
 pub(crate) use settings::{AppSteering, NodeSteering};
