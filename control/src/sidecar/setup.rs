@@ -211,9 +211,6 @@ async fn start(
         block_duration: base.block_duration,
         graceful_timeout: base.graceful_timeout,
     };
-    if let Some(map) = sidecar.steering.as_ref().and_then(Steering::credits) {
-        sidecar.supervisor.set_credits(map);
-    }
     let numbers = sidecar.inherit(predecessor.as_deref());
     sidecar.take_apps(plan.apps, &held_apps, numbers)?;
     sidecar.steer();
@@ -273,6 +270,9 @@ impl Sidecar {
     /// Sockets of a data plane of another version, which may be taken by the apps that have them;
     /// the numbers of those apps.
     fn inherit(&mut self, predecessor: Option<&Predecessor>) -> BTreeMap<Name, u32> {
+        if let Some(map) = self.steering.as_ref().and_then(Steering::credits) {
+            self.supervisor.set_credits(map);
+        }
         let mut numbers = BTreeMap::new();
         for (socket, descriptor) in predecessor.into_iter().flat_map(|p| &p.sockets) {
             let name = Namespace::new(&socket.namespace).ok().zip(AppId::new(&socket.id).ok());

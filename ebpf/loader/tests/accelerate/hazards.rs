@@ -237,7 +237,7 @@ fn only_app_and_data_plane_are_accelerated() {
 fn fill(mut socket: &TcpStream) -> usize {
     socket.set_nonblocking(true).unwrap();
     let mut written = 0;
-    // The kernel's buffers grow while they are filled, so the end is where nothing moves for a while.
+    // Buffers grow while they are filled, so the end is where nothing moves for a while.
     loop {
         match socket.write(&pattern(written as u64, 16 * 1024)) {
             Ok(count) => written += count,
