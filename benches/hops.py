@@ -131,7 +131,8 @@ class Hops(Bench):
 
 
 def row(raw, base):
-    """Of CPU the least, of the rest the median."""
+    """Of CPU the least, of the rest the median; a round that the machine had no time for tells nothing."""
+    raw = [r for r in raw if r["rps"]] or raw
     proxy = min(sum(w["cpu_us_per_request"] for w in r["watched"][:-1]) for r in raw)
     both = min(sum(w["cpu_us_per_request"] for w in r["watched"]) for r in raw)
     p50 = statistics.median(r["p50_us"] for r in raw)

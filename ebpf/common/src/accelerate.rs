@@ -186,6 +186,7 @@ impl Direction {
     }
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "an app's count goes round with its word")]
     fn hear(&mut self, word: u64) {
         // Another connection's, which has the same slot.
         if word >> COUNT_BITS != generation_of(self.ticket) {
@@ -239,6 +240,7 @@ pub const WINDOW_BYTES: u64 = 1 << 20;
 
 /// Where a connection's words are.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "less than SLOTS")]
 pub const fn slot_of(ticket: Ticket) -> u32 {
     (ticket % SLOTS as u64) as u32
 }

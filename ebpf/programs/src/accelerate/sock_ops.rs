@@ -121,7 +121,8 @@ fn on_transmit(context: &SockOpsContext) {
     let direction = unsafe { &mut *direction };
     // SAFETY: a field of the program's own context.
     let bytes = unsafe { read_volatile(&raw const (*context.ops).skb_len) };
-    if direction.on_transmit(next(context), u64::from(bytes)) {
+    // A FIN has a sequence number of its own, which is no byte.
+    if direction.on_transmit(next(context), u64::from(bytes)) && bytes > 0 {
         count(Pace::Doubt);
     }
     if direction.is_settled() {
