@@ -141,6 +141,20 @@ impl Direction {
         }
     }
 
+    /// Of a socket that is not accelerated any more.
+    #[inline(always)]
+    pub const fn of_nobody() -> Self {
+        let mut direction = Self::new(0, Side::App, true);
+        direction.mode = Mode::Never as u16;
+        direction
+    }
+
+    /// No socket has this cookie.
+    #[inline(always)]
+    pub const fn is_nobodys(&self) -> bool {
+        self.ticket == 0
+    }
+
     #[inline(always)]
     pub const fn is_apps(&self) -> bool {
         self.side == Side::App as u16

@@ -121,6 +121,27 @@ fn bytes_from_before_the_connection_are_found() {
     assert_eq!(room.count(Pace::Resumed), before.1);
 }
 
+/// A socket that is connected anew has the ticket that it had, which others may still hold.
+#[test]
+fn a_socket_that_connects_again_is_not_accelerated() {
+    let Some(mut room) = room("a_socket_that_connects_again_is_not_accelerated") else { return };
+    let (listening, port) = room.listen(Side::DataPlane);
+    let mut app = TcpStream::connect(listening.local_addr().unwrap()).unwrap();
+    let (plane, _) = listening.accept().unwrap();
+    assert!(room.credit(&plane).is_some());
+    rustix::net::connect_unspec(&app).unwrap();
+    let to = SocketAddr::from(([127, 0, 0, 1], port));
+    rustix::net::connect(&app, &to).unwrap();
+    let (again, _) = listening.accept().unwrap();
+    assert!(room.credit(&again).is_none());
+    let straight = room.count(Pace::Messages);
+    for at in 0..10 {
+        write_pattern(&mut app, at * 100, 100);
+        read_pattern(&again, at * 100, 100);
+    }
+    assert_eq!(room.count(Pace::Messages), straight);
+}
+
 /// H3: whoever is taken from the map loses what it has not read. Only closing takes anybody, and
 /// what was sent before the other side closed is there after it.
 #[test]

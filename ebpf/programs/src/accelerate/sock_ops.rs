@@ -44,9 +44,16 @@ pub fn ringcar_accelerate(context: SockOpsContext) -> u32 {
 
 #[inline(always)]
 fn on_dial(context: &SockOpsContext) {
+    let socket = socket(context);
+    if let Some(direction) = storage::find(&DIRECTIONS, socket) {
+        // A socket that connects anew has its cookie, and somebody may still hold what is told by
+        // it: all goes by TCP from now on.
+        // SAFETY: the value is this socket's, which its connect has locked.
+        unsafe { *direction = Direction::of_nobody() };
+        return;
+    }
     let Some(remote) = remote(context) else { return };
     let Some(hop) = find_hop(context, remote) else { return };
-    let socket = socket(context);
     let Some(side) = dialer(&hop) else { return };
     // SAFETY: the context is this program's own.
     let ticket = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
@@ -63,6 +70,9 @@ fn on_dialed(context: &SockOpsContext) {
     let Some(direction) = storage::find(&DIRECTIONS, socket) else { return };
     // SAFETY: the value is this socket's, which is locked in this callback.
     let direction = unsafe { &mut *direction };
+    if direction.is_nobodys() {
+        return;
+    }
     direction.first = next(context);
     let Some(flow) = flow(context) else { return };
     let watched = if direction.is_apps() { STATE_FLAG | WRITE_HDR_FLAG } else { STATE_FLAG };
