@@ -9,5 +9,4 @@
 
 mod hazards;
 mod soak;
-
 mod support;
