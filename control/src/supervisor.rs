@@ -48,6 +48,8 @@ pub(crate) struct Supervisor {
     /// What each process keeps open.
     holds: BTreeMap<HoldId, Arc<OwnedFd>>,
     has_resolver: bool,
+    /// Where every process tells what it reads past TCP.
+    credits: Option<Arc<OwnedFd>>,
     phase: Phase,
     /// An adopted process was greeted before there was a supervisor.
     greeted: Option<Introduction>,
@@ -124,6 +126,7 @@ impl Supervisor {
             sockets: Vec::new(),
             holds: BTreeMap::new(),
             has_resolver: false,
+            credits: None,
             phase,
             greeted: None,
             early_deaths: 0,
@@ -136,6 +139,11 @@ impl Supervisor {
     /// process.
     pub(crate) const fn set_resolver(&mut self, exists: bool) {
         self.has_resolver = exists;
+    }
+
+    /// To be said before there is a process.
+    pub(crate) fn set_credits(&mut self, map: OwnedFd) {
+        self.credits = Some(Arc::new(map));
     }
 
     /// Goes on with a process that serves already. It keeps the sockets it has.
@@ -191,6 +199,10 @@ impl Supervisor {
         let ids = self.sockets.iter().map(|(id, _)| *id).filter(|id| !known.contains(id));
         let ids: Vec<ListenerId> = ids.collect();
         link.send(&ToDataPlane::Resolver { exists: self.has_resolver }, Vec::new())?;
+        // Ahead of the listeners, so that no connection comes before it.
+        if let Some(map) = &self.credits {
+            link.send(&ToDataPlane::Credits, vec![Arc::clone(map)])?;
+        }
         for message in wire::state_messages(self.told.to_state(), &ids) {
             let named = |(id, _): &&(ListenerId, _)| message.sockets().contains(id);
             let sockets = self.sockets.iter().filter(named);

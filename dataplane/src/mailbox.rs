@@ -5,7 +5,7 @@
 use crate::{
     adoption::Adoption,
     dapr::external::LookupError,
-    engine::Waker,
+    engine::{Credits, Waker},
     gate::GateMessage,
     limits::MAILBOX_MESSAGES_MAX,
     route::{Name, Question},
@@ -63,6 +63,8 @@ pub(crate) enum ToWorker {
     Resolver {
         exists: bool,
     },
+    /// Where what comes past TCP is told as read.
+    Credits(Arc<Credits>),
     /// Control has said all that it knows of this name.
     Resolved(Name),
     /// What [`crate::resolver`] found.

@@ -73,6 +73,8 @@ pub enum ToDataPlane {
     /// Whether [`FromDataPlane::Resolve`] is worth a question: some registry knows only what it is
     /// asked for. In force until it is said otherwise, also while control is away; none at first.
     Resolver { exists: bool },
+    /// The map of what was read past TCP, which comes with this frame.
+    Credits,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

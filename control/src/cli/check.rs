@@ -94,7 +94,7 @@ fn of_sidecar(matches: &ArgMatches) -> Result<Subject, Vec<Finding>> {
 }
 
 fn of_node(path: &str) -> Result<Subject, Vec<Finding>> {
-    let files = Files { path: Some(path.into()), name: None };
+    let files = Files { path: Some(path.into()), name: None, accelerate: None };
     let config = files.read(&environment);
     let config =
         config.map_err(|problems| problems.iter().map(|p| refused(p)).collect::<Vec<_>>())?;

@@ -110,7 +110,7 @@ impl Told {
     }
 
     fn node(&mut self, path: &str) {
-        let files = Files { path: Some(path.into()), name: None };
+        let files = Files { path: Some(path.into()), name: None, accelerate: None };
         match files.read(&environment) {
             Ok(config) => {
                 config.base.warnings.iter().for_each(|note| self.note(note));

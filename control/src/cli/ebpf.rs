@@ -5,7 +5,7 @@
 use super::{config::Output, fail, output, print, say};
 use ebpf_loader::pins::{self, Pins};
 use serde::Serialize;
-use std::{path::Path, process::ExitCode};
+use std::{collections::BTreeMap, path::Path, process::ExitCode};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -42,6 +42,9 @@ struct Row {
     version: String,
     programs: Vec<String>,
     maps: usize,
+    /// What acceleration has done, by event.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    acceleration: BTreeMap<&'static str, u64>,
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
@@ -57,6 +60,7 @@ fn status(output: Output) -> ExitCode {
         .flat_map(|pinned| {
             let (node, maps) = (pinned.name, pinned.maps.len());
             pinned.links.into_iter().map(move |(version, programs)| Row {
+                acceleration: acceleration(&node, &version),
                 node: node.clone(),
                 version,
                 programs,
@@ -78,10 +82,23 @@ fn table(rows: &[Row]) -> String {
     }
     let head = ["NODE", "VERSION", "MAPS", "PROGRAMS"];
     let cells = rows.iter().map(|row| {
-        let Row { node, version, programs, maps } = row;
+        let Row { node, version, programs, maps, .. } = row;
         vec![node.clone(), version.clone(), maps.to_string(), programs.join(" ")]
     });
-    output::table(&head, cells)
+    let counted = rows.iter().filter(|row| !row.acceleration.is_empty()).map(|row| {
+        let counts = row.acceleration.iter().map(|(event, count)| format!("{event} {count}"));
+        format!("\nAcceleration of {}: {}\n", row.node, counts.collect::<Vec<_>>().join(", "))
+    });
+    output::table(&head, cells) + &counted.collect::<String>()
+}
+
+/// Of the version that accelerates; empty for others.
+fn acceleration(node: &str, version: &str) -> BTreeMap<&'static str, u64> {
+    if !version.contains("-accelerate-") {
+        return BTreeMap::new();
+    }
+    let counts = ebpf_loader::acceleration_counts(Path::new(pins::FILE_SYSTEM), node);
+    counts.into_iter().flatten().map(|(pace, count)| (pace.name(), count)).collect()
 }
 
 fn uninstall(node: Option<&str>) -> ExitCode {

@@ -13,6 +13,7 @@ use crate::{
     runtime_dir::{RuntimeDir, RuntimeDirError},
     sidecar::{self, StartError},
     signals::Signals,
+    steering::settings::Accelerate,
 };
 use hyper::{Method, body::Bytes};
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,10 @@ pub(super) struct Arguments {
     /// The node's name, instead of the one in its file
     #[arg(long)]
     name: Option<String>,
+    /// Let bytes between apps and the data plane go past TCP: on, off or auto, instead of what the
+    /// file says
+    #[arg(long, value_name = "WHEN", value_parser = Accelerate::parse)]
+    accelerate: Option<Accelerate>,
     /// Take the programs of the node that runs out of the kernel, and let it serve on
     #[arg(long, conflicts_with = "config")]
     detach: bool,
@@ -163,10 +168,10 @@ pub(super) enum NodeCommandError {
 }
 
 pub(super) fn main(arguments: Arguments) -> ExitCode {
-    let Arguments { command, config, name, detach } = arguments;
+    let Arguments { command, config, name, accelerate, detach } = arguments;
     let command =
         if detach { Some(NodeCommand::Detach(Which { node: name.clone() })) } else { command };
-    let Some(command) = command else { return serve(Files { path: config, name }) };
+    let Some(command) = command else { return serve(Files { path: config, name, accelerate }) };
     block_on(async {
         match command.execute().await {
             Ok(()) => ExitCode::SUCCESS,

@@ -27,6 +27,7 @@ use Use::{Address, Apps, Defaults, Flag, Name, Namespace, Steering, Token};
 pub(super) const NODE: &[(&str, Use)] = &[
     ("apps", Apps),
     ("block-shutdown-duration", Flag("dapr-block-shutdown-duration")),
+    ("accelerate", Steering(Steer::NodeAccelerate)),
     ("capture-hosts", Steering(Steer::NodeCaptureHosts)),
     ("capture-names", Steering(Steer::NodeCaptureNames)),
     ("capture-range", Steering(Steer::NodeCaptureRange)),
@@ -51,6 +52,7 @@ pub(super) const NODE: &[(&str, Use)] = &[
 ];
 
 pub(super) const APP: &[(&str, Use)] = &[
+    ("accelerate", Steering(Steer::Accelerate)),
     ("address", Address),
     ("allowed-origins", Flag("allowed-origins")),
     ("app-token", Token("APP_API_TOKEN")),

@@ -8,7 +8,10 @@ pub(crate) mod changes;
 pub(crate) mod config;
 mod keys;
 
-use crate::config::{Environment, file::Problem};
+use crate::{
+    config::{Environment, file::Problem},
+    steering::settings::Accelerate,
+};
 use config::NodeConfig;
 use std::{fs, io, path::PathBuf};
 
@@ -19,6 +22,8 @@ pub(crate) struct Files {
     pub(crate) path: Option<PathBuf>,
     /// Stands above the name in the file.
     pub(crate) name: Option<String>,
+    /// Stands above the one in the file.
+    pub(crate) accelerate: Option<Accelerate>,
 }
 
 impl Files {
@@ -35,7 +40,9 @@ impl Files {
                 }
             }
         };
-        NodeConfig::parse(&label, &text, self.name.as_deref(), env)
+        let mut config = NodeConfig::parse(&label, &text, self.name.as_deref(), env)?;
+        config.steering.accelerate = self.accelerate.unwrap_or(config.steering.accelerate);
+        Ok(config)
     }
 }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Finding, State};
+use crate::steering;
 use ebpf_loader::probe::{self, Ability};
 use std::{fs, io, path::Path};
 
@@ -20,6 +21,7 @@ pub(super) fn findings() -> Vec<Finding> {
     // Without them nothing can be tried.
     if capabilities.state == State::Ok {
         findings.extend(probe::abilities().iter().filter_map(judge_ability));
+        findings.push(judge_acceleration(steering::try_acceleration()));
     }
     findings.push(capabilities);
     findings
@@ -41,6 +43,15 @@ fn judge_ability(ability: &Ability) -> Option<Finding> {
             format!("whether the kernel has {name} cannot be told: {reason}"),
             format!("{WITHOUT}; a kernel that is locked down refuses all of them"),
         )),
+    }
+}
+
+/// Nobody needs it, so a kernel without it is worth a line and no more.
+fn judge_acceleration(outcome: Result<(), String>) -> Finding {
+    const CHECK: &str = "ebpf acceleration";
+    match outcome {
+        Ok(()) => Finding::ok(CHECK, "the self-test passed"),
+        Err(reason) => Finding::warning(CHECK, reason, "leave accelerate off: all goes by TCP"),
     }
 }
 
@@ -204,5 +215,8 @@ mod tests {
         let unknown = judge_namespace(&Err(io::ErrorKind::InvalidInput.into()));
         assert_eq!(unknown.state, State::Warning);
         assert_eq!(judge_namespace(&Ok(1)).state, State::Ok);
+        assert_eq!(judge_acceleration(Ok(())).state, State::Ok);
+        let failed = judge_acceleration(Err("no sk_msg".to_owned()));
+        assert_eq!((failed.state, failed.found), (State::Warning, "no sk_msg".into()));
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     publish::Publisher,
     registry::{Registries, RegistryError},
     runtime_dir::{RuntimeDir, RuntimeDirError},
-    steering::{self, Steering, SteeringError},
+    steering::{self, Steering, SteeringError, Wanted},
     supervisor::{Program, Supervisor},
     version,
 };
@@ -93,7 +93,7 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
     let claim = claim(&name, &dir, log).await?;
     let settings = config.steers.as_deref().cloned().unwrap_or_default();
     let pin_name = steering::pin_name(name.as_str(), dir.path());
-    let steering = Steering::of_node(&settings, config.steering.is_any(), &pin_name, log)?;
+    let steering = Steering::of_node(&settings, Wanted::by([&config.steering]), &pin_name, log)?;
     let plan = Plan { name, base: config, apps, on_control_lost, node: None, steering };
     let mut sidecar = start(plan, claim, dir, log).await?;
     sidecar.grpc_port = GrpcPort::start(config, log);
@@ -116,9 +116,9 @@ pub(crate) async fn prepare_node(
     let mut node = Node::start(&mut config, files, &dir, &name, log);
     let on_control_lost = config.on_control_lost;
     let apps = node.wanted(log);
-    let is_wanted = apps.iter().any(|app| app.steering.is_any());
+    let wanted = Wanted::by(apps.iter().map(|app| &app.steering));
     let pin_name = steering::pin_name(&config.name, dir.path());
-    let steering = Steering::of_node(&config.steering, is_wanted, &pin_name, log)?;
+    let steering = Steering::of_node(&config.steering, wanted, &pin_name, log)?;
     let node = Some(node);
     let plan = Plan { name, base: &config.base, apps, on_control_lost, node, steering };
     let control = start(plan, claim, dir, log).await?;
@@ -273,6 +273,9 @@ impl Sidecar {
     /// Sockets of a data plane of another version, which may be taken by the apps that have them;
     /// the numbers of those apps.
     fn inherit(&mut self, predecessor: Option<&Predecessor>) -> BTreeMap<Name, u32> {
+        if let Some(map) = self.steering.as_ref().and_then(Steering::credits) {
+            self.supervisor.set_credits(map);
+        }
         let mut numbers = BTreeMap::new();
         for (socket, descriptor) in predecessor.into_iter().flat_map(|p| &p.sockets) {
             let name = Namespace::new(&socket.namespace).ok().zip(AppId::new(&socket.id).ok());

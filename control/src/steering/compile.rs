@@ -142,7 +142,7 @@ fn endpoint_of(address: SocketAddr) -> Endpoint {
     Endpoint::new(ip, address.port())
 }
 
-fn is_reached_by_loopback(ip: IpAddr) -> bool {
+pub(super) fn is_reached_by_loopback(ip: IpAddr) -> bool {
     ip.is_unspecified() || ip == IpAddr::from([127, 0, 0, 1])
 }
 
@@ -154,7 +154,7 @@ pub(crate) fn ip_of(ip: IpAddr) -> Ip {
 }
 
 /// FNV-1a of `namespace/id`, and never one of the two numbers that mean something else.
-fn number_of(name: &str) -> u64 {
+pub(super) fn number_of(name: &str) -> u64 {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -172,6 +172,7 @@ mod tests {
             direct_allow: allow.iter().map(|name| (*name).to_owned()).collect(),
             direct_deny: Vec::new(),
             capture: Capture::Off,
+            accelerate: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! ```text
 //!   settings.rs    what the node's file says        compile.rs    apps → maps, pure
 //!   group.rs       the group of our own processes   addresses.rs  this machine's own
+//!   accelerate.rs  bytes past TCP
 //!   denials.rs     what was refused                 privileges.rs given up after loading
 //!   names.rs       addresses that stand for apps    hosts.rs      a file that gives their names
 //! ```
@@ -12,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accelerate;
 mod addresses;
 mod compile;
 mod denials;
@@ -21,6 +23,7 @@ mod names;
 mod privileges;
 pub(crate) mod settings;
 
+pub(crate) use accelerate::try_acceleration;
 pub(crate) use compile::Steered;
 pub(crate) use denials::Denial;
 pub(crate) use settings::{AppSteering, NodeSteering};
@@ -30,6 +33,7 @@ use crate::{
     node::admin::Answer,
     registry::inotify::{DirectoryWatch, Wake, directory_of},
 };
+use accelerate::{Acceleration, Probe};
 use addresses::AddressWatch;
 use denials::Denials;
 use ebpf_loader::{
@@ -42,7 +46,7 @@ use ebpf_loader::{
 use group::OwnGroup;
 use hosts::Hosts;
 use names::{Named, Names, Range, Virtuals};
-use settings::Mode;
+use settings::{Accelerate, Mode};
 use sha2::{Digest, Sha256};
 use snapshot::{
     CgroupId,
@@ -70,6 +74,8 @@ pub(crate) enum SteeringError {
     Group(String),
     #[error("{0}")]
     Kernel(#[from] KernelError),
+    #[error("acceleration is to be on and cannot: {0}")]
+    Acceleration(String),
     #[error("cannot wait for the kernel's events: {0}")]
     Wait(io::Error),
 }
@@ -92,9 +98,17 @@ pub(crate) struct Steering {
     addresses: Option<AddressWatch>,
     /// The group whose processes are seen.
     cgroup: String,
+    acceleration: Option<Acceleration>,
     /// There were more events than are taken at once.
     more: Notify,
     log: Log,
+}
+
+/// What apps ask for, as far as they are known at the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) any: bool,
+    pub(crate) acceleration: bool,
 }
 
 /// Whether an app, by namespace and id, listens.
@@ -139,26 +153,27 @@ impl Steering {
     /// When it must be on and cannot be.
     pub(crate) fn of_node(
         settings: &NodeSteering,
-        is_wanted: bool,
+        wanted: Wanted,
         name: &str,
         log: &Log,
     ) -> Result<Option<Self>, SteeringError> {
         let log = log.scoped("ringcar.steering");
-        let wanted = match settings.mode {
-            Mode::Auto => is_wanted,
+        let accelerates = wanted.acceleration || settings.accelerate != Accelerate::Off;
+        let is_wanted = match settings.mode {
+            Mode::Auto => wanted.any || accelerates,
             Mode::Off => false,
             Mode::On => true,
         };
-        if !wanted {
+        if !is_wanted {
             // Of an earlier control that was told otherwise.
             if let Err(e) = Pins::new(Path::new(pins::FILE_SYSTEM), name).remove() {
                 log.warning(format_args!("Programs of an earlier control stay attached: {e}"));
             }
             return Ok(None);
         }
-        match Self::start(settings, name, &log) {
+        match Self::start(settings, accelerates, name, &log) {
             Ok(steering) => Ok(Some(steering)),
-            Err(e) if settings.mode == Mode::On => Err(e),
+            Err(e) if settings.mode == Mode::On || settings.accelerate == Accelerate::On => Err(e),
             Err(e) => {
                 log.warning(format_args!(
                     "Steering is off: {e}. Apps must call their sidecar by its own port, nothing keeps \
@@ -169,19 +184,27 @@ impl Steering {
         }
     }
 
-    fn start(settings: &NodeSteering, name: &str, log: &Log) -> Result<Self, SteeringError> {
+    fn start(
+        settings: &NodeSteering,
+        accelerates: bool,
+        name: &str,
+        log: &Log,
+    ) -> Result<Self, SteeringError> {
         let cgroups = Cgroups::find()?;
         cgroups.id(&settings.cgroup)?;
-        let mut kernel = Kernel::start(&Start {
+        let start = Start {
             file_system: pins::FILE_SYSTEM.into(),
             name: name.to_owned(),
             cgroup: cgroups.directory(&settings.cgroup),
             sidecar_port: settings.port,
             when_dead: settings.when_dead,
-        })?;
+        };
+        let mut kernel = Kernel::start(&start)?;
         let was_there = kernel.is_adopted();
         let own = OwnGroup::enter(&cgroups, name).map_err(SteeringError::Group)?;
         kernel.attach()?;
+        let probe = Probe { start: &start, group: own.id, wish: settings.accelerate };
+        let acceleration = Acceleration::of_node(probe, accelerates, log)?;
         #[expect(
             deprecated,
             reason = "its hazard is a type that changes its descriptor, which an OwnedFd does not; the successor is unsafe"
@@ -215,6 +238,7 @@ impl Steering {
             problems: Vec::new(),
             denials: Denials::default(),
             groups: Groups::default(),
+            acceleration,
             addresses: AddressWatch::start()
                 .inspect_err(|e| {
                     log.warning(format_args!(
@@ -251,6 +275,9 @@ impl Steering {
         let (virtuals, hosts_problem) = self.captures.take(apps);
         let problems = [maps.problems, virtuals.problems].concat().into_iter().chain(hosts_problem);
         let problems: Vec<String> = problems.collect();
+        if let Some(acceleration) = &mut self.acceleration {
+            acceleration.set(apps, [Some(self.own.id), self.plane], &self.log);
+        }
         let new = problems.iter().filter(|problem| !self.problems.contains(problem));
         new.for_each(|problem| self.log.warning(format_args!("Steering: {problem}")));
         self.problems = problems;
@@ -319,6 +346,11 @@ impl Steering {
         Some(Heard { app: self.names.get(&event.callee)?.clone(), listens })
     }
 
+    /// For the data plane, if anything is accelerated.
+    pub(crate) fn credits(&self) -> Option<OwnedFd> {
+        self.acceleration.as_ref()?.credits(&self.log)
+    }
+
     /// Oldest first.
     pub(crate) fn denials(&self) -> Vec<&Denial> {
         self.denials.after(0)
@@ -355,7 +387,8 @@ impl Steering {
                 sample("ringcar_direct_connects_total", labels, count)
             })
         });
-        counters.chain(pairs).collect()
+        let accelerated = self.acceleration.iter().flat_map(Acceleration::counters);
+        counters.chain(pairs).chain(accelerated).collect()
     }
 
     /// Takes the programs off.
@@ -394,6 +427,15 @@ impl Captures {
         let hosts = self.hosts.as_mut()?;
         let reason = hosts.set(names).err()?;
         Some(format!("the names of apps are not in {}: {reason}", hosts.path().display()))
+    }
+}
+
+impl Wanted {
+    pub(crate) fn by<'a>(apps: impl IntoIterator<Item = &'a AppSteering>) -> Self {
+        apps.into_iter().fold(Self::default(), |wanted, app| Self {
+            any: wanted.any || app.is_any(),
+            acceleration: wanted.acceleration || app.accelerates(Accelerate::Off),
+        })
     }
 }
 

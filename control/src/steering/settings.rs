@@ -21,6 +21,8 @@ pub(crate) struct NodeSteering {
     pub(crate) hosts: Option<PathBuf>,
     /// Apps elsewhere that have names here.
     pub(crate) named: Vec<Named>,
+    /// Of apps that do not say it themselves.
+    pub(crate) accelerate: Accelerate,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -31,6 +33,30 @@ pub(crate) enum Mode {
     Off,
     /// The node does not start without it.
     On,
+}
+
+/// Whether bytes between an app and the data plane go past TCP.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Accelerate {
+    /// Where this was tried for long on the kernel, and works on this one.
+    Auto,
+    #[default]
+    Off,
+    /// Where it works on this kernel; of a node: it does not start without.
+    On,
+}
+
+impl Accelerate {
+    /// # Errors
+    /// Says what the value must be.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" | "false" => Ok(Self::Off),
+            "on" | "true" => Ok(Self::On),
+            _ => Err(format!("{text:?} is none of auto, on and off")),
+        }
+    }
 }
 
 /// For one app.
@@ -45,16 +71,20 @@ pub(crate) struct AppSteering {
     pub(crate) direct_deny: Vec<String>,
     /// What becomes of its connects to addresses that stand for apps.
     pub(crate) capture: Capture,
+    /// `None`: as the node says.
+    pub(crate) accelerate: Option<Accelerate>,
 }
 
 /// A key of the file that is about steering.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Key {
+    Accelerate,
     Capture,
     Cgroup,
     Direct,
     DirectAllow,
     DirectDeny,
+    NodeAccelerate,
     NodeCaptureHosts,
     NodeCaptureNames,
     NodeCaptureRange,
@@ -74,6 +104,7 @@ impl Default for NodeSteering {
             range: Range::default(),
             hosts: None,
             named: Vec::new(),
+            accelerate: Accelerate::default(),
         }
     }
 }
@@ -83,6 +114,7 @@ impl NodeSteering {
     /// Says what the value must be.
     pub(crate) fn set(&mut self, key: Key, text: &str) -> Result<(), String> {
         match key {
+            Key::NodeAccelerate => self.accelerate = Accelerate::parse(text)?,
             Key::NodeCaptureHosts => {
                 if !text.starts_with('/') {
                     return Err(format!("{text:?} is no path of a file, such as /etc/hosts"));
@@ -114,7 +146,12 @@ impl NodeSteering {
                     _ => return Err(format!("{text:?} is neither refuse nor pass")),
                 }
             }
-            Key::Capture | Key::Cgroup | Key::Direct | Key::DirectAllow | Key::DirectDeny => {}
+            Key::Accelerate
+            | Key::Capture
+            | Key::Cgroup
+            | Key::Direct
+            | Key::DirectAllow
+            | Key::DirectDeny => {}
         }
         Ok(())
     }
@@ -125,6 +162,7 @@ impl AppSteering {
     /// Says what the values must be.
     pub(crate) fn set(&mut self, key: Key, texts: Vec<String>) -> Result<(), String> {
         match key {
+            Key::Accelerate => self.accelerate = Some(Accelerate::parse(&one(texts)?)?),
             Key::Capture => {
                 self.capture = match one(texts)?.as_str() {
                     "off" | "false" => Capture::Off,
@@ -150,7 +188,8 @@ impl AppSteering {
             }
             Key::DirectAllow => self.direct_allow = callers(texts)?,
             Key::DirectDeny => self.direct_deny = callers(texts)?,
-            Key::NodeCaptureHosts
+            Key::NodeAccelerate
+            | Key::NodeCaptureHosts
             | Key::NodeCaptureNames
             | Key::NodeCaptureRange
             | Key::NodeCgroup
@@ -170,9 +209,15 @@ impl AppSteering {
         self.direct == Some(Action::Redirect)
     }
 
+    /// `otherwise` is what the node says.
+    pub(crate) fn accelerates(&self, otherwise: Accelerate) -> bool {
+        self.accelerate.unwrap_or(otherwise) != Accelerate::Off
+    }
+
     /// Whether the kernel has anything to do for this app.
     pub(crate) fn is_any(&self) -> bool {
-        *self != Self::default()
+        let accelerate = self.accelerate.filter(|wish| *wish != Accelerate::Off);
+        Self { accelerate, ..self.clone() } != Self::default()
     }
 }
 
@@ -215,6 +260,7 @@ mod tests {
         for (key, text, want) in [
             (Key::NodeCgroup, "shop", false),
             (Key::NodeCgroup, "/a/../b", false),
+            (Key::NodeAccelerate, "fast", false),
             (Key::NodeMode, "maybe", false),
             (Key::NodePort, "0", false),
             (Key::NodePort, "70000", false),
@@ -225,6 +271,7 @@ mod tests {
             (Key::NodeCaptureHosts, "/etc/hosts", true),
             (Key::NodeCaptureNames, "a, b.prod,c=10.0.0.1:80", true),
             (Key::NodeCaptureRange, "240.0.0.0/16", true),
+            (Key::NodeAccelerate, "auto", true),
             (Key::NodeCgroup, "/", true),
             (Key::NodeMode, "on", true),
             (Key::NodePort, "3500", true),
@@ -236,11 +283,13 @@ mod tests {
             (Key::Cgroup, &["orders"][..], false),
             (Key::Cgroup, &["/"], false),
             (Key::Cgroup, &["/a", "/b"], false),
+            (Key::Accelerate, &["sometimes"], false),
             (Key::Direct, &["perhaps"], false),
             (Key::DirectAllow, &["a/b/c"], false),
             (Key::Capture, &["maybe"], false),
             (Key::Capture, &["shadow"], true),
             (Key::Cgroup, &["/shop/orders"], true),
+            (Key::Accelerate, &["on"], true),
             (Key::Direct, &["deny"], true),
             (Key::DirectAllow, &["a, prod/b", OTHERS], true),
         ] {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "helpers of tests, outside of what clippy takes for tests")]
 
+mod acceleration;
 mod access;
 mod adoption;
 mod app_care;

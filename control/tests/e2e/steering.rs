@@ -17,15 +17,15 @@ use std::{
 };
 
 /// Control groups of the test's own, where the programs are attached and nowhere else.
-struct Groups {
-    root: PathBuf,
-    name: String,
+pub(crate) struct Groups {
+    pub(crate) root: PathBuf,
+    pub(crate) name: String,
     /// What the names of all programs of this place end with.
     of_place: String,
 }
 
 impl Groups {
-    fn new(test: &str, place: &Place) -> Option<Self> {
+    pub(crate) fn new(test: &str, place: &Place) -> Option<Self> {
         let skip = |reason: &str| {
             eprintln!("skipped: {test}: {reason}");
             None
@@ -52,7 +52,7 @@ impl Groups {
     }
 
     /// The command in a group, which is made for it.
-    fn command(&self, group: &str, program: &Command) -> Command {
+    pub(crate) fn command(&self, group: &str, program: &Command) -> Command {
         let directory = self.root.join(group);
         fs::create_dir_all(&directory).unwrap();
         let mut command = Command::new("sh");
@@ -80,13 +80,18 @@ impl Groups {
     }
 
     fn node(&self, place: &Place, apps: &str) -> Process {
+        self.node_with(place, apps, &[])
+    }
+
+    pub(crate) fn node_with(&self, place: &Place, apps: &str, more: &[&str]) -> Process {
         let file = self.write(place, apps);
-        let ringcar = place.ringcar(&["node", "--config", file.to_str().unwrap()]);
+        let arguments = [&["node", "--config", file.to_str().unwrap()], more].concat();
+        let ringcar = place.ringcar(&arguments);
         Process::start(self.command("node", &ringcar).current_dir(place.path()))
     }
 
     /// What an unmodified client in this group gets: curl's exit code, and its output.
-    fn curl(&self, group: &str, url: &str) -> (i32, String) {
+    pub(crate) fn curl(&self, group: &str, url: &str) -> (i32, String) {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--max-time", "10", url]);
         let output = self.command(group, &curl).output().unwrap();

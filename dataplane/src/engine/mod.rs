@@ -35,6 +35,7 @@ mod caller;
 mod choose;
 mod chunk;
 mod credentials;
+mod credit;
 mod epoll;
 pub mod heap;
 mod pool;
@@ -51,6 +52,7 @@ pub(crate) use caller::{Target, caller, target};
 pub use choose::{Choice, Selected, Unusable, epoll, probe, uring};
 pub use chunk::{Chunk, ChunkWriter};
 pub(crate) use credentials::peer_user;
+pub use credit::Credits;
 pub use epoll::EpollEngine;
 pub use pool::BufferPool;
 pub use uring::UringEngine;
@@ -58,7 +60,7 @@ pub use waker::Waker;
 
 use rustix::io::Errno;
 use snapshot::Address;
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 /// A socket in the engine's care.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -81,6 +83,10 @@ pub struct ListenerKey {
 /// that may enter the kernel to wait. No call blocks.
 pub trait Engine {
     fn backend(&self) -> Backend;
+
+    /// Sockets from now on whose bytes come past TCP tell there what was read. An engine that does
+    /// not leaves their peers to TCP after a window.
+    fn accelerate(&mut self, _credits: Arc<Credits>) {}
 
     /// A handle to the buffers of this engine; cheap to clone, never sent to another thread.
     fn buffers(&self) -> &BufferPool;

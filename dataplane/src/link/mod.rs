@@ -27,7 +27,7 @@ pub(crate) use stats::Workers;
 use crate::{
     adoption::{Adoption, Difference},
     clock,
-    engine::Waker,
+    engine::{Credits, Waker},
     gate::Gates,
     limits::ASKED_MAX,
     mailbox::{FromWorker, Mailbox, ToWorker, WorkerId},
@@ -433,6 +433,7 @@ impl Link {
                 self.drain();
             }
             ToDataPlane::Exit => self.exit(End::Told),
+            ToDataPlane::Credits => self.take_credits(sockets),
             ToDataPlane::Resolver { exists } => self.tell_all(|| ToWorker::Resolver { exists }),
             // The delta with the route may be one of those that were passed over.
             ToDataPlane::Resolved { query } if self.stage == Stage::AwaitingState => {
@@ -592,6 +593,21 @@ impl Link {
             self.send(&FromDataPlane::Log { level: LogLevel::Error, message });
         }
         self.holds.extend(ids.iter().copied().zip(descriptors));
+    }
+
+    /// Without it, a window is all that apps send past TCP.
+    fn take_credits(&mut self, descriptors: Vec<OwnedFd>) {
+        let mapped = match &descriptors[..] {
+            [map] => Credits::map(map).map_err(|e| e.to_string()),
+            other => Err(format!("{} descriptors came", other.len())),
+        };
+        match mapped.map(Arc::new) {
+            Ok(credits) => self.tell_all(|| ToWorker::Credits(Arc::clone(&credits))),
+            Err(e) => {
+                let message = format!("the map of what was read cannot be used: {e}");
+                self.send(&FromDataPlane::Log { level: LogLevel::Error, message });
+            }
+        }
     }
 
     fn share_routes(&mut self) {

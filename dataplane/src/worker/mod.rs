@@ -194,6 +194,7 @@ impl<E: Engine> Worker<E> {
                     let scores = self.relay.scores(worker, id.as_str(), namespace.as_str());
                     self.surroundings.link.put(FromWorker::Scores { query, scores });
                 }
+                ToWorker::Credits(credits) => self.relay.engine.accelerate(credits),
                 ToWorker::Resolver { exists } => self.relay.set_resolver(exists),
                 ToWorker::Resolved(name) => self.relay.on_resolved(&name),
                 ToWorker::Host { name, found } => self.relay.on_host(&name, &found),

@@ -8,6 +8,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod accelerate;
 mod endpoint;
 mod event;
 mod identity;

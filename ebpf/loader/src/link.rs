@@ -19,6 +19,7 @@ use std::{
 #[repr(u32)]
 pub(crate) enum AttachType {
     SockOps = 3,
+    SkMsgVerdict = 7,
     Connect4 = 10,
     Connect6 = 11,
     Getsockopt = 21,
@@ -40,6 +41,18 @@ pub(crate) fn attach(
 /// What is pinned at one path is pinned at another one, too.
 pub(crate) fn pin_again(from: &Path, to: &Path) -> io::Result<()> {
     pin_at(&open(from)?, to)
+}
+
+/// Messages of the sockets that come into `map` from now on go through the program, for as long as
+/// the map is open or pinned.
+pub(crate) fn attach_to_map(program: impl AsFd, map: impl AsFd) -> io::Result<()> {
+    let attributes = ProgramAttach {
+        target: map.as_fd().as_raw_fd().cast_unsigned(),
+        program: program.as_fd().as_raw_fd().cast_unsigned(),
+        attach_type: AttachType::SkMsgVerdict as u32,
+        ..ProgramAttach::default()
+    };
+    call(BPF_PROG_ATTACH, &attributes).map(drop)
 }
 
 /// Takes the program off at once; merely removing the file lets it run on for a moment.
@@ -105,6 +118,17 @@ impl Attributes for LinkCreate {}
 
 #[repr(C)]
 #[derive(Default)]
+struct ProgramAttach {
+    target: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+impl Attributes for ProgramAttach {}
+
+#[repr(C)]
+#[derive(Default)]
 struct Pin {
     path: u64,
     fd: u32,
@@ -126,6 +150,7 @@ impl Attributes for Detach {}
 
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_ATTACH: libc::c_int = 8;
 const BPF_LINK_CREATE: libc::c_int = 28;
 /// Linux 5.9.
 const BPF_LINK_DETACH: libc::c_int = 34;

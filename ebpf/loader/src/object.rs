@@ -22,14 +22,9 @@ impl Build {
     /// Of this executable.
     pub const THIS: Self = Self { object: OBJECT, layout: LAYOUT, maps: &MAPS };
 
-    /// Unlike any other's (FNV-1a over the object, and the layout).
+    /// Unlike any other's.
     pub(crate) fn name(&self) -> String {
-        let layout = self.layout.to_le_bytes();
-        let hash =
-            self.object.iter().chain(&layout).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-        format!("{hash:016x}")
+        name_of([self.object, &self.layout.to_le_bytes()])
     }
 
     pub(crate) fn has_map(&self, name: &str) -> bool {
@@ -38,3 +33,15 @@ impl Build {
 }
 
 static OBJECT: &[u8] = include_bytes_aligned!("../../prebuilt/ringcar.bpf.o");
+
+/// Of acceleration, for nodes that have it.
+pub(crate) static ACCELERATE: &[u8] = include_bytes_aligned!("../../prebuilt/accelerate.bpf.o");
+
+/// FNV-1a over all parts.
+pub(crate) fn name_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let bytes = parts.into_iter().flatten();
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}

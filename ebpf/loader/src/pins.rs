@@ -92,10 +92,30 @@ impl Pins {
     pub(crate) fn remove_others(&self, links: &Path) -> Result<(), KernelError> {
         let maps = self.maps();
         let mut others = subdirectories(&self.directory());
-        others.retain(|path| path != links && *path != maps);
+        others.retain(|path| path != links && *path != maps && !is_acceleration(path));
         // Programs before the maps they use.
         others.sort_by_key(|path| !is_links(path));
         others.iter().try_for_each(|path| remove_directory(path))
+    }
+
+    /// Maps and links of one build of acceleration.
+    pub(crate) fn acceleration(&self, object: &str, cgroup: u64) -> (PathBuf, PathBuf) {
+        let directory = self.directory();
+        let maps = directory.join(format!("maps{ACCELERATION}{object}-{cgroup}"));
+        (maps, directory.join(format!("links{ACCELERATION}{object}-{cgroup}")))
+    }
+
+    pub(crate) fn acceleration_maps(&self) -> Option<PathBuf> {
+        let mut all = subdirectories(&self.directory()).into_iter();
+        all.find(|path| is_acceleration(path) && !is_links(path))
+    }
+
+    /// Connections that are under way keep what they have.
+    pub(crate) fn remove_acceleration(&self) -> Result<(), KernelError> {
+        let mut all = subdirectories(&self.directory());
+        all.retain(|path| is_acceleration(path));
+        all.sort_by_key(|path| !is_links(path));
+        all.iter().try_for_each(|path| remove_directory(path))
     }
 
     /// Detaches all programs of this name and drops its maps. Whether there was anything.
@@ -188,6 +208,10 @@ fn is_links(path: &Path) -> bool {
     name_of(path).starts_with("links-")
 }
 
+fn is_acceleration(path: &Path) -> bool {
+    name_of(path).contains(ACCELERATION)
+}
+
 fn subdirectories(path: &Path) -> Vec<PathBuf> {
     entries(path).filter(|path| path.is_dir()).collect()
 }
@@ -215,6 +239,8 @@ fn directory_name(name: &str) -> String {
 }
 
 const MAPS_PREFIX: &str = "maps-v";
+/// In the names of what acceleration has.
+const ACCELERATION: &str = "-accelerate-";
 
 /// Of a directory's name; a host's name has at most 64.
 const NAME_BYTES_MAX: usize = 64;

@@ -1,7 +1,10 @@
 //! Keys and values as the bytes that the kernel sees.
 
 use aya::Pod;
-use ebpf_common::{Endpoint, Flow, Identity, Ip, Member, Name, Pair, Place, RuleKey, Settings};
+use ebpf_common::{
+    Endpoint, Flow, Identity, Ip, Member, Name, Pair, Place, RuleKey, Settings,
+    accelerate::{Acceleration, End, Hop},
+};
 
 /// A value of a map; what it wraps may be any bytes.
 #[repr(transparent)]
@@ -11,8 +14,11 @@ pub(crate) struct Raw<T>(pub(crate) T);
 /// Types that are integers through and through.
 pub(crate) trait Plain: Copy + 'static {}
 
+impl Plain for Acceleration {}
+impl Plain for End {}
 impl Plain for Endpoint {}
 impl Plain for Flow {}
+impl Plain for Hop {}
 impl Plain for Identity {}
 impl Plain for Ip {}
 impl Plain for Member {}

@@ -140,21 +140,21 @@ impl Virtuals {
     }
 }
 
-struct Table<K: aya::Pod, V: aya::Pod> {
+pub(crate) struct Table<K: aya::Pod, V: aya::Pod> {
     name: &'static str,
     map: HashMap<MapData, K, V>,
     known: Known<K, V>,
 }
 
 impl<K: aya::Pod + Eq + Hash, V: aya::Pod + Eq> Table<K, V> {
-    fn open(maps: &Path, name: &'static str) -> Result<Self, KernelError> {
+    pub(crate) fn open(maps: &Path, name: &'static str) -> Result<Self, KernelError> {
         let map: HashMap<MapData, K, V> = open(maps, name, Map::HashMap)?;
         let known = map.iter().filter_map(Result::ok).collect();
         Ok(Self { name, map, known })
     }
 
     /// What goes, goes first: there is room for it only then.
-    fn set(&mut self, wanted: impl Iterator<Item = (K, V)>) -> Result<(), KernelError> {
+    pub(crate) fn set(&mut self, wanted: impl Iterator<Item = (K, V)>) -> Result<(), KernelError> {
         let wanted: Known<K, V> = wanted.collect();
         let failed = |e| KernelError::Map { map: self.name, reason: text(&e) };
         for key in self.known.keys().filter(|key| !wanted.contains_key(key)) {

@@ -11,8 +11,8 @@ mod socket;
 
 use self::socket::{Receive, Socket};
 use super::{
-    Backend, BufferPool, Chunk, Engine, EngineError, Event, ListenerKey, Operation, SocketKey,
-    Waker,
+    Backend, BufferPool, Chunk, Credits, Engine, EngineError, Event, ListenerKey, Operation,
+    SocketKey, Waker,
     slab::Slab,
     socket::{
         AcceptError, Connecting, accept_last, connect_tcp, connect_unix, judge_accept_error, open,
@@ -32,7 +32,7 @@ use rustix::{
     net::{SocketFlags, accept_with, sockopt},
 };
 use snapshot::Address;
-use std::{collections::VecDeque, mem, os::fd::OwnedFd, time::Duration};
+use std::{collections::VecDeque, mem, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 pub struct EpollEngine {
     epoll: OwnedFd,
@@ -51,6 +51,8 @@ pub struct EpollEngine {
     /// Events of calls between turns.
     pending: VecDeque<Event>,
     readiness: Box<[epoll::Event]>,
+    /// `None`: nothing is accelerated.
+    credits: Option<Arc<Credits>>,
 }
 
 struct Listener {
@@ -76,6 +78,7 @@ impl EpollEngine {
             accepting: Vec::new(),
             pending: VecDeque::new(),
             readiness: vec![NO_EVENT; EVENTS_PER_TURN].into_boxed_slice(),
+            credits: None,
         })
     }
 
@@ -197,6 +200,7 @@ impl EpollEngine {
         let has_room = flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP);
         if socket.connecting {
             if on_connected(token, socket, events) {
+                socket.credit = self.credits.as_ref().and_then(|credits| credits.of(&socket.fd));
                 self.flush(token.index, events);
             }
         } else if socket.blocked && has_room {
@@ -275,6 +279,10 @@ impl Engine for EpollEngine {
         Backend::Epoll
     }
 
+    fn accelerate(&mut self, credits: Arc<Credits>) {
+        self.credits = Some(credits);
+    }
+
     fn buffers(&self) -> &BufferPool {
         &self.buffers
     }
@@ -318,7 +326,9 @@ impl Engine for EpollEngine {
     }
 
     fn adopt(&mut self, socket: OwnedFd) -> SocketKey {
-        self.insert(Socket::new(socket))
+        let mut socket = Socket::new(socket);
+        socket.credit = self.credits.as_ref().and_then(|credits| credits.of(&socket.fd));
+        self.insert(socket)
     }
 
     fn connect(&mut self, address: &Address) -> Result<SocketKey, Errno> {
@@ -336,7 +346,14 @@ impl Engine for EpollEngine {
         }
         let key = self.insert(socket);
         match progress {
-            Connecting::Connected => self.pending.push_back(Event::Connected { socket: key }),
+            Connecting::Connected => {
+                if let Some(credits) = &self.credits
+                    && let Some(socket) = self.sockets.find_mut(key.index, key.generation)
+                {
+                    socket.credit = credits.of(&socket.fd);
+                }
+                self.pending.push_back(Event::Connected { socket: key });
+            }
             Connecting::Failed(error) => {
                 self.pending.push_back(failure(key, Operation::Connect, error));
             }

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::super::{BufferPool, Chunk, Event, Operation, SocketKey, pool::Slot, queue::SendQueue};
+use super::super::{
+    BufferPool, Chunk, Event, Operation, SocketKey, credit::Credit, pool::Slot, queue::SendQueue,
+};
 use crate::limits::{BUFFER_BYTES, FLUSH_BYTES_MAX, GATHER_SLICES, HEADROOM_BYTES, RECEIVE_SLICES};
 use arrayvec::ArrayVec;
 use rustix::{
@@ -19,6 +21,8 @@ pub(super) struct Socket {
     pub(super) fd: OwnedFd,
     pub(super) connecting: bool,
     pub(super) receive: Receive,
+    /// Told of what is received, if it comes past TCP.
+    pub(super) credit: Option<Box<Credit>>,
     /// There may be something to receive: no receive came back empty since the last edge.
     readable: bool,
     /// The peer is done or gone, so a receive that is not full still needs the next one, which says
@@ -60,6 +64,7 @@ impl Socket {
             fd,
             connecting: false,
             receive: Receive::Off,
+            credit: None,
             readable: false,
             hung_up: false,
             queued: false,
@@ -143,6 +148,9 @@ impl Socket {
                 events.push(Event::ReceiveClosed { socket: key });
             }
             Ok(count) => {
+                if let Some(credit) = &mut self.credit {
+                    credit.took(count);
+                }
                 let room = slots.len() * BUFFER_BYTES;
                 self.readable = self.hung_up || count == room;
                 self.slices = if count == room { (2 * self.slices).min(RECEIVE_SLICES) } else { 1 };

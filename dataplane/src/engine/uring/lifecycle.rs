@@ -86,6 +86,7 @@ impl UringEngine {
             events.push(failure(key, Operation::Connect, error));
             return;
         }
+        socket.credit = self.credits.as_ref().and_then(|credits| credits.of(&socket.fd));
         events.push(Event::Connected { socket: key });
         if socket.receive == Receive::Deferred {
             self.arm_receive(key);

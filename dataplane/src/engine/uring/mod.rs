@@ -24,8 +24,8 @@ use self::{
     socket::{Receive, Sending, Socket, Stage},
 };
 use super::{
-    Backend, BufferPool, Chunk, Engine, EngineError, Event, ListenerKey, Operation, SocketKey,
-    Waker,
+    Backend, BufferPool, Chunk, Credits, Engine, EngineError, Event, ListenerKey, Operation,
+    SocketKey, Waker,
     slab::Slab,
     socket::{open, prepare_listener, reset_on_close},
     token::{Kind, Token},
@@ -43,6 +43,7 @@ use std::{
     collections::VecDeque,
     mem,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
     time::Duration,
 };
 
@@ -70,6 +71,8 @@ pub struct UringEngine {
     /// Vectors of gathered sends, for reuse.
     #[expect(clippy::vec_box, reason = "the kernel has a vector's address, so it may not move")]
     gathers: Vec<Box<Gather>>,
+    /// `None`: nothing is accelerated.
+    credits: Option<Arc<Credits>>,
 }
 
 struct Listener {
@@ -134,6 +137,7 @@ impl UringEngine {
             fresh: Vec::new(),
             ready: VecDeque::new(),
             gathers: Vec::new(),
+            credits: None,
         };
         engine.watch_waker();
         Ok(engine)
@@ -254,6 +258,10 @@ impl Engine for UringEngine {
         Backend::Uring
     }
 
+    fn accelerate(&mut self, credits: Arc<Credits>) {
+        self.credits = Some(credits);
+    }
+
     fn buffers(&self) -> &BufferPool {
         &self.buffers
     }
@@ -291,7 +299,9 @@ impl Engine for UringEngine {
 
     fn adopt(&mut self, socket: OwnedFd) -> SocketKey {
         allow_waiting(&socket);
-        self.insert(Socket::new(socket))
+        let mut socket = Socket::new(socket);
+        socket.credit = self.credits.as_ref().and_then(|credits| credits.of(&socket.fd));
+        self.insert(socket)
     }
 
     fn connect(&mut self, address: &Address) -> Result<SocketKey, Errno> {

@@ -50,6 +50,9 @@ impl UringEngine {
         }
         let outcome = completion.outcome();
         if let (Ok(count @ 1..), Some(slot)) = (outcome, slot) {
+            if let Some(credit) = &mut socket.credit {
+                credit.took(count);
+            }
             events.push(Event::Received { socket: key, chunk: Chunk::received(slot, count) });
         }
         if completion.is_last() {

@@ -19,7 +19,7 @@
 #![forbid(unsafe_code)]
 
 use super::gather::Gather;
-use crate::engine::queue::SendQueue;
+use crate::engine::{credit::Credit, queue::SendQueue};
 use socket2::SockAddr;
 use std::os::fd::OwnedFd;
 
@@ -29,6 +29,8 @@ pub(super) struct Socket {
     /// Where it connects to, while it does.
     pub(super) address: Option<Box<SockAddr>>,
     pub(super) receive: Receive,
+    /// Told of what is received, if it comes past TCP.
+    pub(super) credit: Option<Box<Credit>>,
     pub(super) sending: Sending,
     /// Bytes of the send that the kernel has.
     pub(super) offered: usize,
@@ -84,6 +86,7 @@ impl Socket {
             stage: Stage::Open,
             address: None,
             receive: Receive::Off,
+            credit: None,
             sending: Sending::Idle,
             offered: 0,
             gather: None,
