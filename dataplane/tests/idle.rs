@@ -32,8 +32,7 @@ const ENGINE: &str = "RINGCAR_TEST_IDLE_ENGINE";
 #[test]
 fn idle_connections_cost_less_than_1_kib() {
     if let Err(reason) = raise_descriptor_limit() {
-        println!("SKIPPED idle_connections_cost_less_than_1_kib: {reason}");
-        return;
+        return support::skipped("idle_connections_cost_less_than_1_kib", &reason);
     }
     match std::env::var(ENGINE).as_deref() {
         Ok("epoll") => return measure(Choice::Epoll),

@@ -403,7 +403,6 @@ fn a_thousand_apps_come_are_called_and_leave_nothing() {
         let now = [node.pid(), data_plane].map(|pid| (descriptors(pid), threads(pid)));
         now.iter().zip(before).all(|(now, before)| now.0 <= before.0 + SLACK && now.1 <= before.1)
     });
-    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 }
 
 /// Descriptors that come and go by themselves: pooled connections, a client that was just here.

@@ -3,8 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::support::{
-    App, DEADLINE, Place, Process, Server, call, eventually, eventually_in, free_port, get,
-    status_of,
+    App, Place, Process, Server, call, eventually, eventually_in, free_port, get, status_of,
 };
 use rustix::process::Signal;
 use std::{
@@ -128,11 +127,14 @@ fn control_that_comes_back_while_etcd_is_away_takes_nobody_away() {
     eventually("it is gone", || is_unknown(port));
 }
 
+/// Of a row, unless the configuration says otherwise.
+const LEASE: Duration = Duration::from_secs(10);
+
 #[test]
 fn a_node_has_one_lease_for_all_its_apps() {
     const APPS: usize = 1000;
     /// Other tests may be doing the same.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_secs(180);
     let Some(mut etcd) = Server::etcd() else { return };
     etcd.start();
     eventually("etcd answers", || etcd.is_ready());
@@ -168,7 +170,7 @@ fn a_node_has_one_lease_for_all_its_apps() {
     assert_eq!(there.finish(&["node", "remove", "app-7"]).code, 0);
     eventually("its row is gone", || etcd.row_count() == rows - 1);
     eventually("callers know that", || call(7) == 500);
-    assert!(removed.elapsed() < DEADLINE / 2, "long before a lease is over");
+    assert!(removed.elapsed() < LEASE, "before a lease is over");
     assert_eq!(call(8), 200);
 
     // A killed control leaves its lease behind; the next one has its own, for the same rows.
@@ -205,9 +207,7 @@ fn connections_to(pid: u32, port: u16) -> usize {
 
 fn end_of(callee: Process, signal: Signal, port: u16) {
     callee.signal(signal);
-    let ended = Instant::now();
     eventually("it is gone", || is_unknown(port));
-    assert!(ended.elapsed() < DEADLINE);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, Process, eventually, free_port, status_of, try_call};
+use crate::support::{App, Place, Process, eventually, free_port, skipped, status_of, try_call};
 use rustix::process::Signal;
 use std::{
     fs,
@@ -22,9 +22,9 @@ struct Groups {
 }
 
 impl Groups {
-    fn new(test: &str, place: &Place) -> Option<Self> {
+    fn new(place: &Place) -> Option<Self> {
         let skip = |reason: &str| {
-            eprintln!("skipped: {test}: {reason}");
+            skipped(reason);
             None
         };
         if !rustix::process::geteuid().is_root() {
@@ -133,8 +133,7 @@ const CHECKOUT: &str = "http://localhost:3500/v1.0/invoke/checkout/method/x";
 #[test]
 fn two_unmodified_apps_share_one_address_and_are_told_apart() {
     let place = Place::new();
-    let name = "two_unmodified_apps_share_one_address_and_are_told_apart";
-    let Some(groups) = Groups::new(name, &place) else { return };
+    let Some(groups) = Groups::new(&place) else { return };
     let checkout = App::start();
     let apps = format!(
         "- {{id: orders, cgroup: /{0}/orders}}\n- {{id: checkout, cgroup: /{0}/checkout, address: {1}, \
@@ -217,7 +216,7 @@ fn two_unmodified_apps_share_one_address_and_are_told_apart() {
 #[test]
 fn what_goes_round_the_sidecar_is_taken_in_by_it() {
     let place = Place::new();
-    let Some(groups) = Groups::new("what_goes_round_the_sidecar_is_taken_in_by_it", &place) else {
+    let Some(groups) = Groups::new(&place) else {
         return;
     };
     for group in ["orders", "other", "checkout", "stranger"] {
@@ -262,8 +261,7 @@ fn what_goes_round_the_sidecar_is_taken_in_by_it() {
 #[test]
 fn an_app_is_ready_when_it_listens_and_not_when_it_ceases() {
     let place = Place::new();
-    let name = "an_app_is_ready_when_it_listens_and_not_when_it_ceases";
-    let Some(groups) = Groups::new(name, &place) else { return };
+    let Some(groups) = Groups::new(&place) else { return };
     fs::create_dir(groups.root.join("orders")).unwrap();
     let port = free_port();
     let apps = format!("- {{id: orders, cgroup: /{}/orders, address: {port}}}\n", groups.name);
@@ -290,8 +288,7 @@ fn an_app_is_ready_when_it_listens_and_not_when_it_ceases() {
 #[test]
 fn control_may_die_and_come_back_and_be_told_to_let_go() {
     let place = Place::new();
-    let name = "control_may_die_and_come_back_and_be_told_to_let_go";
-    let Some(groups) = Groups::new(name, &place) else { return };
+    let Some(groups) = Groups::new(&place) else { return };
     let apps = format!("- {{id: orders, cgroup: /{}/orders}}\n", groups.name);
     fs::create_dir(groups.root.join("orders")).unwrap();
     let mut node = groups.node(&place, &apps);
@@ -330,7 +327,7 @@ fn control_may_die_and_come_back_and_be_told_to_let_go() {
 #[test]
 fn either_process_may_be_killed_at_any_time() {
     let place = Place::new();
-    let Some(groups) = Groups::new("either_process_may_be_killed_at_any_time", &place) else {
+    let Some(groups) = Groups::new(&place) else {
         return;
     };
     let checkout = App::start();

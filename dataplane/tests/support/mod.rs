@@ -30,7 +30,7 @@ use std::{
 
 /// How long any single step may take before the test fails. Generous: it only passes when something
 /// is wrong.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Each test once on io_uring and once on epoll, as `name::uring` and `name::epoll`.
 macro_rules! on_both_engines {

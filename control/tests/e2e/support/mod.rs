@@ -21,14 +21,15 @@ pub(crate) use etcd::Etcd;
 pub(crate) use load::Load;
 pub(crate) use machines::Machines;
 pub(crate) use mortal::MortalApp;
-pub(crate) use place::{Place, free_port, status_of};
+pub(crate) use place::{Place, status_of};
 pub(crate) use process::{Finished, Process};
+pub(crate) use program::{free_port, skipped};
 pub(crate) use server::Server;
 
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes that works.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+/// Longer than anything takes that works, on two cores that others use, too.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Asks again until the answer is yes.
 #[track_caller]

@@ -3,14 +3,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Process, try_call};
+use super::{Process, free_port, try_call};
 use rustix::{
     net::sockopt,
     process::{Pid, Signal, kill_process},
 };
 use std::{
     fs,
-    net::TcpListener,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
@@ -127,11 +126,6 @@ impl Drop for Place {
         }
         let _ = fs::remove_dir_all(&self.path);
     }
-}
-
-/// A port that nobody has now. Sidecars retry one that somebody took in between.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Status of a GET, 0 while nobody answers.
