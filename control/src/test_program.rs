@@ -4,7 +4,7 @@
 
 use std::{
     io::Write,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, TcpListener, ToSocketAddrs},
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
@@ -64,12 +64,18 @@ pub(crate) fn find(name: &str, package: &str) -> Option<PathBuf> {
     found
 }
 
+/// Whether `localhost` can be looked up, which takes a line of `/etc/hosts`.
+pub(crate) fn has_localhost() -> bool {
+    let found = ("localhost", 80).to_socket_addrs();
+    found.inspect_err(|e| skipped(&format!("localhost has no address here: {e}"))).is_ok()
+}
+
 /// A port that nobody has, and that nobody is given unless he asks for it by its number.
 ///
-/// Those are the ports below the ones that the kernel chooses from: one of the kernel's own choice is
-/// anybody's again as soon as it is let go, and connections of other tests take such ports all the
-/// time. No port is given twice; test processes that run at one time keep apart by a socket with an
-/// abstract name for each block of ports, which is of this network only, as ports are.
+/// Those are the ports below the ones that the kernel chooses from: one of the kernel's own choice
+/// is anybody's again as soon as it is let go, and connections of other tests take such ports all
+/// the time. No port is given twice; test processes that run at one time keep apart by a socket
+/// with an abstract name for each block of ports, which is of this network only, as ports are.
 pub(crate) fn free_port() -> u16 {
     static BLOCK: Mutex<Vec<u16>> = Mutex::new(Vec::new());
     static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
