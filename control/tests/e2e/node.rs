@@ -59,7 +59,14 @@ fn succeed(place: &Place, arguments: &[&str]) -> String {
 }
 
 fn states(place: &Place) -> Vec<(String, String)> {
-    let rows = succeed(place, &["node", "list", "-o", "json"]);
+    let mut rows = String::new();
+    // On a busy machine a thousand apps may take longer to tell than the command waits.
+    eventually("the node tells its apps", || {
+        let Finished { code, output } = place.finish(&["node", "list", "-o", "json"]);
+        assert!(code == 0 || output.contains("no response within"), "{output}");
+        rows = output;
+        code == 0
+    });
     let rows: serde_json::Value = serde_json::from_str(&rows).unwrap();
     let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
     rows.as_array().unwrap().iter().map(|row| (text(row, "id"), text(row, "state"))).collect()
