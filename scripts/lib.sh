@@ -3,7 +3,25 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 : "${CARGO_TARGET_DIR:=$root/target}"
+case $CARGO_TARGET_DIR in
+    /*) ;;
+    *) CARGO_TARGET_DIR=$root/$CARGO_TARGET_DIR ;;
+esac
 export CARGO_TARGET_DIR
+
+# A service that starts us may know no home, and a cron job nothing below sbin.
+: "${HOME:=$(getent passwd "$(id -u)" | cut -d : -f 6)}"
+export HOME
+PATH=$PATH:/usr/sbin:/sbin
+
+# Nothing here calls the outside by these names, and what calls this machine must not go through a proxy.
+no_proxy=localhost,127.0.0.1,::1,10.213.0.0/16${no_proxy:+,$no_proxy}
+export no_proxy NO_PROXY=$no_proxy
+
+# Who runs this need not be who cloned it; git asks before it reads what is somebody else's.
+git_settings=${GIT_CONFIG_COUNT:-0}
+export GIT_CONFIG_COUNT=$((git_settings + 1))
+export "GIT_CONFIG_KEY_$git_settings=safe.directory" "GIT_CONFIG_VALUE_$git_settings=$root"
 
 say() {
     printf '%s\n' "$*"
@@ -48,16 +66,26 @@ try_package() {
     has_command "$command" && return 0
     [ "$(id -u)" = 0 ] && has_command apt-get || return 1
     warn "installing $package, for $command"
-    if ! install_package "$package"; then
-        apt-get update -qq >/dev/null 2>&1 || true
-        install_package "$package" || return 1
-    fi
-    has_command "$command"
+    install_package "$package" && has_command "$command"
 }
 
+# install_package PACKAGE: with the lists that are there, which may be none or too old, and else with new ones.
 install_package() {
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null 2>&1
+    apt install -y --no-install-recommends "$1" && return 0
+    [ -z "${lists_are_new:-}" ] || return 1
+    export lists_are_new=yes
+    apt update
+    apt install -y --no-install-recommends "$1"
 }
+
+# apt VERB…: waits for another apt to end, and not for ever for a network that is not there.
+apt() {
+    DEBIAN_FRONTEND=noninteractive timeout --kill-after=10 "$APT_SECONDS_MAX" apt-get -qq \
+        -o DPkg::Lock::Timeout=120 -o Acquire::Retries=1 -o Acquire::http::Timeout=15 \
+        -o Acquire::https::Timeout=15 "$@" </dev/null >/dev/null 2>&1
+}
+# A JDK takes a minute on a slow line.
+APT_SECONDS_MAX=300
 
 # need_package COMMAND PACKAGE: as try_package, but a script that cannot go on without it ends.
 need_package() {
@@ -65,14 +93,18 @@ need_package() {
 }
 
 need_rust() {
-    [ -d "$HOME/.cargo/bin" ] && PATH=$PATH:$HOME/.cargo/bin
+    local directory=${CARGO_HOME:-$HOME/.cargo}/bin
+    # In front, or the compiler of a package, once that is installed, would be taken in the place of this cargo's.
+    if [ -x "$directory/cargo" ] && { ! has_command cargo || [ "$(command -v cargo)" = "$directory/cargo" ]; }; then
+        PATH=$directory:$PATH
+    fi
     need_command cargo "install Rust 1.88 or newer from https://rustup.rs"
     need_package cc build-essential
 }
 
 # The directory for a script's own files; goes when the script ends.
 make_temporary() {
-    temporary=$(mktemp -d "${TMPDIR:-/tmp}/ringcar.XXXXXX")
+    temporary=$(mktemp -d "${TMPDIR:-/tmp}/ringcar.XXXXXX") || fail "no directory for temporary files: set TMPDIR"
     trap clean_up EXIT
 }
 

@@ -212,7 +212,7 @@ mod tests {
 
     fn run<T>(test: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let limited = async { tokio::time::timeout(Duration::from_secs(5), test).await };
+        let limited = async { tokio::time::timeout(Duration::from_secs(60), test).await };
         runtime.block_on(limited).expect("done in time")
     }
 

@@ -21,7 +21,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A clock may be early by rounding, and late by that and a busy machine.
 const EARLY: Duration = Duration::from_millis(200);
-const LATE: Duration = Duration::from_secs(3);
+const LATE: Duration = Duration::from_secs(20);
 
 #[test]
 fn whoever_is_too_slow_is_let_go() {

@@ -86,8 +86,8 @@ fn count(place: &Place, groups: &Groups, event: &str) -> u64 {
     counts(place, groups).get(event).and_then(serde_json::Value::as_u64).unwrap_or_default()
 }
 
-fn prepare(test: &str, place: &Place, more: &str) -> Option<(Groups, String)> {
-    let groups = Groups::new(test, place)?;
+fn prepare(place: &Place, more: &str) -> Option<(Groups, String)> {
+    let groups = Groups::new(place)?;
     for group in ["orders", "checkout"] {
         fs::create_dir(groups.root.join(group)).unwrap();
     }
@@ -104,8 +104,7 @@ const ECHO: &str = "http://localhost:3500/v1.0/invoke/checkout/method/echo";
 fn talks(name: &'static str) {
     let place = Place::new();
     let Some(peer) = Peer::make(name, &place) else { return };
-    let test = format!("bytes_of_{name}_go_past_tcp");
-    let Some((groups, apps)) = prepare(&test, &place, "") else { return };
+    let Some((groups, apps)) = prepare(&place, "") else { return };
     let (server, port) = peer.serve(&groups);
     let apps = apps.replace("PORT", &port);
     let mut node = groups.node_with(&place, &apps, &["--accelerate", "on"]);
@@ -159,8 +158,7 @@ fn only_the_apps_that_are_named_are_accelerated() {
     let place = Place::new();
     let checkout = App::start();
     let more = ", accelerate: off";
-    let test = "only_the_apps_that_are_named_are_accelerated";
-    let Some((groups, apps)) = prepare(test, &place, more) else { return };
+    let Some((groups, apps)) = prepare(&place, more) else { return };
     let apps = apps.replace("PORT", &checkout.port.to_string());
     let apps = apps.replace("/orders}", "/orders, accelerate: on}");
     let mut node = groups.node_with(&place, &apps, &[]);
@@ -185,8 +183,7 @@ fn only_the_apps_that_are_named_are_accelerated() {
 fn a_data_plane_that_dies_leaves_no_wrong_byte() {
     let place = Place::new();
     let Some(peer) = Peer::make("python", &place) else { return };
-    let test = "a_data_plane_that_dies_leaves_no_wrong_byte";
-    let Some((groups, apps)) = prepare(test, &place, "") else { return };
+    let Some((groups, apps)) = prepare(&place, "") else { return };
     let (server, port) = peer.serve(&groups);
     let apps = apps.replace("PORT", &port);
     let mut node = groups.node_with(&place, &apps, &["--accelerate", "on"]);

@@ -4,7 +4,10 @@
 
 use crate::{
     registries::{CALL, LOOPBACK, config, is_unknown},
-    support::{App, Connection, DEADLINE, Place, Process, Server, eventually, free_port, get},
+    support::{
+        App, Connection, DEADLINE, Place, Process, Server, eventually, free_port, get,
+        has_descriptors,
+    },
 };
 use rustix::process::Signal;
 use std::{
@@ -102,6 +105,9 @@ fn an_app_that_moves_is_followed_without_a_failed_call() {
 
 #[test]
 fn a_thousand_calls_wait_for_one_answer() {
+    if !has_descriptors(4096) {
+        return;
+    }
     let Some(dns) = Server::dnsmasq("127.0.0.2 orders.example\n") else { return };
     let caller = Caller::start(&dns);
     let (_place, _orders, _app) = caller.callee(&dns, "orders", "127.0.0.2");

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, Server, call, eventually, free_port, replace, status_of};
+use crate::support::{
+    App, Place, Server, call, eventually, free_port, replace, skipped, status_of,
+};
 use std::{fs, process::Command};
 
 #[test]
@@ -44,7 +46,7 @@ fn tells_what_the_call_does_and_how_to_make_it() {
             assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
             assert!(app.request_for("/b/c?x=1").starts_with("POST "));
         }
-        _ => eprintln!("skipped: there is no curl"),
+        _ => skipped("there is no curl, for the call by hand"),
     }
 }
 

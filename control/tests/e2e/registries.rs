@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::support::{
-    App, DEADLINE, Place, Process, Server, call, eventually, eventually_in, free_port, get,
+    App, Place, Process, Server, call, eventually, eventually_in, free_port, get, has_descriptors,
     replace, status_of,
 };
 use rustix::process::Signal;
@@ -124,14 +124,19 @@ fn control_that_comes_back_while_etcd_is_away_takes_nobody_away() {
 
 #[test]
 fn a_node_has_one_lease_for_all_its_apps() {
+    if !has_descriptors(DESCRIPTORS) {
+        return;
+    }
     const APPS: usize = 1000;
     /// Other tests may be doing the same.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_secs(180);
     let Some(mut etcd) = Server::etcd() else { return };
     etcd.start();
     eventually("etcd answers", || etcd.is_ready());
     let (here, there) = (Place::new(), Place::new());
-    let lines = format!("component: etcd\nconfiguration: {{endpoints: '{}'}}", etcd.url());
+    // None runs out while this test runs.
+    let settings = format!("{{endpoints: '{}', leaseTTL: 1h}}", etcd.url());
+    let lines = format!("component: etcd\nconfiguration: {settings}");
     let flag = config(&there, &lines);
     let app = App::start();
     let head = "name: shop\nenable-metrics: false\ndefaults: {listen-addresses: 127.0.0.1}\n";
@@ -151,6 +156,7 @@ fn a_node_has_one_lease_for_all_its_apps() {
     eventually_in(PATIENCE, "all are registered", || etcd.row_count() == APPS as u64);
     println!("{APPS} apps were registered after {:?}", began.elapsed());
     assert_eq!(etcd.lease_count(), 1);
+    let killed = etcd.leases_of_rows();
     assert_eq!(connections_to(node.pid(), etcd.port), 2, "one that reads, one that writes");
 
     let (_caller, port) = here.sidecar("caller", None, &[&config(&here, &lines), LOOPBACK]);
@@ -158,24 +164,29 @@ fn a_node_has_one_lease_for_all_its_apps() {
     eventually("they are known elsewhere", || call(7) == 200 && call(APPS - 1) == 200);
     let rows = APPS as u64 + 1;
     eventually("the caller is registered, too", || etcd.row_count() == rows);
-    let removed = Instant::now();
     assert_eq!(there.finish(&["node", "remove", "app-7"]).code, 0);
     eventually("its row is gone", || etcd.row_count() == rows - 1);
     eventually("callers know that", || call(7) == 500);
-    assert!(removed.elapsed() < DEADLINE / 2, "long before a lease is over");
     assert_eq!(call(8), 200);
 
     // A killed control leaves its lease behind; the next one has its own, for the same rows.
     node.kill();
     let mut node = there.start(&["node", "--config", path.to_str().unwrap()]);
     node.wait_longer_for(PATIENCE, &format!("Node shop serves {} apps", APPS - 1));
-    eventually_in(PATIENCE, "it has a lease", || etcd.lease_count() == 3);
-    assert_eq!(etcd.row_count(), rows - 1);
+    let callers = 1;
+    eventually_in(PATIENCE, "it holds all rows", || {
+        let leases = etcd.leases_of_rows();
+        leases.len() == callers + 1 && leases.is_disjoint(&killed)
+    });
+    assert_eq!((etcd.lease_count(), etcd.row_count()), (3, rows - 1));
     assert_eq!(call(8), 200);
     node.signal(Signal::TERM);
     assert_eq!(node.wait().code, 0);
     eventually("its rows are gone", || etcd.row_count() == 1);
 }
+
+/// Of a node with a thousand apps, and of what runs beside it.
+const DESCRIPTORS: u64 = 8192;
 
 /// Connections that a process has to a port of this machine.
 fn connections_to(pid: u32, port: u16) -> usize {
@@ -199,9 +210,7 @@ fn connections_to(pid: u32, port: u16) -> usize {
 
 fn end_of(callee: Process, signal: Signal, port: u16) {
     callee.signal(signal);
-    let ended = Instant::now();
     eventually("it is gone", || is_unknown(port));
-    assert!(ended.elapsed() < DEADLINE);
 }
 
 #[test]

@@ -191,8 +191,10 @@ fn a_killed_sidecar_is_started_anew_beside_its_app() {
         let sidecar = i32::try_from(row()[0]).unwrap();
         kill_process(Pid::from_raw(sidecar).unwrap(), Signal::KILL).unwrap();
         assert_eq!(connection.get("/v1.0/healthz").unwrap().0, 204, "without control");
-        process.wait_for("The daprd process ended: signal: 9 (SIGKILL); starting it anew");
-        process.wait_for("Adopted the running data plane");
+        process.wait_for_each([
+            "The daprd process ended: signal: 9 (SIGKILL); starting it anew",
+            "Adopted the running data plane",
+        ]);
         eventually("the new one is known", || row()[0] != i64::from(sidecar));
     }
     assert_eq!(connection.get("/v1.0/healthz").unwrap().0, 204);

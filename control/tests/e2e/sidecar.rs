@@ -2,7 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, Process, call, call_unix, eventually, free_port, get, status_of};
+use crate::support::{
+    App, Place, Process, call, call_unix, eventually, free_port, get, skipped, status_of,
+};
+use dataplane::engine::Choice;
 
 #[test]
 fn is_ready_to_call_out_before_it_is_ready() {
@@ -57,7 +60,11 @@ fn metadata_is_read_as_written() {
 
 #[test]
 fn sidecars_find_and_call_each_other_on_both_engines() {
-    for engine in ["uring", "epoll"] {
+    for (engine, choice) in [("uring", Choice::Uring), ("epoll", Choice::Epoll)] {
+        if let Err(e) = dataplane::engine::probe(choice) {
+            skipped(&e.reason);
+            continue;
+        }
         let place = Place::new();
         let (orders, checkout) = (App::start(), App::start());
         let start = |id: &str, app: &App| {

@@ -4,7 +4,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{App, Place, Process, eventually, free_port, status_of, try_call};
+use crate::support::{
+    App, DEADLINE, Place, Process, eventually, free_port, skipped, status_of, try_call,
+};
+use ebpf_loader::probe::{self, Ability};
 use rustix::process::Signal;
 use sha2::Digest;
 use std::{
@@ -25,13 +28,21 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    pub(crate) fn new(test: &str, place: &Place) -> Option<Self> {
+    pub(crate) fn new(place: &Place) -> Option<Self> {
         let skip = |reason: &str| {
-            eprintln!("skipped: {test}: {reason}");
+            skipped(reason);
             None
         };
         if !rustix::process::geteuid().is_root() {
             return skip("it takes root");
+        }
+        // As in most containers, whose root may not.
+        for Ability { name, state, .. } in probe::abilities() {
+            match state {
+                probe::State::There => {}
+                probe::State::Missing => return skip(&format!("the kernel has no {name}")),
+                probe::State::Unknown(reason) => return skip(&format!("{name}: {reason}")),
+            }
         }
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -156,8 +167,7 @@ const CHECKOUT: &str = "http://localhost:3500/v1.0/invoke/checkout/method/x";
 #[test]
 fn two_unmodified_apps_share_one_address_and_are_told_apart() {
     let place = Place::new();
-    let name = "two_unmodified_apps_share_one_address_and_are_told_apart";
-    let Some(groups) = Groups::new(name, &place) else { return };
+    let Some(groups) = Groups::new(&place) else { return };
     let checkout = App::start();
     let apps = format!(
         "- {{id: orders, cgroup: /{0}/orders}}\n- {{id: checkout, cgroup: /{0}/checkout, address: {1}, \
@@ -244,7 +254,7 @@ fn two_unmodified_apps_share_one_address_and_are_told_apart() {
 #[test]
 fn what_goes_round_the_sidecar_is_taken_in_by_it() {
     let place = Place::new();
-    let Some(groups) = Groups::new("what_goes_round_the_sidecar_is_taken_in_by_it", &place) else {
+    let Some(groups) = Groups::new(&place) else {
         return;
     };
     for group in ["orders", "other", "checkout", "stranger"] {
@@ -311,8 +321,7 @@ fn what_goes_round_the_sidecar_is_taken_in_by_it() {
 #[test]
 fn an_app_is_ready_when_it_listens_and_not_when_it_ceases() {
     let place = Place::new();
-    let name = "an_app_is_ready_when_it_listens_and_not_when_it_ceases";
-    let Some(groups) = Groups::new(name, &place) else { return };
+    let Some(groups) = Groups::new(&place) else { return };
     fs::create_dir(groups.root.join("orders")).unwrap();
     let port = free_port();
     let apps = format!("- {{id: orders, cgroup: /{}/orders, address: {port}}}\n", groups.name);
@@ -339,8 +348,7 @@ fn an_app_is_ready_when_it_listens_and_not_when_it_ceases() {
 #[test]
 fn control_may_die_and_come_back_and_be_told_to_let_go() {
     let place = Place::new();
-    let name = "control_may_die_and_come_back_and_be_told_to_let_go";
-    let Some(groups) = Groups::new(name, &place) else { return };
+    let Some(groups) = Groups::new(&place) else { return };
     let apps = format!("- {{id: orders, cgroup: /{}/orders}}\n", groups.name);
     fs::create_dir(groups.root.join("orders")).unwrap();
     let mut node = groups.node(&place, &apps);
@@ -378,8 +386,7 @@ fn control_may_die_and_come_back_and_be_told_to_let_go() {
 #[test]
 fn whoever_knows_of_no_sidecar_is_taken_for_a_caller() {
     let place = Place::new();
-    let name = "whoever_knows_of_no_sidecar_is_taken_for_a_caller";
-    let Some(groups) = Groups::new(name, &place) else { return };
+    let Some(groups) = Groups::new(&place) else { return };
     let (checkout, hosts) = (App::start(), place.path().join("hosts"));
     let stands = App::start();
     fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
@@ -479,10 +486,9 @@ fn whoever_knows_of_no_sidecar_is_taken_for_a_caller() {
 #[test]
 fn an_address_that_the_machine_gets_is_known_at_once() {
     let place = Place::new();
-    let name = "an_address_that_the_machine_gets_is_known_at_once";
-    let Some(groups) = Groups::new(name, &place) else { return };
+    let Some(groups) = Groups::new(&place) else { return };
     let Some(mut address) = Address::pick() else {
-        eprintln!("skipped: {name}: it takes ip, of iproute2");
+        skipped("it takes ip, of iproute2");
         return;
     };
     let (port, group) = (free_port(), "checkout");
@@ -549,8 +555,7 @@ impl Drop for Address {
 #[test]
 fn a_sidecar_hears_of_its_app_and_keeps_others_from_it() {
     let place = Place::new();
-    let name = "a_sidecar_hears_of_its_app_and_keeps_others_from_it";
-    let Some(groups) = Groups::new(name, &place) else { return };
+    let Some(groups) = Groups::new(&place) else { return };
     for group in ["orders", "stranger"] {
         fs::create_dir(groups.root.join(group)).unwrap();
     }
@@ -612,14 +617,6 @@ static FLIPS: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| {
 });
 
 /// Ends the other threads also when this one fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 fn kill_plane(place: &Place, serves: impl Fn() -> bool) {
     let plane = place.data_planes()[0];
     let pid = rustix::process::Pid::from_raw(plane.cast_signed()).unwrap();
@@ -634,7 +631,7 @@ fn kill_plane(place: &Place, serves: impl Fn() -> bool) {
 #[test]
 fn either_process_may_be_killed_at_any_time() {
     let place = Place::new();
-    let Some(groups) = Groups::new("either_process_may_be_killed_at_any_time", &place) else {
+    let Some(groups) = Groups::new(&place) else {
         return;
     };
     let checkout = App::start();
@@ -653,10 +650,13 @@ fn either_process_may_be_killed_at_any_time() {
     let mut node = Some(node);
     let is_over = AtomicBool::new(false);
     let calls = [const { AtomicUsize::new(0) }; 2];
+    let are_enough = || calls.iter().all(|calls| calls.load(Ordering::Relaxed) > 10);
     // Printed when the test fails, and enough to do the same again.
     let mut draw = std::process::id();
     eprintln!("drawn from {draw}");
     std::thread::scope(|scope| {
+        // Also when this thread fails, which would wait for the others else.
+        let _end = OnDrop(|| is_over.store(true, Ordering::Relaxed));
         for (id, calls) in ["orders", "checkout"].into_iter().zip(&calls) {
             let (groups, is_over, direct) = (&groups, &is_over, &direct);
             scope.spawn(move || {
@@ -674,12 +674,10 @@ fn either_process_may_be_killed_at_any_time() {
                 }
             });
         }
-        let _over = Over(&is_over);
         let seconds = std::env::var("RINGCAR_TEST_SECONDS").ok().and_then(|n| n.parse().ok());
         let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(4));
         // On a busy machine it takes longer until there is something to judge.
-        let is_enough = || calls.iter().all(|calls| calls.load(Ordering::Relaxed) > 10);
-        while Instant::now() < until || !is_enough() {
+        while Instant::now() < until || !are_enough() && Instant::now() < until + DEADLINE {
             draw = draw.wrapping_mul(0x0019_660d).wrapping_add(0x3c6e_f35f);
             let (kills_plane, kills_control) = [(true, false), (false, true), (true, true)]
                 [usize::try_from(draw >> 16).unwrap() % 3];
@@ -695,9 +693,19 @@ fn either_process_may_be_killed_at_any_time() {
             }
         }
     });
+    assert!(are_enough(), "{calls:?}");
     let node = node.unwrap();
     node.signal(Signal::TERM);
     assert_eq!(node.wait().code, 0);
+}
+
+/// Does something at the end of a block, however that comes about.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 #[test]

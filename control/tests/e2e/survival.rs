@@ -39,7 +39,8 @@ fn a_sidecar_whose_processes_are_killed_is_gone_for_callers_at_once() {
         let answer = get(port, "/v1.0/invoke/checkout/method/x");
         answer.status == 500 && answer.body.contains("couldn't find service: checkout")
     });
-    assert!(killed.elapsed() < Duration::from_secs(4), "nothing waits for a time to pass");
+    let kept = Duration::from_secs(8);
+    assert!(killed.elapsed() < kept, "nothing waits for as long as a data plane is kept");
     assert!(try_call(callee_port, "GET /v1.0/healthz", &[], "").is_err());
     eventually("its sockets are gone", || place.files("sockets").len() == 1);
 

@@ -4,9 +4,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::support::{Place, eventually, status_of};
+use crate::support::{Place, eventually, skipped, status_of};
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
@@ -28,9 +28,7 @@ fn python() -> Option<String> {
     if probe.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    // Past libtest's capture, which only takes `print!`.
-    let line = format!("SKIPPED websocket: {python} has no package `websockets`\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    skipped(&format!("{python} has no package `websockets`"));
     None
 }
 

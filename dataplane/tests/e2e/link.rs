@@ -43,7 +43,7 @@ fn local_address(socket: &OwnedFd) -> Address {
 }
 
 /// A wait that is short for a test, and long for all that happens in between.
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_secs(1);
 
 on_both_engines! {
     fn exit_ends_the_data_plane(engine: Choice) {

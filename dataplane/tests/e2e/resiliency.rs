@@ -204,7 +204,8 @@ on_both_engines! {
     }
 
     fn an_answer_that_takes_too_long_is_cut(engine: Choice) {
-        let policy = Policy { timeout: Some(50 * MS), retry: retry(9), ..Policy::default() };
+        // Long enough for half an answer to come through on a busy machine.
+        let policy = Policy { timeout: Some(1000 * MS), retry: retry(9), ..Policy::default() };
         let app = App::listen();
         let mesh = mesh(engine, Hop::Peer, app.address(), &policy);
         let mut client = mesh.client();
@@ -232,7 +233,8 @@ on_both_engines! {
     fn a_breaker_opens_and_closes(engine: Choice) {
         for hop in Hop::BOTH {
             let (app, calls) = failing(&["500 E"; 3]);
-            let policy = Policy { breaker: breaker(3, 100 * MS), ..Policy::default() };
+            // Open for longer than the calls take that must find it so, on a busy machine.
+            let policy = Policy { breaker: breaker(3, 1000 * MS), ..Policy::default() };
             let mut mesh = mesh(engine, hop, app.address(), &policy);
             let mut client = mesh.client();
             for _ in 0..3 {

@@ -5,7 +5,7 @@
 
 use super::DEADLINE;
 use rustix::{
-    io::{IoSlice, IoSliceMut},
+    io::{Errno, IoSlice, IoSliceMut},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -16,7 +16,7 @@ use snapshot::{
     wire::{self, FromDataPlane, LogLevel, ToDataPlane},
 };
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::Write,
     mem::MaybeUninit,
     os::{
         fd::{BorrowedFd, OwnedFd},
@@ -27,7 +27,9 @@ use std::{
 
 pub(crate) struct Link {
     stream: UnixStream,
+    /// Received and not yet read by the test, and the descriptors that came along.
     buffer: Vec<u8>,
+    sockets: Vec<OwnedFd>,
 }
 
 impl Link {
@@ -35,13 +37,17 @@ impl Link {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
-        Self { stream, buffer: Vec::new() }
+        Self::over(stream)
+    }
+
+    fn over(stream: UnixStream) -> Self {
+        Self { stream, buffer: Vec::new(), sockets: Vec::new() }
     }
 
     /// A link to nobody; put in the place of a real one, it takes that one away.
     pub(crate) fn nowhere() -> Self {
         let (stream, _) = UnixStream::pair().unwrap();
-        Self { stream, buffer: Vec::new() }
+        Self::over(stream)
     }
 
     pub(crate) fn send(&mut self, message: &ToDataPlane, sockets: &[BorrowedFd<'_>]) {
@@ -85,22 +91,15 @@ impl Link {
         }
     }
 
-    /// The next message, with the descriptors beside it.
+    /// The next message, with the descriptors that came up to it.
     pub(crate) fn receive_with_sockets(&mut self) -> (FromDataPlane, Vec<OwnedFd>) {
-        assert!(self.buffer.is_empty(), "descriptors of what was read before would be lost");
-        let mut sockets = Vec::new();
-        loop {
-            self.read_piece(&mut sockets);
-            if let Some((message, length)) = wire::decode(&self.buffer).unwrap() {
-                self.buffer.drain(..length);
-                return (message, sockets);
-            }
-        }
+        let message = self.receive();
+        (message, std::mem::take(&mut self.sockets))
     }
 
     /// All sockets that are handed over to a control of any version.
     pub(crate) fn receive_handover(&mut self) -> Vec<(handover::Socket, OwnedFd)> {
-        let (mut names, mut sockets) = (Vec::new(), Vec::new());
+        let mut names = Vec::new();
         loop {
             match handover::decode::<handover::Sockets>(&self.buffer).unwrap() {
                 Some((message, length)) => {
@@ -108,29 +107,38 @@ impl Link {
                     let Some(message) = message else { continue };
                     names.extend(message.sockets);
                     if message.is_last {
+                        let sockets = std::mem::take(&mut self.sockets);
                         assert_eq!(names.len(), sockets.len());
                         return names.into_iter().zip(sockets).collect();
                     }
                 }
-                None => self.read_piece(&mut sockets),
+                None => assert!(self.read_piece(), "the data plane closed the link"),
             }
         }
     }
 
-    fn read_piece(&mut self, sockets: &mut Vec<OwnedFd>) {
+    /// Waits for more bytes, and takes the descriptors beside them; `false` at the end of the link.
+    fn read_piece(&mut self) -> bool {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::SOCKETS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut piece = [0; 16 * 1024];
         let mut slices = [IoSliceMut::new(&mut piece)];
-        let got = recvmsg(&self.stream, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC);
-        let count = got.unwrap().bytes;
-        assert!(count > 0, "the data plane closed the link");
+        let count = loop {
+            match recvmsg(&self.stream, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+                Ok(received) => break received.bytes,
+                // A ring that this thread once had may still interrupt its waits.
+                Err(Errno::INTR) => {}
+                Err(Errno::CONNRESET) => break 0,
+                Err(e) => panic!("no word from the data plane: {e}"),
+            }
+        };
         self.buffer.extend_from_slice(&piece[..count]);
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
-                sockets.extend(fds);
+                self.sockets.extend(fds);
             }
         }
+        count > 0
     }
 
     fn receive_any(&mut self) -> Option<FromDataPlane> {
@@ -139,14 +147,8 @@ impl Link {
                 self.buffer.drain(..length);
                 return Some(message);
             }
-            let mut piece = [0; 16 * 1024];
-            match self.stream.read(&mut piece) {
-                // A ring that this thread once had may still interrupt its waits.
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Ok(0) => return None,
-                Ok(count) => self.buffer.extend_from_slice(&piece[..count]),
-                Err(e) if e.kind() == ErrorKind::ConnectionReset => return None,
-                Err(e) => panic!("no word from the data plane: {e}"),
+            if !self.read_piece() {
+                return None;
             }
         }
     }

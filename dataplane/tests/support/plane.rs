@@ -315,6 +315,7 @@ impl Builder {
     }
 
     pub(crate) fn start(self) -> Plane {
+        super::raise_descriptor_limit();
         let directory = TempDir::new();
         let link_path = directory.path().join("link");
         let listener = UnixListener::bind(&link_path).unwrap();

@@ -96,7 +96,7 @@ impl Dnsmasq {
     }
 }
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 struct Asked {
     questions: Sender<Question>,

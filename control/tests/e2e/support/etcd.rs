@@ -4,6 +4,7 @@
 
 use super::Server;
 use std::{
+    collections::BTreeSet,
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
 };
@@ -31,6 +32,14 @@ impl Server {
     pub(crate) fn row_count(&self) -> u64 {
         let answer = self.ask("/v3/kv/range", &format!("{{{ROWS},\"count_only\":true}}"));
         number(&answer["count"])
+    }
+
+    /// The leases that rows are held by, however many each.
+    #[track_caller]
+    pub(crate) fn leases_of_rows(&self) -> BTreeSet<u64> {
+        let answer = self.ask("/v3/kv/range", &format!("{{{ROWS},\"keys_only\":true}}"));
+        let rows = answer["kvs"].as_array().into_iter().flatten();
+        rows.map(|row| number(&row["lease"])).collect()
     }
 
     #[track_caller]

@@ -9,7 +9,6 @@
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
     fs::{self, File},
-    io::Write,
     net::Ipv4Addr,
     os::fd::AsFd,
     panic,
@@ -24,8 +23,7 @@ pub(crate) struct Machines {
 }
 
 impl Machines {
-    /// Machines 1 to `count`. Where none can be made the test has to say that it did nothing, past
-    /// the harness, which keeps what a test that passes prints.
+    /// Machines 1 to `count`. Where none can be made the test has to do nothing, which this says.
     pub(crate) fn start(count: u8) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -36,11 +34,7 @@ impl Machines {
         match machines.script(&["up", &count.to_string()]) {
             Ok(()) => Some(machines),
             Err(reason) => {
-                let thread = thread::current();
-                let test = thread.name().unwrap_or("a test");
-                let reason = reason.trim_end();
-                let line = format!("SKIPPED {test}: no network namespaces: {reason}\n");
-                let _ = std::io::stderr().write_all(line.as_bytes());
+                super::skipped(&format!("no network namespaces: {reason}"));
                 None
             }
         }

@@ -21,14 +21,28 @@ pub(crate) use etcd::Etcd;
 pub(crate) use load::Load;
 pub(crate) use machines::Machines;
 pub(crate) use mortal::MortalApp;
-pub(crate) use place::{Place, free_port, replace, status_of};
+pub(crate) use place::{Place, replace, status_of};
 pub(crate) use process::{Finished, Process};
+pub(crate) use program::{free_port, has_localhost, skipped};
 pub(crate) use server::Server;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes that works.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+/// Longer than anything takes that works, on two cores that others use, too.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Whether tests and what they start may have so many descriptors each, after asking for all that
+/// they may have; says of the test that it did nothing where they may not.
+pub(crate) fn has_descriptors(count: u64) -> bool {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    let is_enough = maximum.is_none_or(|maximum| maximum >= count);
+    if !is_enough {
+        skipped(&format!("no more than {} descriptors are allowed; ulimit -n", maximum.unwrap()));
+    }
+    is_enough
+}
 
 /// Asks again until the answer is yes.
 #[track_caller]

@@ -3,14 +3,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Process, try_call};
+use super::{Process, free_port, try_call};
 use rustix::{
     net::sockopt,
     process::{Pid, Signal, kill_process},
 };
 use std::{
     fs,
-    net::TcpListener,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
@@ -134,11 +133,6 @@ pub(crate) fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).unwrap();
     fs::rename(new, path).unwrap();
-}
-
-/// A port that nobody has now. Sidecars retry one that somebody took in between.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Status of a GET, 0 while nobody answers.

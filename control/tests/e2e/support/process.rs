@@ -72,6 +72,17 @@ impl Process {
         }
     }
 
+    /// Waits for lines that contain these, in any order: what comes from several processes, or by
+    /// standard output and error, has none.
+    #[track_caller]
+    pub(crate) fn wait_for_each<const N: usize>(&mut self, texts: [&str; N]) {
+        let mut left = texts.to_vec();
+        while !left.is_empty() {
+            let line = self.wait_for("");
+            left.retain(|text| !line.contains(text));
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();

@@ -30,15 +30,15 @@ fn programs_outlive_who_brought_them_and_are_taken_over() {
 
     let mut agent = Agent::start(&orders);
     assert_eq!(agent.ask("connect 127.0.0.1 3500"), "127.0.0.1 3500");
-    let told = format!("{} {ORDERS} {}", id(&orders), agent.pid());
-    assert_eq!(plane.ask(&format!("accept {api}")), told);
+    let want = told(id(&orders), ORDERS, agent.pid());
+    assert_eq!(plane.ask(&format!("accept {api}")), want);
 
     let mut kernel = room.kernel();
     assert!(kernel.is_adopted());
     set_members(&mut kernel, [(&*orders, member(ORDERS, next_api))]);
     kernel.attach().unwrap();
     assert_eq!(agent.ask("connect 127.0.0.1 3500"), "127.0.0.1 3500");
-    assert_eq!(plane.ask(&format!("accept {next_api}")), told);
+    assert_eq!(plane.ask(&format!("accept {next_api}")), want);
     let pinned = pins::list(&room.file_system);
     assert_eq!(pinned.len(), 1);
     assert_eq!(

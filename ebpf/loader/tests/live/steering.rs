@@ -30,8 +30,8 @@ fn two_apps_share_one_sidecar_address() {
             ("127.0.0.9", "127.0.0.9 3500"),
         ] {
             assert_eq!(agent.ask(&format!("connect {host} 3500")), seen, "the app's view");
-            let told = format!("{} {app} {}", id(owner), agent.pid());
-            assert_eq!(plane.ask(&format!("accept {api}")), told, "{host}: the kernel's word");
+            let want = told(id(owner), app, agent.pid());
+            assert_eq!(plane.ask(&format!("accept {api}")), want, "{host}: the kernel's word");
         }
     }
     assert_eq!(kernel.tables.counter(Counter::Steered).unwrap(), 12);
@@ -118,7 +118,7 @@ fn the_data_plane_goes_where_it_wants() {
 
     let mut stranger = Agent::start(&room.group("stranger"));
     assert_eq!(stranger.ask(&format!("connect 127.0.0.1 {port}")), format!("127.0.0.1 {port}"));
-    let told = format!("0 0 {}", stranger.pid());
-    assert_eq!(plane.ask(&format!("accept {inbound}")), told, "a stranger, redirected");
+    let want = told(0, 0, stranger.pid());
+    assert_eq!(plane.ask(&format!("accept {inbound}")), want, "a stranger, redirected");
     kernel.detach().unwrap();
 }
