@@ -3,9 +3,14 @@
 #![forbid(unsafe_code)]
 
 use super::{config::Output, fail, output, print, say};
+use crate::steering::forget_names;
 use ebpf_loader::pins::{self, Pins};
 use serde::Serialize;
-use std::{collections::BTreeMap, path::Path, process::ExitCode};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -32,6 +37,9 @@ struct Uninstall {
     /// Of this node alone
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+    /// Hosts file that the node gave names of apps (`capture-hosts`), and that loses them again
+    #[arg(long, value_name = "FILE", default_value = "/etc/hosts")]
+    hosts: PathBuf,
 }
 
 /// One version of the programs that is attached for a node.
@@ -50,7 +58,7 @@ struct Row {
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     match &arguments.command {
         EbpfCommand::Status(Status { output }) => status(*output),
-        EbpfCommand::Uninstall(Uninstall { node }) => uninstall(node.as_deref()),
+        EbpfCommand::Uninstall(arguments) => uninstall(arguments),
     }
 }
 
@@ -101,9 +109,10 @@ fn acceleration(node: &str, version: &str) -> BTreeMap<&'static str, u64> {
     counts.into_iter().flatten().map(|(pace, count)| (pace.name(), count)).collect()
 }
 
-fn uninstall(node: Option<&str>) -> ExitCode {
+fn uninstall(Uninstall { node, hosts }: &Uninstall) -> ExitCode {
     let file_system = Path::new(pins::FILE_SYSTEM);
-    let is_meant = |name: &str| node.is_none_or(|node| name == node || node_of(name) == node);
+    let is_meant =
+        |name: &str| node.as_deref().is_none_or(|node| name == node || node_of(name) == node);
     let pinned = pins::list(file_system).into_iter().map(|pinned| pinned.name);
     let names: Vec<String> = pinned.filter(|name| is_meant(name)).collect();
     let mut is_any = false;
@@ -111,6 +120,10 @@ fn uninstall(node: Option<&str>) -> ExitCode {
         match Pins::new(file_system, &name).remove() {
             Ok(was_there) => is_any |= was_there,
             Err(e) => return fail(e),
+        }
+        // Without programs its addresses lead nowhere.
+        if let Err(e) = forget_names(hosts, &name) {
+            return fail(format_args!("the names of {name} stay in {}: {e}", hosts.display()));
         }
     }
     say(if is_any { "✅  Programs detached" } else { "No programs were attached" });

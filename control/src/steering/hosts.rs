@@ -52,6 +52,14 @@ impl Hosts {
     }
 }
 
+/// Takes out the block of a node that does not keep it any more.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub(crate) fn forget_names(path: &Path, node: &str) -> io::Result<()> {
+    Hosts::new(path, node).set(&BTreeMap::new())
+}
+
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut file: File = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
     // What was before stays readable until it is written over, and is cut off last.

@@ -26,6 +26,7 @@ pub(crate) mod settings;
 pub(crate) use accelerate::try_acceleration;
 pub(crate) use compile::Steered;
 pub(crate) use denials::Denial;
+pub(crate) use hosts::forget_names;
 pub(crate) use settings::{AppSteering, NodeSteering};
 
 use crate::{

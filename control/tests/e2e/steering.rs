@@ -479,7 +479,27 @@ fn whoever_knows_of_no_sidecar_is_taken_for_a_caller() {
 
     node.signal(Signal::TERM);
     assert_eq!(node.wait().code, 0);
-    assert_eq!(fs::read_to_string(&hosts).unwrap(), "127.0.0.1 localhost\n", "nothing is left");
+    let bare = "127.0.0.1 localhost\n";
+    assert_eq!(fs::read_to_string(&hosts).unwrap(), bare, "nothing is left");
+
+    // When both processes were killed, names and programs are there for whoever cleans up.
+    let mut node = Process::start(groups.command("node", &ringcar).current_dir(place.path()));
+    node.wait_for("Node ");
+    eventually("orders is served", || groups.curl("orders", METADATA).0 == 0);
+    assert_ne!(fs::read_to_string(&hosts).unwrap(), bare);
+    let plane = place.data_planes()[0];
+    node.kill();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(plane.cast_signed()).unwrap(),
+        Signal::KILL,
+    )
+    .unwrap();
+    assert!(groups.is_attached(&place));
+    let file = hosts.to_str().unwrap();
+    let done = place.finish(&["ebpf", "uninstall", "--node", &groups.name, "--hosts", file]);
+    assert_eq!(done.code, 0, "{}", done.output);
+    assert!(!groups.is_attached(&place));
+    assert_eq!(fs::read_to_string(&hosts).unwrap(), bare, "names go with the programs");
 }
 
 /// An app that listens at every address of the machine is guarded at those that come later, too.
