@@ -237,8 +237,8 @@ mod tests {
 
     #[test]
     fn content_is_put_in_capitals_and_framing_is_not() {
-        let chunked = b"HEAD a\r\na;ext=b\r\n0123456abc\r\n1\r\nz\r\n0\r\ntrailer: x\r\n\r\nnext";
-        let want = b"HEAD a\r\na;ext=b\r\n0123456ABC\r\n1\r\nZ\r\n0\r\ntrailer: x\r\n\r\nnext";
+        let chunked = b"HEAD a\r\na;ext=b\r\n0123456abc\r\n1\r\nz\r\n0\r\nx-sums: x\r\n\r\nnext";
+        let want = b"HEAD a\r\na;ext=b\r\n0123456ABC\r\n1\r\nZ\r\n0\r\nx-sums: x\r\n\r\nnext";
         for (case, framing, bytes, want, count) in [
             ("length", Framing::Length(3), &b"HEAD a\r\nabcd"[..], &b"HEAD a\r\nABCd"[..], 3),
             (
