@@ -8,7 +8,7 @@ use loadtests::{address, socket};
 use snapshot::Address;
 use socket2::Socket;
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::Shutdown,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -53,7 +53,14 @@ impl Relay {
     fn connect(&self, listener: &Socket) -> (Socket, Socket) {
         let client = socket::connect(&self.address).unwrap();
         listener.set_read_timeout(Some(DEADLINE)).unwrap();
-        let (upstream, _) = listener.accept().expect("the relay connects");
+        let upstream = loop {
+            match listener.accept() {
+                Ok((upstream, _)) => break upstream,
+                // With a timeout the kernel does not begin it anew, whatever the handler (signal(7)).
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => panic!("the relay does not connect: {e}"),
+            }
+        };
         for socket in [&client, &upstream] {
             socket.set_read_timeout(Some(DEADLINE)).unwrap();
             socket.set_write_timeout(Some(DEADLINE)).unwrap();
