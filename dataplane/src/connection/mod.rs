@@ -38,10 +38,8 @@ pub(crate) struct Connection {
     pub app: usize,
     /// Of a peer's connection.
     pub proof: Proof,
-    /// What the kernel says of it; `None` where that is nothing.
-    pub dialed: Option<Box<Dialed>>,
-    /// The other end, where requests are counted by it.
-    pub address: Option<Box<RemoteAddress>>,
+    /// Of the other end, what only few connections have.
+    pub remote: Option<Box<Remote>>,
     pub state: State,
     /// Bytes received and not yet understood: the next head, or what was pipelined behind the
     /// current request.
@@ -56,9 +54,6 @@ pub(crate) struct Connection {
     /// Not read while the other side is slow.
     pub paused: bool,
 }
-
-/// As Go writes it. Behind a thin pointer, since few connections have one.
-pub(crate) struct RemoteAddress(pub String);
 
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) enum State {
@@ -97,6 +92,14 @@ pub(crate) enum State {
     },
 }
 
+/// The other end of a connection.
+pub(crate) struct Remote {
+    /// What the kernel says of it; `None` where that is nothing.
+    pub dialed: Option<Dialed>,
+    /// As Go writes it; where requests are counted by it.
+    pub address: Option<String>,
+}
+
 /// Who dialled, and whom, by the kernel's word.
 pub(crate) enum Dialed {
     /// An inbound connection, from this app of ours.
@@ -109,7 +112,7 @@ pub(crate) enum Dialed {
 impl Connection {
     /// The app that dialled, of an inbound connection.
     pub(crate) fn caller(&self) -> Option<u32> {
-        match self.dialed.as_deref()? {
+        match self.remote.as_ref()?.dialed.as_ref()? {
             Dialed::By(app) => Some(*app),
             Dialed::For(_) => None,
         }
@@ -117,7 +120,7 @@ impl Connection {
 
     /// The app that was dialled, where that was not its caller's sidecar.
     pub(crate) fn target(&self) -> Option<&[u8]> {
-        match self.dialed.as_deref()? {
+        match self.remote.as_ref()?.dialed.as_ref()? {
             Dialed::By(_) => None,
             Dialed::For(target) => Some(target),
         }
@@ -129,8 +132,7 @@ impl Connection {
             listener,
             app,
             proof: Proof::None,
-            dialed: None,
-            address: None,
+            remote: None,
             state: State::Idle,
             input: Input::default(),
             exchange: Exchange::default(),
@@ -153,4 +155,4 @@ impl Connection {
 }
 
 /// DESIGN holds a connection that waits to 1 KB of user memory.
-const _: () = assert!(size_of::<Connection>() <= 672, "an idle connection must stay small");
+const _: () = assert!(size_of::<Connection>() <= 648, "an idle connection must stay small");

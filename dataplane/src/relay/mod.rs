@@ -56,7 +56,7 @@ pub(crate) use view::View;
 use crate::{
     adoption::{Adoption, Difference},
     clock::Instant,
-    connection::{Buffers, Connection, ConnectionKey, Dialed, State},
+    connection::{Buffers, Connection, ConnectionKey, Dialed, Remote, State},
     draw::Draw,
     engine::{self, Engine, Event, Operation, SocketKey, Target},
     http::{RequestHead, ResponseHead, date::DateCache},
@@ -291,7 +291,7 @@ impl<E: Engine> Relay<E> {
     pub(crate) fn accept_steered(&mut self, socket: OwnedFd, listener: ListenerKind, app: usize) {
         let dialed = match engine::target(&socket) {
             Target::None => None,
-            Target::Named(name) => Some(Box::new(Dialed::For(name))),
+            Target::Named(name) => Some(Dialed::For(name)),
             // What it would ask for must not be taken for what our own API is asked for.
             Target::Gone => return self.counters.callers_refused.add(1),
         };
@@ -303,8 +303,7 @@ impl<E: Engine> Relay<E> {
             ListenerKind::Inbound => self.find_caller(&socket),
             ListenerKind::Api | ListenerKind::Peer | ListenerKind::Public => None,
         };
-        let dialed = caller.map(|app| Box::new(Dialed::By(app)));
-        self.accept_dialed(socket, listener, app, dialed);
+        self.accept_dialed(socket, listener, app, caller.map(Dialed::By));
     }
 
     fn accept_dialed(
@@ -312,7 +311,7 @@ impl<E: Engine> Relay<E> {
         socket: OwnedFd,
         listener: ListenerKind,
         app: usize,
-        dialed: Option<Box<Dialed>>,
+        dialed: Option<Dialed>,
     ) {
         let proof = match listener {
             ListenerKind::Peer => guards::proof_of(&socket, self.user),
@@ -321,9 +320,10 @@ impl<E: Engine> Relay<E> {
         let address = self.address_for_limits(&socket, listener, app);
         let socket = self.engine.adopt(socket);
         let mut connection = Connection::new(socket, listener, app);
-        connection.address = address;
         connection.proof = proof;
-        connection.dialed = dialed;
+        if dialed.is_some() || address.is_some() {
+            connection.remote = Some(Box::new(Remote { dialed, address }));
+        }
         connection.deadline = Some(self.now + HEAD_TIMEOUT);
         let key = self.connections.insert(connection);
         self.owners.set(socket, Owner::Downstream(key));

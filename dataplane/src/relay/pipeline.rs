@@ -8,7 +8,7 @@
 
 use super::Relay;
 use crate::{
-    connection::{ConnectionKey, Exchange, RemoteAddress},
+    connection::{ConnectionKey, Exchange},
     dapr::{self, Asked, LocalCall, escape, local::Answer, path::split_target},
     engine::{Chunk, Engine},
     http::{BodyReader, ChunkError, Field, RequestHead},
@@ -42,8 +42,8 @@ impl<E: Engine> Relay<E> {
             debug_assert!(false, "the target was understood before");
             return Some(asked);
         }
-        let address = connection.address.as_ref().map(|address| address.0.as_bytes());
-        let client = client(head, chunk, address);
+        let address = connection.remote.as_ref().and_then(|remote| remote.address.as_deref());
+        let client = client(head, chunk, address.map(str::as_bytes));
         let (limits, now) = (&*self.rate_limits, self.now);
         let around = Surroundings { app, client, limits, now };
         let exchange = &mut connection.exchange;
@@ -86,19 +86,18 @@ impl<E: Engine> Relay<E> {
         socket: &OwnedFd,
         listener: ListenerKind,
         app: usize,
-    ) -> Option<Box<RemoteAddress>> {
+    ) -> Option<String> {
         self.view.snapshot.apps.get(app).filter(|_| listener == ListenerKind::Api)?;
         let pipeline = self.view.app(app).guards.api_pipeline.as_ref()?;
         pipeline.counts_clients().then(|| {
             let address = getpeername(socket).ok().flatten();
-            let text = match address.map(SocketAddr::try_from) {
+            match address.map(SocketAddr::try_from) {
                 Some(Ok(address)) => {
                     let ip = address.ip().to_canonical();
                     SocketAddr::new(ip, address.port()).to_string()
                 }
                 _ => UNIX_PEER.to_owned(),
-            };
-            Box::new(RemoteAddress(text))
+            }
         })
     }
 }

@@ -146,14 +146,14 @@ impl<E: Engine> Relay<E> {
     fn interpret(&mut self, key: ConnectionKey, bytes: &[u8]) -> Asked {
         let connection = self.connections.find_mut(key).expect("its head has just been read");
         let request = dapr::Request::of(&self.request_head, bytes);
-        let Connection { listener, app, dialed, exchange, .. } = connection;
+        let Connection { listener, app, remote, exchange, .. } = connection;
         let notes = &mut exchange.notes;
         match *listener {
             ListenerKind::Inbound => dapr::interpret_inbound(&request, notes),
             ListenerKind::Public => Asked::Local(dapr::interpret_public(&request, notes)),
             ListenerKind::Api | ListenerKind::Peer => {
                 let allowed = self.view.app(*app).guards.allowed();
-                match dialed.as_deref() {
+                match remote.as_ref().and_then(|remote| remote.dialed.as_ref()) {
                     Some(Dialed::For(target)) => {
                         dapr::interpret_captured(&request, target, allowed, notes)
                     }
