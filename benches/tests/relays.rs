@@ -56,7 +56,8 @@ impl Relay {
         let upstream = loop {
             match listener.accept() {
                 Ok((upstream, _)) => break upstream,
-                // With a timeout the kernel does not begin it anew, whatever the handler (signal(7)).
+                // With a timeout the kernel does not begin it anew, whatever the handler
+                // (signal(7)).
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => panic!("the relay does not connect: {e}"),
             }
