@@ -33,7 +33,7 @@ impl Relay {
         let directory = std::env::temp_dir().join(format!("{name}-{unix}-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let address_of = |name: &str| match unix {
-            true => Address::Unix(directory.join(name)),
+            true => Address::Unix(directory.join(name).into()),
             false => Address::Tcp("127.0.0.1:0".parse().unwrap()),
         };
         let (listener, upstream) = socket::listen(&address_of("upstream")).unwrap();

@@ -292,7 +292,7 @@ mod tests {
     fn waits_for_the_socket_to_take_connections() {
         let temp = TestDir::new();
         let path = temp.path().join("app");
-        let address = Address::Unix(path.clone());
+        let address = Address::Unix(path.clone().into());
         discovers_only_after(address.clone(), || UnixListener::bind(&path).unwrap());
         // The file is still there, but nobody listens.
         discovers_only_after(address, || {

@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn connects_over_both_kinds() {
         let path = std::env::temp_dir().join(format!("loadtests-socket-{}", std::process::id()));
-        for address in [Address::Tcp("127.0.0.1:0".parse().unwrap()), Address::Unix(path.clone())] {
+        for address in [Address::Tcp("127.0.0.1:0".parse().unwrap()), Address::Unix(path.clone().into())] {
             // Twice: the second time finds what the first left behind.
             for _ in 0..2 {
                 let (listener, bound) = listen(&address).unwrap();
@@ -112,7 +112,7 @@ mod tests {
             }
         }
         std::fs::remove_file(&path).unwrap();
-        let error = connect(&Address::Unix(path)).unwrap_err();
+        let error = connect(&Address::Unix(path.into())).unwrap_err();
         assert!(error.to_string().starts_with("cannot connect to unix:/"), "{error}");
     }
 }

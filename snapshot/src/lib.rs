@@ -22,7 +22,7 @@ mod table;
 mod telemetry;
 pub mod wire;
 
-pub use address::Address;
+pub use address::{Address, SocketPath};
 pub use apps::{APPS_MAX, Apps};
 pub use build::{BuildError, Snapshot};
 pub use change::{ApplyError, Change, Delta, Replaced};

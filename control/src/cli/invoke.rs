@@ -193,7 +193,7 @@ impl Step {
 fn address(arguments: &Arguments) -> Result<Address, InvokeError> {
     if let Some(directory) = &arguments.unix_domain_socket {
         let name = format!("dapr-{}-http.socket", arguments.app_id);
-        return Ok(Address::Unix(directory.join(name)));
+        return Ok(Address::Unix(directory.join(name).into()));
     }
     let table = LocalRegistry::new(RuntimeDir::locate()?).read()?;
     let is_it = |entry: &Entry| entry.id.as_str() == arguments.app_id;

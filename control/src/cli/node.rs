@@ -305,7 +305,7 @@ pub(super) async fn ask(
 ) -> Result<String, NodeCommandError> {
     let socket = socket(which.node.as_deref())?;
     let request = http_client::request(method, path, Bytes::from(body))?;
-    let response = http_client::call(&Address::Unix(socket), request, CALL_TIMEOUT).await?;
+    let response = http_client::call(&Address::Unix(socket.into()), request, CALL_TIMEOUT).await?;
     let text = String::from_utf8_lossy(response.body()).into_owned();
     if response.status().is_success() { Ok(text) } else { Err(NodeCommandError::Answer(text)) }
 }

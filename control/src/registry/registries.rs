@@ -482,7 +482,7 @@ mod tests {
         let log = log_in(&temp);
         let dir = RuntimeDir::at(temp.path());
         let far = |port: u16| Address::Tcp(([10, 0, 0, 9], port).into());
-        let near = Address::Unix(dir.peer_socket(&InstanceId("7-1".into())));
+        let near = Address::Unix(dir.peer_socket(&InstanceId("7-1".into())).into());
         let held = || {
             vec![
                 route("far", &[far(1), near.clone()]),

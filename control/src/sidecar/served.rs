@@ -20,8 +20,8 @@ use crate::{
     runtime_dir::RuntimeDir,
 };
 use snapshot::{
-    APPS_MAX, Address, App, AppHealth, InstanceId, Listener, ListenerKind, Origin, Version,
-    policy::Guards,
+    APPS_MAX, Address, App, AppHealth, InstanceId, Listener, ListenerKind, Origin, SocketPath,
+    Version, policy::Guards,
 };
 use std::{
     fs, io,
@@ -194,9 +194,9 @@ fn gather(
 fn bind_peer(
     dir: &RuntimeDir,
     sockets: &mut Sockets<'_>,
-) -> Result<(InstanceId, PathBuf), ListenError> {
+) -> Result<(InstanceId, SocketPath), ListenError> {
     let instance = instance::draw();
-    let path = dir.peer_socket(&instance);
+    let path: SocketPath = dir.peer_socket(&instance).into();
     sockets.add(ListenerKind::Peer, listen::unix(&path)?, Address::Unix(path.clone()));
     Ok((instance, path))
 }
@@ -271,6 +271,7 @@ fn bind_api(
         fs::create_dir_all(directory)
             .map_err(|reason| AppError::SocketDirectory { path: directory.clone(), reason })?;
         let path = directory.join(format!("dapr-{}-http.socket", config.app_id));
+        let path = SocketPath::from(path);
         if !sockets.take_unix(ListenerKind::Api, &path) {
             let socket = listen::unix_within(&path, place.patience)?;
             sockets.add(ListenerKind::Api, socket, Address::Unix(path.clone()));
@@ -325,7 +326,7 @@ fn app_address(config: &Config) -> Result<Option<Address>, AppError> {
     let (host, port) = match &config.app {
         None => return Ok(None),
         Some(AppPlace::Tcp { host, port }) => (host, *port),
-        Some(AppPlace::Unix(path)) => return Ok(Some(Address::Unix(path.clone()))),
+        Some(AppPlace::Unix(path)) => return Ok(Some(Address::Unix(path.clone().into()))),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let failed = |reason| AppError::AppHost { host: host.to_owned(), reason };

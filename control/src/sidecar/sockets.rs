@@ -8,13 +8,13 @@
 
 use crate::{adopt::Adopted, runtime_dir::RuntimeDir};
 use rustix::net::getsockname;
-use snapshot::{Address, CgroupId, InstanceId, Listener, ListenerId, ListenerKind};
+use snapshot::{Address, CgroupId, InstanceId, Listener, ListenerId, ListenerKind, SocketPath};
 use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -168,12 +168,12 @@ impl<'a> Sockets<'a> {
 
     /// Takes the socket at this path.
     pub(super) fn take_unix(&mut self, kind: ListenerKind, path: &Path) -> bool {
-        let wanted = Address::Unix(path.to_owned());
-        self.take(kind, |bound| bound.address == wanted).is_some()
+        let is_it = |bound: &Bound| matches!(&bound.address, Address::Unix(at) if **at == *path);
+        self.take(kind, is_it).is_some()
     }
 
     /// Takes the socket where other sidecars call this app, and the instance they know it by.
-    pub(super) fn take_peer(&mut self, dir: &RuntimeDir) -> Option<(InstanceId, PathBuf)> {
+    pub(super) fn take_peer(&mut self, dir: &RuntimeDir) -> Option<(InstanceId, SocketPath)> {
         let app = self.app;
         let instance = |address: &Address| match address {
             // One whose file was removed cannot be called any more.
@@ -220,7 +220,7 @@ impl<'a> Sockets<'a> {
 fn address_of(socket: &OwnedFd) -> Option<Address> {
     let address = getsockname(socket).ok()?;
     if let Ok(unix) = rustix::net::SocketAddrUnix::try_from(address.clone()) {
-        let path = std::ffi::OsStr::from_bytes(unix.path_bytes()?);
+        let path = Path::new(std::ffi::OsStr::from_bytes(unix.path_bytes()?));
         return Some(Address::Unix(path.into()));
     }
     SocketAddr::try_from(address).ok().map(Address::Tcp)
@@ -289,7 +289,7 @@ mod tests {
         let mut ours = inherit(&path);
         assert_eq!(Sockets::new(&mut ours, 1).take_peer(&dir), None, "another app's");
         let found = Sockets::new(&mut ours, 0).take_peer(&dir);
-        assert_eq!(found, Some((instance, path.clone())));
+        assert_eq!(found, Some((instance, path.clone().into())));
 
         fs::remove_file(&path).unwrap();
         let mut removed = inherit(&path);
@@ -307,7 +307,7 @@ mod tests {
         let mut sockets = Sockets::new(&mut pool, 0);
         assert!(sockets.take_unix(ListenerKind::Api, &path));
         let new = temp.path().join("new");
-        sockets.add(ListenerKind::Api, listen::unix(&new).unwrap(), Address::Unix(new.clone()));
+        sockets.add(ListenerKind::Api, listen::unix(&new).unwrap(), Address::Unix(new.clone().into()));
         sockets.give_back();
         assert!(path.exists() && !new.exists());
         pool.close();

@@ -424,7 +424,7 @@ fn connects<E: Engine>(mut bench: Bench<E>) {
     let unix = UnixListener::bind(&path).unwrap();
     let four = TcpListener::bind(LOOPBACK).unwrap();
     let mut addresses =
-        vec![("IPv4", Address::Tcp(four.local_addr().unwrap())), ("Unix", Address::Unix(path))];
+        vec![("IPv4", Address::Tcp(four.local_addr().unwrap())), ("Unix", Address::Unix(path.into()))];
     let six = TcpListener::bind((Ipv6Addr::LOCALHOST, 0));
     if let Ok(six) = &six {
         addresses.push(("IPv6", Address::Tcp(six.local_addr().unwrap())));
@@ -459,10 +459,10 @@ fn tells_why_it_cannot_connect<E: Engine>(mut bench: Bench<E>) {
     let unused = TcpListener::bind(LOOPBACK).unwrap().local_addr().unwrap();
     for (case, address, want) in [
         ("no listener", Address::Tcp(unused), Errno::CONNREFUSED),
-        ("missing path", Address::Unix(directory.0.join("missing")), Errno::NOENT),
-        ("stale path", Address::Unix(stale), Errno::CONNREFUSED),
-        ("long path", Address::Unix(PathBuf::from("x".repeat(200))), Errno::NAMETOOLONG),
-        ("full backlog", Address::Unix(full), Errno::AGAIN),
+        ("missing path", Address::Unix(directory.0.join("missing").into()), Errno::NOENT),
+        ("stale path", Address::Unix(stale.into()), Errno::CONNREFUSED),
+        ("long path", Address::Unix("x".repeat(200).into()), Errno::NAMETOOLONG),
+        ("full backlog", Address::Unix(full.into()), Errno::AGAIN),
     ] {
         let key = bench.engine.connect(&address).unwrap();
         bench.engine.receive_start(key);
@@ -511,7 +511,7 @@ fn closing_ends_all_that_runs<E: Engine>(mut bench: Bench<E>) {
 fn closing_forgets_a_connect<E: Engine>(mut bench: Bench<E>) {
     let listener = TcpListener::bind(LOOPBACK).unwrap();
     for address in
-        [Address::Tcp(listener.local_addr().unwrap()), Address::Unix(PathBuf::from("/missing"))]
+        [Address::Tcp(listener.local_addr().unwrap()), Address::Unix("/missing".into())]
     {
         let key = bench.engine.connect(&address).unwrap();
         bench.engine.close(key);

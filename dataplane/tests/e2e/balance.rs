@@ -39,7 +39,7 @@ fn misdirected() -> (ServedApp, Receiver<Message>) {
 
 /// A Unix socket that nobody listens on.
 fn dead(directory: &TempDir, name: &str) -> Address {
-    Address::Unix(directory.path().join(name))
+    Address::Unix(directory.path().join(name).into())
 }
 
 fn caller(engine: Choice, balance: Balance, endpoints: &[&Address]) -> Plane {

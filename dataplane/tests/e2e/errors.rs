@@ -295,7 +295,7 @@ on_both_engines! {
         let path = directory.path().join("gone");
         let caller = Plane::on(engine)
             .app("orders", None)
-            .edit(|s| s.routes.push(route("checkout", &[&Address::Unix(path.clone())])))
+            .edit(|s| s.routes.push(route("checkout", &[&Address::Unix(path.clone().into())])))
             .start();
         let mut client = caller.client();
         client.send(get(X));

@@ -331,7 +331,7 @@ on_both_engines! {
         let path = directory.path().join("peer");
         let mut caller = Plane::on(engine)
             .app("orders", None)
-            .edit(|s| s.routes.push(route("checkout", &[&Address::Unix(path.clone())])))
+            .edit(|s| s.routes.push(route("checkout", &[&Address::Unix(path.clone().into())])))
             .start();
         let mut client = caller.client();
         client.send(crate::post(X, "hello"));

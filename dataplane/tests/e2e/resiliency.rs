@@ -380,7 +380,7 @@ on_both_engines! {
 
     fn a_target_with_a_policy_has_no_built_in_retry(engine: Choice) {
         let directory = crate::support::TempDir::new();
-        let gone = Address::Unix(directory.path().join("gone"));
+        let gone = Address::Unix(directory.path().join("gone").into());
         let policy = Policy { retry: retry(2), ..Policy::default() };
         let mut caller = Plane::on(engine)
             .app("orders", None)

@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 /// A sidecar that calls a peer which nobody serves, with one call waiting to try again.
 fn waiting_call(engine: Choice, directory: &TempDir) -> (Plane, crate::support::Wire) {
-    let gone = Address::Unix(directory.path().join("gone"));
+    let gone = Address::Unix(directory.path().join("gone").into());
     let mut caller = Plane::on(engine)
         .app("orders", None)
         .edit(|s| s.routes.push(route("checkout", &[&gone])))
@@ -42,7 +42,7 @@ on_both_engines! {
         let (mut caller, mut client) = waiting_call(engine, &directory);
         let path = directory.path().join("new");
         let peer = App::listen_at(path.clone());
-        caller.publish(|s| s.routes = vec![route("checkout", &[&Address::Unix(path.clone())])]);
+        caller.publish(|s| s.routes = vec![route("checkout", &[&Address::Unix(path.clone().into())])]);
         let mut upstream = peer.accept();
         assert_eq!(upstream.read_request().text(), "hello");
         upstream.send(OK);

@@ -42,7 +42,7 @@ impl App {
         let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
         listener.listen(1024).unwrap();
-        Self { listener, address: Address::Unix(path) }
+        Self { listener, address: Address::Unix(path.into()) }
     }
 
     pub(crate) fn address(&self) -> Address {

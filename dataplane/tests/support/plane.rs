@@ -360,7 +360,7 @@ impl Family {
         if (listener.kind == ListenerKind::Peer) == (self == Self::Usual) {
             let path = directory.path().join(format!("listener-{}", listener.id.0));
             let socket = UnixListener::bind(&path).unwrap();
-            return (Address::Unix(path), OwnedFd::from(socket));
+            return (Address::Unix(path.into()), OwnedFd::from(socket));
         }
         let (socket, address) = listen_tcp();
         (Address::Tcp(address), OwnedFd::from(socket))

@@ -189,7 +189,7 @@ pub(super) async fn ask(socket: &Path, question: &Question) -> Result<Knowledge,
     let body = serde_json::to_vec(question).map_err(|e| e.to_string())?;
     let request = http_client::request(Method::POST, "/v1/explain", Bytes::from(body));
     let request = request.map_err(|e| e.to_string())?;
-    let address = Address::Unix(socket.to_owned());
+    let address = Address::Unix(socket.into());
     let response = http_client::call(&address, request, ASK_TIMEOUT).await;
     let response = response.map_err(|e| e.to_string())?;
     if !response.status().is_success() {

@@ -121,7 +121,7 @@ fn start_app(plan: &Plan) -> Result<Group, RunError> {
 fn api_address(plan: &Plan) -> Address {
     match &plan.unix_domain_socket {
         Some(directory) => {
-            Address::Unix(directory.join(format!("dapr-{}-http.socket", plan.app_id)))
+            Address::Unix(directory.join(format!("dapr-{}-http.socket", plan.app_id)).into())
         }
         None => Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, plan.http_port))),
     }
