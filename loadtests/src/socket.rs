@@ -99,7 +99,9 @@ mod tests {
     #[test]
     fn connects_over_both_kinds() {
         let path = std::env::temp_dir().join(format!("loadtests-socket-{}", std::process::id()));
-        for address in [Address::Tcp("127.0.0.1:0".parse().unwrap()), Address::Unix(path.clone().into())] {
+        for address in
+            [Address::Tcp("127.0.0.1:0".parse().unwrap()), Address::Unix(path.clone().into())]
+        {
             // Twice: the second time finds what the first left behind.
             for _ in 0..2 {
                 let (listener, bound) = listen(&address).unwrap();

@@ -74,24 +74,25 @@ fn rows(now: Timestamp) -> Result<Vec<Row>, ListError> {
 }
 
 fn row(entry: Entry, now: Timestamp) -> Row {
+    let run = entry.run().clone();
     Row {
         http_port: entry.http_port(),
         app_id: entry.id.into(),
         grpc_port: entry.grpc_port,
         app_port: entry.app_port,
         metrics_enabled: entry.metrics_port != 0,
-        command: shorten(&entry.command),
+        command: shorten(&run.command),
         age: age(entry.created.seconds_until(now)),
         created: entry.created.listed(),
         daprd_pid: entry.pid,
-        cli_pid: entry.cli_pid.unwrap_or(0),
-        app_pid: entry.app_pid.unwrap_or(0),
+        cli_pid: run.cli_pid.unwrap_or(0),
+        app_pid: run.app_pid.unwrap_or(0),
         max_request_body_size: entry.body_bytes_max.unwrap_or(0),
         http_read_buffer_size: entry.read_buffer_bytes,
-        run_template_path: entry.run.run_template_path,
-        app_log_path: entry.run.app_log_path,
-        daprd_log_path: entry.run.daprd_log_path,
-        run_template_name: entry.run.run_template_name,
+        run_template_path: run.run_template_path,
+        app_log_path: run.app_log_path,
+        daprd_log_path: run.daprd_log_path,
+        run_template_name: run.run_template_name,
     }
 }
 
@@ -171,8 +172,8 @@ mod tests {
     fn sample() -> Vec<Row> {
         let mut entry = Entry::sample("orders", "1");
         entry.created = Timestamp(1_000_000_000);
-        entry.command = "python3 \"a long name.py\"".to_owned();
-        entry.cli_pid = Some(7);
+        entry.note("appCommand", "python3 \"a long name.py\"");
+        entry.note("cliPID", "7");
         entry.pid = 8;
         entry.metrics_port = 9;
         vec![row(entry, Timestamp(3_700_000_000_000))]

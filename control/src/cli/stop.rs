@@ -98,10 +98,10 @@ async fn stop(app_id: &str, table: &Table) -> Result<(), StopError> {
 /// The one `run` that started all apps of a run file; those whose `run` is gone, one by one.
 async fn stop_run(path: &Path, table: &Table) -> Result<(), StopError> {
     let path = super::run::locate(path)?.to_string_lossy().into_owned();
-    let is_of_run = |entry: &&Entry| entry.run.run_template_path == path;
+    let is_of_run = |entry: &&Entry| entry.run().run_template_path == path;
     let mut runs = BTreeSet::new();
     for entry in table.iter().filter(is_of_run) {
-        match (entry.cli_pid, parent_of(entry.pid)) {
+        match (entry.run().cli_pid, parent_of(entry.pid)) {
             (Some(cli), Some(parent)) if cli == parent => runs.insert(cli),
             _ => {
                 stop_one(entry).await?;
@@ -118,7 +118,7 @@ async fn stop_run(path: &Path, table: &Table) -> Result<(), StopError> {
 async fn stop_one(entry: &Entry) -> Result<(), StopError> {
     if let Some(node) = &entry.node {
         let removed = node::remove(node, &entry.namespace, &entry.id).await;
-        return removed.map_err(|reason| StopError::OfNode { node: node.clone(), reason });
+        return removed.map_err(|reason| StopError::OfNode { node: node.to_string(), reason });
     }
     // The data plane keeps the entry while control is away, and the process id may be somebody
     // else's by now.
@@ -141,9 +141,11 @@ fn is_ringcar(pid: u32) -> bool {
 /// Whom to signal. The `run` that started the sidecar ends both; one that died before its sidecar
 /// is no longer its parent, and its process id may be somebody else's by now. One that runs several
 /// apps ends the app of a sidecar that ends.
-const fn target(entry: &Entry, sidecar_parent: Option<u32>) -> u32 {
-    match (entry.cli_pid, sidecar_parent) {
-        (Some(cli), Some(parent)) if cli == parent && entry.run.run_template_path.is_empty() => cli,
+fn target(entry: &Entry, sidecar_parent: Option<u32>) -> u32 {
+    match (entry.run().cli_pid, sidecar_parent) {
+        (Some(cli), Some(parent)) if cli == parent && entry.run().run_template_path.is_empty() => {
+            cli
+        }
         _ => entry.pid,
     }
 }
@@ -177,7 +179,7 @@ mod tests {
             ("run was killed", Some(10), Some(1), 20),
             ("sidecar is gone", Some(10), None, 20),
         ] {
-            entry.cli_pid = cli;
+            entry.note("cliPID", &cli.map_or(String::new(), |pid: u32| pid.to_string()));
             assert_eq!(target(&entry, parent), want, "{case}");
         }
         assert_eq!(parent_of(std::process::id()), Some(std::os::unix::process::parent_id()));

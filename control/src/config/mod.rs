@@ -43,9 +43,18 @@ use snapshot::{
         resiliency::Resiliency,
     },
 };
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ops::{Deref, DerefMut},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 /// What a sidecar does.
+///
+/// A node has one of these for each of its apps, so what its apps mostly have in common lies in
+/// [`Common`], which they share and which reads as if it were here. Whoever changes something of it
+/// has a copy from then on.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
     pub(crate) app_id: AppId,
@@ -53,12 +62,25 @@ pub(crate) struct Config {
     pub(crate) app: Option<AppPlace>,
     /// As it was given; an app on a Unix socket needs none.
     pub(crate) app_port: u16,
+    pub(crate) http_port: u16,
+    pub(crate) grpc_port: u16,
+    /// What requests must pass; see [`Config::take`] for what files add.
+    pub(crate) guards: Arc<Guards>,
+    /// Policies of its calls. Files alone name them.
+    pub(crate) resiliency: Option<Arc<Resiliency>>,
+    /// What else resources say of it.
+    pub(crate) in_scope: Arc<InScope>,
+    /// What the kernel does for it, on a node.
+    pub(crate) steering: Arc<AppSteering>,
+    pub(crate) common: Arc<Common>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Common {
     pub(crate) protocol: String,
     pub(crate) care: AppCare,
     /// A body that is too large is answered 500, not 413.
     pub(crate) strict_status: bool,
-    pub(crate) http_port: u16,
-    pub(crate) grpc_port: u16,
     /// Empty: every interface.
     pub(crate) listen_hosts: Vec<String>,
     pub(crate) unix_socket_directory: Option<PathBuf>,
@@ -69,8 +91,6 @@ pub(crate) struct Config {
     pub(crate) process: Arc<Process>,
     /// Whether to ask the app for its `/dapr/config` once it listens.
     pub(crate) asks_app_config: bool,
-    /// What requests must pass; see [`Config::take`] for what files add.
-    pub(crate) guards: Arc<Guards>,
     /// What requests go through, as files name it; resources say what that is.
     pub(crate) pipelines: Arc<pipeline::PipelineSpecs>,
     /// Whose word counts when they call over TCP.
@@ -85,23 +105,31 @@ pub(crate) struct Config {
     pub(crate) balance: Balance,
     /// Beside the local one. Files alone name them.
     pub(crate) registries: Arc<Settings>,
-    /// Policies of its calls. Files alone name them.
-    pub(crate) resiliency: Option<Arc<Resiliency>>,
-    /// What else resources say of it.
-    pub(crate) in_scope: Arc<InScope>,
-    /// The directories that they come from.
+    /// The directories that resources come from.
     pub(crate) resources: Vec<PathBuf>,
     /// What of its calls flags and environment want told, and how the files want it.
     pub(crate) tells_metrics: bool,
     pub(crate) logs_calls: bool,
     pub(crate) has_collector: bool,
     pub(crate) telemetry: Arc<telemetry::Options>,
-    /// What the kernel does for it, on a node.
-    pub(crate) steering: AppSteering,
     /// Of a sidecar, where its flags say anything of it.
     pub(crate) steers: Option<Arc<NodeSteering>>,
     /// For the log: what was asked for and is not done.
     pub(crate) warnings: Vec<String>,
+}
+
+impl Deref for Config {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.common
+    }
+}
+
+impl DerefMut for Config {
+    fn deref_mut(&mut self) -> &mut Common {
+        Arc::make_mut(&mut self.common)
+    }
 }
 
 /// What holds for the processes, whoever they serve.
@@ -218,9 +246,6 @@ impl Config {
         conflicts: &dyn Fn(u16, u16) -> bool,
     ) -> Result<Self, ConfigError> {
         let app_id = AppId::new(values.text("app-id"))?;
-        let namespace = namespace(env)?;
-        let log = log_choice(values)?;
-        let protocol = protocol(values)?;
         let app_port = port(values, "app-port")?;
         let http_port = port(values, "dapr-http-port")?;
         let grpc_port = port(values, "dapr-grpc-port")?;
@@ -230,45 +255,17 @@ impl Config {
             }
         }
         Ok(Self {
-            steering: app_steering(values)?,
-            steers: steers(values)?,
             app_id,
-            namespace,
+            namespace: namespace(env)?,
             app: AppPlace::parse(values.text("app-channel-address"), app_port)?,
             app_port,
-            care: AppCare::from_flags(values)?,
-            strict_status: values.is_set("strict-status"),
             http_port,
             grpc_port,
-            listen_hosts: hosts(values.text("dapr-listen-addresses")),
-            unix_socket_directory: non_empty(values.text("unix-domain-socket")).map(PathBuf::from),
-            public: listener(values, "dapr-public-listen-address", "dapr-public-port")?,
-            body_bytes_max: body_bytes_max(values)?,
-            read_buffer_bytes: read_buffer_bytes(values)?,
-            process: Arc::new(Process::read(log, values)?),
-            asks_app_config: asks_app_config(values)?,
             guards: Arc::new(guards(values, env)?),
-            pipelines: Arc::default(),
-            trusted_networks: trusted_networks(values)?,
-            peer: HostPort {
-                host: values.text("dapr-internal-grpc-listen-address").to_owned(),
-                port: port(values, "dapr-internal-grpc-port")?,
-            },
-            zone: zone(values)?,
-            balance: balance(values)?,
-            registries: Arc::default(),
             resiliency: None,
             in_scope: Arc::default(),
-            resources: Vec::new(),
-            tells_metrics: values.is_set("enable-metrics"),
-            logs_calls: values.is_set("enable-api-logging"),
-            has_collector: COLLECTOR_VARIABLES
-                .iter()
-                .any(|name| env(name).is_some_and(|text| !text.is_empty())),
-            telemetry: Arc::default(),
-            host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
-            warnings: warnings(values, &protocol)?,
-            protocol,
+            steering: Arc::new(app_steering(values)?),
+            common: Arc::new(Common::read(values, env)?),
         })
     }
 
@@ -286,9 +283,10 @@ impl Config {
     /// With policies that may be those of other apps, too.
     pub(crate) fn guard(&mut self, access: Option<Arc<AccessPolicy>>, api: Option<Arc<ApiRules>>) {
         let guards = Arc::make_mut(&mut self.guards);
+        let trusted = &self.common.trusted_networks;
         guards.access = access.map(|mut policy| {
-            if policy.trusted_networks != self.trusted_networks {
-                Arc::make_mut(&mut policy).trusted_networks.clone_from(&self.trusted_networks);
+            if policy.trusted_networks != *trusted {
+                Arc::make_mut(&mut policy).trusted_networks.clone_from(trusted);
             }
             policy
         });
@@ -297,7 +295,7 @@ impl Config {
 
     /// Of a request. daprd's default is too small for a browser with cookies, and a value of one's
     /// own means what it means there, with what Go's server adds to `MaxHeaderBytes`.
-    pub(crate) const fn head_bytes_max(&self) -> u32 {
+    pub(crate) fn head_bytes_max(&self) -> u32 {
         match self.read_buffer_bytes {
             READ_BUFFER_BYTES_DEFAULT => HEAD_BYTES_MAX,
             bytes => bytes.saturating_add(HEAD_BYTES_SLOP),
@@ -306,7 +304,7 @@ impl Config {
 
     /// What the data plane is to tell of the app's calls.
     pub(crate) fn telemetry(&self) -> Arc<snapshot::Telemetry> {
-        let Self { tells_metrics, logs_calls, has_collector, .. } = *self;
+        let Common { tells_metrics, logs_calls, has_collector, .. } = *self.common;
         let wanted = telemetry::Wanted {
             metrics: tells_metrics,
             api_log: logs_calls,
@@ -324,6 +322,44 @@ impl Config {
     /// Whether calls to the app can be carried in this version.
     pub(crate) fn carries_protocol(&self) -> bool {
         self.protocol == "http"
+    }
+}
+
+impl Common {
+    fn read(values: &Values, env: Environment<'_>) -> Result<Self, ConfigError> {
+        let log = log_choice(values)?;
+        let protocol = protocol(values)?;
+        Ok(Self {
+            care: AppCare::from_flags(values)?,
+            strict_status: values.is_set("strict-status"),
+            listen_hosts: hosts(values.text("dapr-listen-addresses")),
+            unix_socket_directory: non_empty(values.text("unix-domain-socket")).map(PathBuf::from),
+            public: listener(values, "dapr-public-listen-address", "dapr-public-port")?,
+            body_bytes_max: body_bytes_max(values)?,
+            read_buffer_bytes: read_buffer_bytes(values)?,
+            process: Arc::new(Process::read(log, values)?),
+            asks_app_config: asks_app_config(values)?,
+            pipelines: Arc::default(),
+            trusted_networks: trusted_networks(values)?,
+            peer: HostPort {
+                host: values.text("dapr-internal-grpc-listen-address").to_owned(),
+                port: port(values, "dapr-internal-grpc-port")?,
+            },
+            zone: zone(values)?,
+            balance: balance(values)?,
+            registries: Arc::default(),
+            resources: Vec::new(),
+            tells_metrics: values.is_set("enable-metrics"),
+            logs_calls: values.is_set("enable-api-logging"),
+            has_collector: COLLECTOR_VARIABLES
+                .iter()
+                .any(|name| env(name).is_some_and(|text| !text.is_empty())),
+            telemetry: Arc::default(),
+            host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
+            steers: steers(values)?,
+            warnings: warnings(values, &protocol)?,
+            protocol,
+        })
     }
 }
 
@@ -762,7 +798,7 @@ mod tests {
             ),
         ] {
             let arguments: Vec<&str> = ["--app-id=a"].iter().chain(arguments).copied().collect();
-            let warnings = config(&arguments).unwrap().warnings;
+            let warnings = config(&arguments).unwrap().warnings.clone();
             assert_eq!(warnings.len(), 1, "{case}: {warnings:?}");
             assert!(warnings[0].contains(want), "{case}: {warnings:?}");
         }

@@ -9,7 +9,7 @@
 use super::keys::{self, Use};
 use crate::{
     config::{
-        Config, ConfigError, Environment,
+        Common, Config, ConfigError, Environment,
         file::{self, Configuration, FilePlace, Problem, Weight},
         flags::{self, Values},
         keys as table, token,
@@ -122,8 +122,10 @@ struct Reader<'a> {
     notes: Vec<String>,
     /// By the directories they come from, which apps have in common.
     resources: HashMap<Vec<String>, Resources>,
+    commons: Shared<Common>,
     guards: Shared<Guards>,
     in_scope: Shared<InScope>,
+    steerings: Shared<AppSteering>,
     files: BTreeSet<PathBuf>,
 }
 
@@ -138,8 +140,10 @@ impl<'a> Reader<'a> {
             problems: Vec::new(),
             notes: Vec::new(),
             resources: HashMap::new(),
+            commons: Shared::default(),
             guards: Shared::default(),
             in_scope: Shared::default(),
+            steerings: Shared::default(),
             files: BTreeSet::new(),
         }
     }
@@ -435,17 +439,15 @@ impl<'a> Reader<'a> {
                         (Arc::clone(&base.telemetry), Arc::clone(&base.pipelines))
                     }
                 };
-                let config = Config {
-                    process: Arc::clone(&base.process),
-                    registries: Arc::clone(&base.registries),
-                    zone: base.zone.clone(),
-                    tells_metrics: base.tells_metrics,
-                    logs_calls: base.logs_calls || config.logs_calls,
-                    telemetry,
-                    pipelines,
-                    steering,
-                    ..config
-                };
+                config.steering = self.steerings.of(Arc::new(steering));
+                let common: &mut Common = &mut config;
+                common.process = Arc::clone(&base.process);
+                common.registries = Arc::clone(&base.registries);
+                common.zone.clone_from(&base.zone);
+                common.tells_metrics = base.tells_metrics;
+                common.logs_calls |= base.logs_calls;
+                common.telemetry = telemetry;
+                common.pipelines = pipelines;
                 self.with_resources(config, &values, node.place)
             }
             Err(e) => {
@@ -481,8 +483,9 @@ impl<'a> Reader<'a> {
         }
         config.guards = self.guards.of(config.guards);
         config.in_scope = self.in_scope.of(config.in_scope);
-        let Config { app_id, warnings, .. } = &config;
-        self.notes.extend(warnings.iter().map(|warning| format!("app {app_id}: {warning}")));
+        config.common = self.commons.of(config.common);
+        let warnings = config.warnings.iter();
+        self.notes.extend(warnings.map(|warning| format!("app {}: {warning}", config.app_id)));
         Some(config)
     }
 

@@ -3,9 +3,9 @@
 #![forbid(unsafe_code)]
 
 use crate::{config::zone::Zone, timestamp::Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use snapshot::{Address, AppId, InstanceId, Namespace};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 /// The shape of the file. A reader that does not know it leaves the entry out.
 const FORMAT: u32 = 1;
@@ -40,21 +40,13 @@ pub(crate) struct Entry {
     pub(crate) read_buffer_bytes: u32,
     /// The node that serves the app, where it is not a sidecar of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) node: Option<String>,
-    /// What `run` tells of the run file that names the app, and where the logs are.
-    #[serde(flatten)]
-    pub(crate) run: RunEntries,
+    pub(crate) node: Option<Arc<str>>,
     /// Where operators ask its control.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) control: Option<PathBuf>,
-    /// The `run` command that started the sidecar, where one did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) cli_pid: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) app_pid: Option<u32>,
-    /// The app's command line.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(crate) command: String,
+    pub(crate) control: Option<Arc<Path>>,
+    /// `None` where `run` told nothing, which is so for all apps of a node.
+    #[serde(flatten, deserialize_with = "run_entries", skip_serializing_if = "Option::is_none")]
+    run: Option<Box<RunEntries>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,10 +68,19 @@ pub(crate) struct Identity {
     pub(crate) api: Address,
 }
 
-/// Empty where `run` told nothing of the kind.
+/// What `run` tells of itself, of the run file that names the app, and where the logs are; empty
+/// where it told nothing of the kind.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 pub(crate) struct RunEntries {
+    /// The `run` command that started the sidecar, where one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cli_pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) app_pid: Option<u32>,
+    /// The app's command line.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) command: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) run_template_path: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -88,6 +89,26 @@ pub(crate) struct RunEntries {
     pub(crate) app_log_path: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) daprd_log_path: String,
+}
+
+/// A process has many entries, or one of these.
+fn run_entries<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<RunEntries>>, D::Error> {
+    let entries = RunEntries::deserialize(from)?;
+    Ok((entries != RunEntries::default()).then(|| Box::new(entries)))
+}
+
+impl RunEntries {
+    const fn nothing() -> Self {
+        Self {
+            cli_pid: None,
+            app_pid: None,
+            command: String::new(),
+            run_template_path: String::new(),
+            run_template_name: String::new(),
+            app_log_path: String::new(),
+            daprd_log_path: String::new(),
+        }
+    }
 }
 
 impl Entry {
@@ -110,28 +131,32 @@ impl Entry {
             body_bytes_max: None,
             read_buffer_bytes: 0,
             node: None,
-            run: RunEntries::default(),
             control: None,
-            cli_pid: None,
-            app_pid: None,
-            command: String::new(),
+            run: None,
         }
     }
 
     /// What `ringcar list` and `ringcar stop` need of what `run` tells; `false` when it is nothing
     /// of that.
     pub(crate) fn note(&mut self, key: &str, value: &str) -> bool {
+        let mut run = self.run.clone().unwrap_or_default();
         match key {
-            "cliPID" => self.cli_pid = value.parse().ok(),
-            "appPID" => self.app_pid = value.parse().ok(),
-            "appCommand" => value.clone_into(&mut self.command),
-            "runTemplatePath" => value.clone_into(&mut self.run.run_template_path),
-            "runTemplateName" => value.clone_into(&mut self.run.run_template_name),
-            "appLogPath" => value.clone_into(&mut self.run.app_log_path),
-            "daprdLogPath" => value.clone_into(&mut self.run.daprd_log_path),
+            "cliPID" => run.cli_pid = value.parse().ok(),
+            "appPID" => run.app_pid = value.parse().ok(),
+            "appCommand" => value.clone_into(&mut run.command),
+            "runTemplatePath" => value.clone_into(&mut run.run_template_path),
+            "runTemplateName" => value.clone_into(&mut run.run_template_name),
+            "appLogPath" => value.clone_into(&mut run.app_log_path),
+            "daprdLogPath" => value.clone_into(&mut run.daprd_log_path),
             _ => return false,
         }
+        self.run = Some(run);
         true
+    }
+
+    pub(crate) fn run(&self) -> &RunEntries {
+        const NOTHING: &RunEntries = &RunEntries::nothing();
+        self.run.as_deref().unwrap_or(NOTHING)
     }
 
     /// # Errors
@@ -198,16 +223,16 @@ mod tests {
         let huge = vec![b' '; ENTRY_BYTES_MAX + 1];
         assert!(matches!(Entry::parse(&huge), Err(EntryError::TooLarge)));
         let mut long = Entry::sample("a", "1");
-        long.command = "x".repeat(ENTRY_BYTES_MAX);
+        long.note("appCommand", &"x".repeat(ENTRY_BYTES_MAX));
         assert!(matches!(long.emit(), Err(EntryError::TooLarge)));
     }
 
     #[test]
     fn reads_what_it_writes_and_ignores_what_it_does_not_know() {
         let mut entry = Entry::sample("orders", "7-1");
-        entry.cli_pid = Some(12);
+        entry.note("cliPID", "12");
         entry.zone = Some("berlin".into());
-        entry.command = "python3 \"app.py\"".to_owned();
+        entry.note("appCommand", "python3 \"app.py\"");
         let bytes = entry.emit().unwrap();
         assert_eq!(Entry::parse(&bytes).unwrap(), entry);
         let mut value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();

@@ -22,6 +22,7 @@ use std::{
     io::{self, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -68,7 +69,7 @@ enum Told {
 
 impl Watch for FileWatch {
     /// Endpoints with a host name are looked up later.
-    fn rows(&self) -> Vec<Row> {
+    fn rows(&self) -> Vec<Arc<Row>> {
         let apps = self.content.as_ref().ok().and_then(|text| parse(text).ok());
         let modified = modified(&self.path);
         let rows = apps.into_iter().flatten().filter_map(|app| match app.endpoint {
@@ -177,7 +178,7 @@ fn modified(path: &Path) -> Option<Timestamp> {
     Some(Timestamp(u64::try_from(since.as_nanos()).ok()?))
 }
 
-async fn rows(text: &str, modified: Option<Timestamp>) -> Result<Vec<Row>, String> {
+async fn rows(text: &str, modified: Option<Timestamp>) -> Result<Vec<Arc<Row>>, String> {
     let apps = parse(text).map_err(|problems| sentence(&problems))?;
     let mut rows = Vec::with_capacity(apps.len());
     let mut problems = Vec::new();
@@ -218,11 +219,11 @@ async fn look_up(name: &str) -> Result<Vec<SocketAddr>, String> {
 }
 
 impl Written {
-    fn row(&self, address: Address, modified: Option<Timestamp>) -> Row {
+    fn row(&self, address: Address, modified: Option<Timestamp>) -> Arc<Row> {
         let instance = InstanceId(address.to_string().into());
         let (id, namespace, zone) = (self.id.clone(), self.namespace.clone(), self.zone.clone());
         let revision = Revision::File { line: self.line, modified };
-        Row { id, namespace, instance, address, revision, zone }
+        Arc::new(Row { id, namespace, instance, address, revision, zone })
     }
 }
 

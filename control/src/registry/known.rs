@@ -16,13 +16,13 @@ impl Registries {
     pub(crate) fn known(&self, id: &AppId, namespace: &Namespace) -> Vec<KnownRow> {
         let is_it = |row: &&Row| row.id == *id && row.namespace == *namespace;
         let counts = |source: &&Source| {
-            source.rows.iter().filter(is_it).any(|row| !self.own.is_named_by(row))
+            source.rows.iter().map(|row| &**row).filter(is_it).any(|row| !self.own.is_named_by(row))
         };
         let best = self.sources.iter().filter(counts).min_by_key(|source| source.rank);
         let mut seen: Vec<&Row> = Vec::new();
         let mut known = Vec::new();
         for source in &self.sources {
-            for row in source.rows.iter().filter(is_it) {
+            for row in source.rows.iter().map(|row| &**row).filter(is_it) {
                 let is_twice =
                     |other: &&Row| other.instance == row.instance || other.address == row.address;
                 let hidden = match best {

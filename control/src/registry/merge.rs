@@ -9,12 +9,18 @@
 
 use super::{Row, own::Own, source::Rank};
 use snapshot::{AppId, Endpoint, Namespace, Route};
-use std::collections::{BTreeMap, btree_map};
+use std::{
+    collections::{BTreeMap, btree_map},
+    sync::Arc,
+};
 
 /// One route per app, out of tables in the order of their say.
-pub(super) fn merge<'a>(tables: impl Iterator<Item = (Rank, &'a [Row])>, own: &Own) -> Vec<Route> {
+pub(super) fn merge<'a>(
+    tables: impl Iterator<Item = (Rank, &'a [Arc<Row>])>,
+    own: &Own,
+) -> Vec<Route> {
     let mut apps: BTreeMap<(&AppId, &Namespace), (Rank, Vec<Endpoint>)> = BTreeMap::new();
-    let rows = tables.flat_map(|(rank, rows)| rows.iter().map(move |row| (rank, row)));
+    let rows = tables.flat_map(|(rank, rows)| rows.iter().map(move |row| (rank, &**row)));
     for (rank, row) in rows.filter(|(_, row)| !own.is_named_by(row)) {
         let (instance, address) = (row.instance.clone(), row.address.clone());
         let endpoint = Endpoint { instance, address, zone: row.zone.clone() };
@@ -47,15 +53,15 @@ mod tests {
     use crate::registry::{Entry, Revision};
     use snapshot::{Address, InstanceId};
 
-    fn row(id: &str, instance: &str, port: u16) -> Row {
-        Row {
+    fn row(id: &str, instance: &str, port: u16) -> Arc<Row> {
+        Arc::new(Row {
             id: AppId::new(id).unwrap(),
             namespace: Namespace::default(),
             instance: InstanceId(instance.into()),
             address: Address::Tcp(([10, 0, 0, 1], port).into()),
             revision: Revision::None,
             zone: None,
-        }
+        })
     }
 
     fn own() -> Own {

@@ -76,7 +76,7 @@ pub(crate) trait Registry {
 
 pub(crate) trait Watch: Send + 'static {
     /// What is known before [`Watch::run`] is first polled.
-    fn rows(&self) -> Vec<Row>;
+    fn rows(&self) -> Vec<Arc<Row>>;
 
     /// Whether [`Watch::rows`] is all that the registry knows now.
     fn is_read(&self) -> bool {
@@ -126,8 +126,8 @@ pub(crate) enum News {
     Back,
     /// For the log: something was skipped.
     Complaint(String),
-    /// All it knows. It can be read.
-    Rows(Vec<Row>),
+    /// All it knows. It can be read. Shared, since whoever watches keeps what it told.
+    Rows(Vec<Arc<Row>>),
     /// This question was answered; rows that came with it were told before.
     Resolved(u64),
 }

@@ -429,22 +429,22 @@ mod tests {
     };
     use snapshot::{Address, Endpoint};
 
-    fn row(id: &str, instance: &str, port: u16) -> Row {
-        Row {
+    fn row(id: &str, instance: &str, port: u16) -> Arc<Row> {
+        Arc::new(Row {
             id: AppId::new(id).unwrap(),
             namespace: Namespace::default(),
             instance: InstanceId(instance.into()),
             address: Address::Tcp(([10, 0, 0, 1], port).into()),
             revision: Revision::None,
             zone: None,
-        }
+        })
     }
 
     /// Nothing is known of it before it tells.
     struct Sheet;
 
     impl Watch for Sheet {
-        fn rows(&self) -> Vec<Row> {
+        fn rows(&self) -> Vec<Arc<Row>> {
             Vec::new()
         }
 

@@ -10,12 +10,12 @@
 use super::{Revision, Row};
 use crate::runtime_dir::RuntimeDir;
 use snapshot::{Address, Route};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 #[derive(Default)]
 pub(super) struct Remembered {
-    rows: Vec<Row>,
+    rows: Vec<Arc<Row>>,
     /// Until then a registry that can be read may not have said all.
     patient_until: Option<Instant>,
 }
@@ -37,11 +37,11 @@ impl Remembered {
                 zone: endpoint.zone,
             })
         });
-        let rows = rows.filter(|row| is_elsewhere(&row.address)).collect();
+        let rows = rows.filter(|row| is_elsewhere(&row.address)).map(Arc::new).collect();
         Self { rows, patient_until: Some(Instant::now() + PATIENCE) }
     }
 
-    pub(super) fn rows(&self) -> &[Row] {
+    pub(super) fn rows(&self) -> &[Arc<Row>] {
         &self.rows
     }
 

@@ -4,7 +4,10 @@
 
 use super::{Entry, Registrar, Registration, RegistryError, Row, Sink, Watch, dns::Question};
 use snapshot::InstanceId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use tokio::{sync::mpsc, task::AbortHandle, time::Instant};
 
 pub(super) struct Source {
@@ -12,7 +15,7 @@ pub(super) struct Source {
     pub(super) id: usize,
     pub(super) name: &'static str,
     pub(super) rank: Rank,
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<Arc<Row>>,
     /// `rows` are what it told since this control runs.
     pub(super) is_read: bool,
     pub(super) health: Health,

@@ -158,7 +158,8 @@ impl Resources {
         let stores = Stores::of(&self.secret_stores, app_id.as_str(), env);
         self.set_pipelines(config, &stores)?;
         let in_scope = InScope::of(self, app_id.as_str(), &stores, &mut config.warnings);
-        config.warnings.extend(in_scope.overruled(config.guards.app_token.is_some()));
+        let has_token = config.guards.app_token.is_some();
+        config.warnings.extend(in_scope.overruled(has_token));
         config.in_scope = Arc::new(in_scope);
         config.resources = paths.into_iter().map(PathBuf::from).collect();
         // A secret that changes changes what is in force.

@@ -112,7 +112,7 @@ spec: {type: middleware.http.opa, version: v1}
         };
         let pipelines = config.guards.pipelines.as_deref().cloned().unwrap_or_default();
         let app = pipelines.app.iter().map(|step| format!("app: {}", word(step)));
-        Ok((pipelines.api.iter().map(word).chain(app).collect(), config.warnings))
+        Ok((pipelines.api.iter().map(word).chain(app).collect(), config.warnings.clone()))
     }
 
     fn handler(name: &str, kind: &str) -> String {

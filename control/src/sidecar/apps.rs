@@ -10,7 +10,7 @@ use super::{
     served::{self, AppError, Prepared, Served, Stage},
     sockets::Bound,
 };
-use crate::{config::Config, node::changes::Name, supervisor};
+use crate::{config::Config, node::changes::Name, shared::Shared, supervisor};
 use snapshot::{Address, AppHealth, ListenerId, ListenerKind, Version, wire::HoldId};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,7 +41,9 @@ pub(super) fn name_of(config: &Config) -> Name {
 impl Sidecar {
     /// Serves these apps and no others from the next state on.
     pub(super) fn serve(&mut self, wanted: Vec<Arc<Config>>) -> Outcome {
-        let wanted = wanted.into_iter().map(|config| (name_of(&config), self.reachable(config)));
+        let mut commons = Shared::default();
+        let wanted = wanted.into_iter();
+        let wanted = wanted.map(|config| (name_of(&config), self.reachable(config, &mut commons)));
         let wanted: BTreeMap<Name, Arc<Config>> = wanted.collect();
         let is_wanted = |served: &Served| wanted.contains_key(&name_of(&served.config));
         let gone: Vec<u32> = self

@@ -35,7 +35,7 @@ use std::{
 };
 
 pub(super) struct Node {
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     files: Files,
     base: Config,
     defaults: Defaults,
@@ -79,7 +79,7 @@ impl Node {
             log.error(format_args!("Changes of an earlier control are lost: {problem}"));
         }
         let mut node = Self {
-            name: config.name.clone(),
+            name: config.name.as_str().into(),
             files,
             base: config.base.clone(),
             defaults: config.defaults.clone(),
@@ -197,7 +197,7 @@ impl Sidecar {
         }
         let is_new = |warning: &&String| !node.base.warnings.contains(warning);
         config.base.warnings.iter().filter(is_new).for_each(|warning| self.log.warning(warning));
-        node.base.warnings = config.base.warnings;
+        node.base.warnings.clone_from(&config.base.warnings);
         let wanted = node.wanted(&self.log);
         self.log.set_threshold(config.base.process.log.threshold);
         self.graceful_timeout = config.base.process.graceful_timeout;

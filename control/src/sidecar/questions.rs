@@ -16,17 +16,13 @@ use snapshot::{
     App,
     wire::{Score, ToDataPlane},
 };
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 use tokio::sync::mpsc;
 
 /// Where operators come in.
 pub(super) struct Operators {
     orders: Option<mpsc::Receiver<Order>>,
-    socket: PathBuf,
+    socket: Arc<Path>,
 }
 
 impl Operators {
@@ -39,6 +35,7 @@ impl Operators {
         log: &Log,
     ) -> Result<Self, ListenError> {
         let socket = if is_node { dir.admin_socket(name) } else { dir.question_socket(name) };
+        let socket = Arc::from(socket);
         match admin::serve(&socket) {
             Ok(orders) => Ok(Self { orders: Some(orders), socket }),
             Err(e) if is_node => Err(e),
@@ -49,8 +46,8 @@ impl Operators {
         }
     }
 
-    pub(super) fn socket(&self) -> Option<&Path> {
-        self.orders.as_ref().map(|_| self.socket.as_path())
+    pub(super) fn socket(&self) -> Option<&Arc<Path>> {
+        self.orders.as_ref().map(|_| &self.socket)
     }
 
     /// The next order. Dropping the future before it is ready loses nothing.

@@ -7,7 +7,7 @@
 
 use super::{Sidecar, watches::Watches};
 use crate::{
-    config::{Config, flags::Values, telemetry},
+    config::{Common, Config, flags::Values, telemetry},
     log::Log,
     registry::inotify::directory_of,
     resources::InScope,
@@ -146,17 +146,16 @@ impl Sidecar {
                 self.health_checks.counts.measure(*number, &metrics.latency_bounds_ms);
             }
             self.publisher.set_telemetry(self.supervisor.told(), *number, telemetry);
-            served.config = Arc::new(Config {
-                body_bytes_max: config.body_bytes_max,
-                read_buffer_bytes: config.read_buffer_bytes,
-                strict_status: config.strict_status,
-                in_scope: Arc::clone(&config.in_scope),
-                guards: Arc::clone(&config.guards),
-                pipelines: Arc::clone(&config.pipelines),
-                logs_calls: config.logs_calls,
-                telemetry: Arc::clone(&config.telemetry),
-                ..Config::clone(&served.config)
-            });
+            let taken = Arc::make_mut(&mut served.config);
+            taken.in_scope = Arc::clone(&config.in_scope);
+            taken.guards = Arc::clone(&config.guards);
+            let common: &mut Common = taken;
+            common.body_bytes_max = config.body_bytes_max;
+            common.read_buffer_bytes = config.read_buffer_bytes;
+            common.strict_status = config.strict_status;
+            common.pipelines = Arc::clone(&config.pipelines);
+            common.logs_calls = config.logs_calls;
+            common.telemetry = Arc::clone(&config.telemetry);
             served.entry.body_bytes_max = config.body_bytes_max;
             served.entry.read_buffer_bytes = config.read_buffer_bytes;
         }

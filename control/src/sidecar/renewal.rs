@@ -11,8 +11,9 @@ use super::{
     apps::{Failure, Outcome},
 };
 use crate::{
-    config::Config,
+    config::{Common, Config},
     registry::{Entry, Settings},
+    shared::Shared,
 };
 use snapshot::Version;
 use std::sync::Arc;
@@ -74,11 +75,16 @@ impl Sidecar {
     }
 
     /// The app, as it is to be served for the registries there are.
-    pub(super) fn reachable(&self, config: Arc<Config>) -> Arc<Config> {
-        if config.registries == self.reached_by {
-            return config;
+    pub(super) fn reachable(
+        &self,
+        mut config: Arc<Config>,
+        commons: &mut Shared<Common>,
+    ) -> Arc<Config> {
+        if config.registries != self.reached_by {
+            let changed = Arc::make_mut(&mut config);
+            changed.registries = Arc::clone(&self.reached_by);
+            changed.common = commons.of(Arc::clone(&changed.common));
         }
-        let registries = Arc::clone(&self.reached_by);
-        Arc::new(Config { registries, ..Config::clone(&config) })
+        config
     }
 }

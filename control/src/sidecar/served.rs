@@ -109,9 +109,9 @@ pub(super) struct Place<'a> {
     pub(super) search: &'a Patience,
     pub(super) metrics_port: u16,
     /// Of the node, if this is one.
-    pub(super) node: Option<&'a str>,
+    pub(super) node: Option<&'a Arc<str>>,
     /// Where operators ask.
-    pub(super) control: Option<&'a Path>,
+    pub(super) control: Option<&'a Arc<Path>>,
     /// The same app as the last control described it, or as it is served until now.
     pub(super) before: Option<&'a App>,
     /// The kernel tells when the app listens on loopback.
@@ -182,8 +182,8 @@ fn gather(
     entry.grpc_port = config.grpc_port;
     entry.app_port = config.app_port;
     entry.metrics_port = place.metrics_port;
-    entry.node = place.node.map(str::to_owned);
-    entry.control = place.control.map(Path::to_owned);
+    entry.node = place.node.cloned();
+    entry.control = place.control.cloned();
     entry.body_bytes_max = config.body_bytes_max;
     entry.read_buffer_bytes = config.read_buffer_bytes;
     entry.zone.clone_from(&config.zone);

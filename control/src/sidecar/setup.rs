@@ -93,7 +93,7 @@ pub(crate) async fn prepare(config: &Config, log: &Log) -> Result<Sidecar, Start
     let claim = claim(&name, &dir, log).await?;
     let settings = config.steers.as_deref().cloned().unwrap_or_default();
     let pin_name = steering::pin_name(name.as_str(), dir.path());
-    let steering = Steering::of_node(&settings, Wanted::by([&config.steering]), &pin_name, log)?;
+    let steering = Steering::of_node(&settings, Wanted::by([&*config.steering]), &pin_name, log)?;
     let plan = Plan { name, base: config, apps, on_control_lost, node: None, steering };
     let mut sidecar = start(plan, claim, dir, log).await?;
     sidecar.grpc_port = GrpcPort::start(config, log);
@@ -116,7 +116,7 @@ pub(crate) async fn prepare_node(
     let mut node = Node::start(&mut config, files, &dir, &name, log);
     let on_control_lost = config.on_control_lost;
     let apps = node.wanted(log);
-    let wanted = Wanted::by(apps.iter().map(|app| &app.steering));
+    let wanted = Wanted::by(apps.iter().map(|app| &*app.steering));
     let pin_name = steering::pin_name(&config.name, dir.path());
     let steering = Steering::of_node(&config.steering, wanted, &pin_name, log)?;
     let node = Some(node);
@@ -145,13 +145,13 @@ fn runtime_dir() -> Result<RuntimeDir, StartError> {
 /// An app may run twice, but not at the same place: whoever starts it there once more continues
 /// what was there.
 fn plane_name(config: &Config) -> PlaneName {
-    let Config { app_id, namespace, http_port, listen_hosts, .. } = config;
+    let Config { app_id, namespace, http_port, .. } = config;
     let label = app_id.as_str();
     let place = match &config.unix_socket_directory {
         Some(directory) => directory.display().to_string(),
         // Any port: no later one will be the same.
         None if *http_port == 0 => instance::draw().0.into(),
-        None => format!("{}:{http_port}", listen_hosts.join(",")),
+        None => format!("{}:{http_port}", config.listen_hosts.join(",")),
     };
     PlaneName::new(label, &format!("{namespace}/{label} at {place}"))
 }
@@ -334,7 +334,7 @@ impl Sidecar {
             patience: deadline.saturating_duration_since(Instant::now()),
             search: &self.patience,
             metrics_port: self.metrics_port,
-            node: self.node.as_ref().map(|node| node.name.as_str()),
+            node: self.node.as_ref().map(|node| &node.name),
             control: self.operators.socket(),
             before,
             hears: self.steering.as_ref().is_some_and(|steering| steering.hears(&config.steering)),

@@ -307,7 +307,11 @@ mod tests {
         let mut sockets = Sockets::new(&mut pool, 0);
         assert!(sockets.take_unix(ListenerKind::Api, &path));
         let new = temp.path().join("new");
-        sockets.add(ListenerKind::Api, listen::unix(&new).unwrap(), Address::Unix(new.clone().into()));
+        sockets.add(
+            ListenerKind::Api,
+            listen::unix(&new).unwrap(),
+            Address::Unix(new.clone().into()),
+        );
         sockets.give_back();
         assert!(path.exists() && !new.exists());
         pool.close();

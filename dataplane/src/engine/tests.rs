@@ -423,8 +423,10 @@ fn connects<E: Engine>(mut bench: Bench<E>) {
     let path = directory.0.join("socket");
     let unix = UnixListener::bind(&path).unwrap();
     let four = TcpListener::bind(LOOPBACK).unwrap();
-    let mut addresses =
-        vec![("IPv4", Address::Tcp(four.local_addr().unwrap())), ("Unix", Address::Unix(path.into()))];
+    let mut addresses = vec![
+        ("IPv4", Address::Tcp(four.local_addr().unwrap())),
+        ("Unix", Address::Unix(path.into())),
+    ];
     let six = TcpListener::bind((Ipv6Addr::LOCALHOST, 0));
     if let Ok(six) = &six {
         addresses.push(("IPv6", Address::Tcp(six.local_addr().unwrap())));
@@ -510,8 +512,7 @@ fn closing_ends_all_that_runs<E: Engine>(mut bench: Bench<E>) {
 
 fn closing_forgets_a_connect<E: Engine>(mut bench: Bench<E>) {
     let listener = TcpListener::bind(LOOPBACK).unwrap();
-    for address in
-        [Address::Tcp(listener.local_addr().unwrap()), Address::Unix("/missing".into())]
+    for address in [Address::Tcp(listener.local_addr().unwrap()), Address::Unix("/missing".into())]
     {
         let key = bench.engine.connect(&address).unwrap();
         bench.engine.close(key);

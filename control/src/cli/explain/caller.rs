@@ -58,7 +58,7 @@ impl Caller {
         let Arguments { caller, node, .. } = arguments;
         let is_meant = |entry: &&Entry| {
             let is_named = caller.as_deref().is_none_or(|id| id == entry.id.as_str());
-            is_named && (node.is_none() || entry.node == *node)
+            is_named && (node.is_none() || entry.node.as_deref() == node.as_deref())
         };
         let mut meant = table.iter().filter(is_meant);
         let running = |entry: &Entry| Self { entry: entry.clone(), plan: None };
@@ -292,7 +292,7 @@ mod tests {
         let question = Question { id: orders.id.clone(), namespace: orders.namespace.clone() };
         let mut caller = Entry::sample("caller", "2");
         for (case, node, want) in [("sidecars", None, false), ("a node", Some("shop"), true)] {
-            (orders.node, caller.node) = (node.map(str::to_owned), node.map(str::to_owned));
+            (orders.node, caller.node) = (node.map(Into::into), node.map(Into::into));
             let table = vec![orders.clone(), caller.clone()];
             let knowledge = of_table(&caller, &question, &table);
             assert_eq!(knowledge.is_here, want, "{case}");

@@ -302,7 +302,7 @@ impl Known {
 }
 
 impl Watch for DnsWatch {
-    fn rows(&self) -> Vec<Row> {
+    fn rows(&self) -> Vec<Arc<Row>> {
         Vec::new()
     }
 
@@ -445,7 +445,7 @@ impl DnsWatch {
         }
     }
 
-    fn table(&self) -> Vec<Row> {
+    fn table(&self) -> Vec<Arc<Row>> {
         let rows = self.known.iter().flat_map(|((id, namespace), known)| {
             known.addresses.iter().map(|address| Row {
                 id: id.clone(),
@@ -456,7 +456,7 @@ impl DnsWatch {
                 zone: None,
             })
         });
-        rows.collect()
+        rows.map(Arc::new).collect()
     }
 }
 

@@ -27,7 +27,7 @@ use super::{
 };
 use client::{Client, EtcdError};
 use register::Desk;
-use std::{cell::OnceCell, collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{cell::OnceCell, collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tonic::Streaming;
 use wire::{EVENT_DELETE, Event, KeyValue, RangeRequest, WatchCreateRequest, WatchResponse};
@@ -114,7 +114,7 @@ impl Registrar for EtcdRegistry {
 pub(crate) struct EtcdWatch {
     settings: Settings,
     /// By key.
-    rows: BTreeMap<Vec<u8>, Row>,
+    rows: BTreeMap<Vec<u8>, Arc<Row>>,
     /// `None`: nothing was read, or what was read cannot be continued.
     position: Option<Position>,
     /// `None`: the newest row is gone, or there was none. Then nothing can be continued.
@@ -126,7 +126,7 @@ pub(crate) struct EtcdWatch {
 /// Rows of a history that is over. They count until they are written again or their time is over.
 #[derive(Default)]
 struct Departed {
-    rows: BTreeMap<Vec<u8>, Row>,
+    rows: BTreeMap<Vec<u8>, Arc<Row>>,
     until: Option<Instant>,
 }
 
@@ -163,7 +163,7 @@ struct Position {
 }
 
 impl Watch for EtcdWatch {
-    fn rows(&self) -> Vec<Row> {
+    fn rows(&self) -> Vec<Arc<Row>> {
         Vec::new()
     }
 
@@ -416,11 +416,11 @@ struct Rubbish {
 }
 
 impl Rubbish {
-    fn sort(&mut self, prefix: &str, kv: KeyValue, rows: &mut BTreeMap<Vec<u8>, Row>) {
+    fn sort(&mut self, prefix: &str, kv: KeyValue, rows: &mut BTreeMap<Vec<u8>, Arc<Row>>) {
         let reason = match row::parse(prefix, &kv.key, &kv.value) {
             Ok(row) if rows.len() < ROWS_MAX => {
                 let revision = Revision::Etcd { mod_revision: kv.mod_revision };
-                rows.insert(kv.key, Row { revision, ..row });
+                rows.insert(kv.key, Arc::new(Row { revision, ..row }));
                 return;
             }
             Ok(_) => format!("there are more than {ROWS_MAX} rows"),

@@ -169,7 +169,7 @@ mod tests {
         Place { registry: LocalRegistry::new(dir.clone()), dir, _temp: temp }
     }
 
-    fn ids(table: &[Row]) -> Vec<&str> {
+    fn ids(table: &[Arc<Row>]) -> Vec<&str> {
         table.iter().map(|row| row.id.as_str()).collect()
     }
 
@@ -178,10 +178,10 @@ mod tests {
         table.iter().map(|entry| entry.id.as_str().to_owned()).collect()
     }
 
-    async fn next(watch: &mut LocalWatch) -> Vec<Row> {
+    async fn next(watch: &mut LocalWatch) -> Vec<Arc<Row>> {
         let deadline = Duration::from_secs(5);
         let table = tokio::time::timeout(deadline, watch.changed()).await.expect("a change");
-        table.unwrap().into_iter().map(Arc::unwrap_or_clone).collect()
+        table.unwrap()
     }
 
     fn run(test: impl Future<Output = ()>) {
@@ -239,14 +239,14 @@ mod tests {
             assert!(watch.table().is_empty());
             let mut entry = Entry::sample("orders", "1");
             let mut ours = place.registry.register(&entry, &Sink::pair().0).unwrap();
-            assert_eq!(next(&mut watch).await, [Row::of(entry.clone())]);
+            assert_eq!(next(&mut watch).await, [Arc::new(Row::of(entry.clone()))]);
             // Of interest to whoever lists, and to nobody who calls.
-            entry.cli_pid = Some(7);
+            entry.note("cliPID", "7");
             ours.update(&entry).unwrap();
             assert_eq!(place.registry.read().unwrap(), [entry.clone()]);
             entry.zone = Some("eu".into());
             ours.update(&entry).unwrap();
-            assert_eq!(next(&mut watch).await, [Row::of(entry)]);
+            assert_eq!(next(&mut watch).await, [Arc::new(Row::of(entry))]);
             drop(ours);
             assert!(next(&mut watch).await.is_empty());
         });
@@ -305,7 +305,7 @@ mod tests {
         let mut ours = place.registry.register(&entry, &Sink::pair().0).unwrap();
         let updates = std::thread::spawn(move || {
             for pid in 0..2000 {
-                entry.app_pid = Some(pid);
+                entry.note("appPID", &pid.to_string());
                 ours.update(&entry).unwrap();
             }
             ours

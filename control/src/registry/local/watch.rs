@@ -113,7 +113,7 @@ impl LocalWatch {
 
 impl LocalWatch {
     #[cfg(test)]
-    pub(super) fn table(&self) -> Vec<Row> {
+    pub(super) fn table(&self) -> Vec<Arc<Row>> {
         self.rows()
     }
 
@@ -155,8 +155,8 @@ impl Watch for LocalWatch {
         true
     }
 
-    fn rows(&self) -> Vec<Row> {
-        self.last.iter().map(|row| Row::clone(row)).collect()
+    fn rows(&self) -> Vec<Arc<Row>> {
+        self.last.clone()
     }
 
     async fn run(mut self, news: Sink) {

@@ -20,6 +20,7 @@ use registration::SqliteRegistration;
 use snapshot::Namespace;
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::time::Instant;
@@ -77,7 +78,7 @@ pub(crate) struct SqliteWatch {
 }
 
 impl Watch for SqliteWatch {
-    fn rows(&self) -> Vec<Row> {
+    fn rows(&self) -> Vec<Arc<Row>> {
         Vec::new()
     }
 
@@ -207,7 +208,7 @@ mod tests {
         Reader::new(settings.clone(), Namespace::default())
     }
 
-    fn ids(rows: &[Row]) -> Vec<&str> {
+    fn ids(rows: &[Arc<Row>]) -> Vec<&str> {
         rows.iter().map(|row| row.id.as_str()).collect()
     }
 

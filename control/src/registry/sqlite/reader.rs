@@ -7,7 +7,7 @@ use super::{Settings, database::Database, seconds_now, signed};
 use crate::registry::{Revision, Row, steps::Steps};
 use rusqlite::{Connection, OptionalExtension, params};
 use snapshot::{Address, AppId, InstanceId, Namespace};
-use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// What a look at the table found.
@@ -22,7 +22,7 @@ struct Hosts {
 
 #[derive(Clone, Debug, PartialEq)]
 struct Host {
-    row: Row,
+    row: Arc<Row>,
     /// Seconds since 1970.
     last_update: u64,
 }
@@ -51,7 +51,7 @@ impl Reader {
     }
 
     /// The live rows, and what is worth a line in the log.
-    pub(super) fn read(&mut self) -> rusqlite::Result<(Vec<Row>, Option<String>)> {
+    pub(super) fn read(&mut self) -> rusqlite::Result<(Vec<Arc<Row>>, Option<String>)> {
         self.read_at(seconds_now(), Instant::now())
     }
 
@@ -60,7 +60,7 @@ impl Reader {
         &mut self,
         wall: u64,
         now: Instant,
-    ) -> rusqlite::Result<(Vec<Row>, Option<String>)> {
+    ) -> rusqlite::Result<(Vec<Arc<Row>>, Option<String>)> {
         let mut database = match self.database.take() {
             Some(database) if database.is_named(&self.settings.path) => database,
             _ => Database::open(&self.settings)?,
@@ -73,7 +73,7 @@ impl Reader {
         let complaint = is_news.then(|| hosts.skipped.to_string());
         self.database = Some(database);
         self.last = hosts;
-        Ok((self.last.rows.values().map(|host| host.row.clone()).collect(), complaint))
+        Ok((self.last.rows.values().map(|host| Arc::clone(&host.row)).collect(), complaint))
     }
 
     /// daprd's clean-up deletes the rows that are *younger* than the interval, that is, all that
@@ -150,7 +150,7 @@ fn select(
         match parse(&registration, &id, &address, namespace) {
             Ok(row) if hosts.rows.len() < ROWS_MAX => {
                 let revision = Revision::Host { renewed: last_update };
-                let host = Host { row: Row { revision, ..row }, last_update };
+                let host = Host { row: Arc::new(Row { revision, ..row }), last_update };
                 hosts.rows.insert(registration, host);
             }
             Ok(_) => hosts.skipped.add(|| format!("there are more than {ROWS_MAX}")),
