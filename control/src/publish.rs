@@ -24,8 +24,7 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     /// Serves an app from the next version on, or serves it otherwise.
-    pub(crate) fn put(&mut self, mut app: App, metadata: &Metadata, listeners: Vec<Listener>) {
-        app.metadata_json = metadata.emit();
+    pub(crate) fn put(&mut self, mut app: App, listeners: Vec<Listener>) {
         app.outbound = self.outbounds.of(app.outbound);
         app.telemetry = self.telemetries.of(app.telemetry);
         self.pending.push(Change::App(Arc::new(app)));
@@ -216,7 +215,7 @@ mod tests {
             head_bytes_max: 8192,
             health: AppHealth::default(),
             outbound: Default::default(),
-            metadata_json: "".into(),
+            metadata_json: Metadata::new(id, None).emit(),
         }
     }
 
@@ -243,7 +242,7 @@ mod tests {
     fn one_app() -> Snapshot {
         told(&Snapshot::empty(), |publisher, _| {
             let listeners = vec![listener(1, 0), listener(2, 0)];
-            publisher.put(app(0, "a"), &Metadata::new("a", None), listeners);
+            publisher.put(app(0, "a"), listeners);
         })
         .0
     }
@@ -299,16 +298,15 @@ mod tests {
         let ids = |snapshot: &Snapshot| -> Vec<(u32, u32)> {
             snapshot.listeners.iter().map(|l| (l.id.0, l.app)).collect()
         };
-        let metadata = Metadata::new("a", None);
         let (changed, _) = told(&one_app(), |publisher, told| {
             publisher.clear_listeners(told, &[0]);
-            publisher.put(app(0, "a"), &metadata, vec![listener(2, 0), listener(3, 0)]);
+            publisher.put(app(0, "a"), vec![listener(2, 0), listener(3, 0)]);
         });
         assert_eq!(ids(&changed), [(2, 0), (3, 0)]);
         // Another one takes its place, and one of its sockets.
         let (replaced, _) = told(&changed, |publisher, told| {
             publisher.remove(told, 0);
-            publisher.put(app(0x1_0000, "b"), &metadata, vec![listener(2, 0x1_0000)]);
+            publisher.put(app(0x1_0000, "b"), vec![listener(2, 0x1_0000)]);
         });
         assert_eq!((replaced.apps.len(), ids(&replaced)), (1, vec![(2, 0x1_0000)]));
         let (empty, _) = told(&replaced, |publisher, told| publisher.remove(told, 0x1_0000));
@@ -317,15 +315,14 @@ mod tests {
 
     #[test]
     fn apps_that_swap_their_listeners_keep_them_open() {
-        let metadata = Metadata::new("a", None);
         let (two, _) = told(&Snapshot::empty(), |publisher, _| {
-            publisher.put(app(0, "a"), &metadata, vec![listener(1, 0)]);
-            publisher.put(app(1, "b"), &metadata, vec![listener(2, 1)]);
+            publisher.put(app(0, "a"), vec![listener(1, 0)]);
+            publisher.put(app(1, "b"), vec![listener(2, 1)]);
         });
         let (swapped, _) = told(&two, |publisher, told| {
             publisher.clear_listeners(told, &[0, 1]);
-            publisher.put(app(0, "a"), &metadata, vec![listener(2, 0)]);
-            publisher.put(app(1, "b"), &metadata, vec![listener(1, 1)]);
+            publisher.put(app(0, "a"), vec![listener(2, 0)]);
+            publisher.put(app(1, "b"), vec![listener(1, 1)]);
         });
         let mut ids: Vec<_> = swapped.listeners.iter().map(|l| (l.id.0, l.app)).collect();
         ids.sort_unstable();

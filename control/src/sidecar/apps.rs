@@ -7,10 +7,10 @@
 
 use super::{
     End, Sidecar, Stage as Life,
-    served::{self, AppError, Prepared, Served, Stage},
+    served::{self, AppError, Prepared, Search, Served, Stage},
     sockets::Bound,
 };
-use crate::{config::Config, node::changes::Name, shared::Shared, supervisor};
+use crate::{config::Config, node::changes::Name, shared::Shared, supervisor::Sockets};
 use snapshot::{Address, AppHealth, ListenerId, ListenerKind, Version, wire::HoldId};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -161,10 +161,10 @@ impl Sidecar {
         let next = std::mem::take(&mut update.next);
         let numbers: Vec<u32> = next.iter().map(|next| next.number).collect();
         self.publisher.clear_listeners(self.supervisor.told(), &numbers);
-        let mut sockets = Vec::new();
-        for Next { number, config, prepared, .. } in next {
-            self.take_in(number, config, prepared, &mut sockets);
-        }
+        let next = next
+            .into_iter()
+            .map(|Next { number, config, prepared, .. }| (number, config, prepared));
+        let sockets = self.take_in(next.collect());
         self.pool.close();
         self.steer();
         let version = match self.publisher.is_empty() {
@@ -190,26 +190,32 @@ impl Sidecar {
         self.numbers.give_back(number);
     }
 
-    /// Puts an app in its place. It starts with the next state.
-    pub(super) fn take_in(
-        &mut self,
-        number: u32,
-        config: Arc<Config>,
-        mut prepared: served::Prepared,
-        sockets: &mut supervisor::Sockets,
-    ) {
-        let group = self.steering.as_ref().and_then(|steering| steering.group_of(&config.steering));
-        prepared.sockets.iter_mut().for_each(|bound| {
-            bound.set_caller(group);
-        });
-        let new = prepared.sockets.iter().filter(|bound| bound.is_new);
-        sockets.extend(new.map(|bound| (bound.listener.id, Arc::clone(&bound.socket))));
-        let listeners = prepared.listeners();
-        self.health_checks.stop(number);
-        let (served, app, metadata) = prepared.serve(config);
-        self.publisher.put(app, &metadata, listeners);
-        self.apps.insert(number, Box::new(served));
-        self.churn += 1;
+    /// Puts apps in their places; returns the sockets that are new. They start with the next state.
+    ///
+    /// What stays of all of them is made before what the data plane is told of any: that is
+    /// replaced as soon as they are found, and leaves whole pages then.
+    pub(super) fn take_in(&mut self, prepared: Vec<(u32, Arc<Config>, Prepared)>) -> Sockets {
+        self.churn += prepared.len();
+        let mut sockets = Vec::new();
+        let mut told = Vec::with_capacity(prepared.len());
+        for (number, config, mut prepared) in prepared {
+            let steering = self.steering.as_ref();
+            let group = steering.and_then(|steering| steering.group_of(&config.steering));
+            prepared.sockets.iter_mut().for_each(|bound| {
+                bound.set_caller(group);
+            });
+            let new = prepared.sockets.iter().filter(|bound| bound.is_new);
+            sockets.extend(new.map(|bound| (bound.listener.id, Arc::clone(&bound.socket))));
+            self.health_checks.stop(number);
+            let (served, app) = prepared.serve(config);
+            self.apps.insert(number, Box::new(served));
+            told.push(app);
+        }
+        for app in told {
+            let served = &self.apps[&app.number];
+            self.publisher.put(app, served.listeners());
+        }
+        sockets
     }
 
     /// Apps whose state is live are told of, and looked for.
@@ -226,26 +232,37 @@ impl Sidecar {
             .iter()
             .filter_map(|(number, served)| is_due(served).then_some(*number))
             .collect();
-        for number in due {
-            let is_starting = matches!(self.apps[&number].stage, Stage::Starting(_));
+        // All that stays of the registration of many before what is needed only until they are
+        // found.
+        for number in &due {
+            let is_starting = matches!(self.apps[number].stage, Stage::Starting(_));
             let is_sidecar_starting = self.node.is_none() && !self.is_initialized;
-            if is_starting && !self.register(number) && is_sidecar_starting {
+            if is_starting && !self.register(*number) && is_sidecar_starting {
                 return Some(End::Failed);
             }
-            self.advance(number);
         }
+        due.into_iter().for_each(|number| self.advance(number));
         None
     }
 
     fn advance(&mut self, number: u32) {
         let Some(served) = self.apps.get_mut(&number) else { return };
-        if let Some(channel) = served.channel.take() {
+        let due = match served.search {
+            Some(Search::Due { asks_config }) => {
+                let steering = self.steering.as_ref();
+                let hears = steering.is_some_and(|all| all.hears(&served.config.steering));
+                served.channel(asks_config, hears, &self.log, &self.patience)
+            }
+            _ => None,
+        };
+        if let Some(channel) = due {
             served.stage = Stage::Looking;
+            let bell = Arc::clone(&channel.bell);
             let search = async move {
                 channel.discover().await;
                 number
             };
-            served.search = Some(self.searches.spawn(search));
+            served.search = Some(Search::Running { task: self.searches.spawn(search), bell });
             return;
         }
         served.stage = Stage::Ready;

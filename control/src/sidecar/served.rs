@@ -37,13 +37,20 @@ pub(super) struct Served {
     pub(super) entry: Entry,
     pub(super) sockets: Vec<Bound>,
     pub(super) stage: Stage,
-    /// To look for the app with, once it is registered.
-    pub(super) channel: Option<Box<AppChannel>>,
-    pub(super) search: Option<AbortHandle>,
-    /// Where the app listens, if that is a port.
-    pub(super) app_address: Option<SocketAddr>,
-    /// Rings when the kernel says that the app listens.
-    pub(super) bell: Arc<Notify>,
+    /// `None`: the app is found, or there is none.
+    pub(super) search: Option<Search>,
+    pub(super) app_address: Option<Address>,
+}
+
+/// Of the app, while it is not known to listen.
+pub(super) enum Search {
+    /// Begins once the app is registered.
+    Due { asks_config: bool },
+    Running {
+        task: AbortHandle,
+        /// Rung when the kernel says that the app listens.
+        bell: Arc<Notify>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -76,10 +83,10 @@ impl Stage {
 /// All that serving an app takes, with nothing of it in force.
 pub(super) struct Prepared {
     pub(super) app: App,
-    pub(super) metadata: Metadata,
     pub(super) entry: Entry,
     pub(super) sockets: Vec<Bound>,
-    pub(super) channel: Option<Box<AppChannel>>,
+    pub(super) search: Option<Search>,
+    pub(super) app_address: Option<Address>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -105,8 +112,6 @@ pub(super) struct Place<'a> {
     pub(super) log: &'a Log,
     /// For ports that are in use.
     pub(super) patience: Duration,
-    /// Of those that look for their apps at once.
-    pub(super) search: &'a Patience,
     pub(super) metrics_port: u16,
     /// Of the node, if this is one.
     pub(super) node: Option<&'a Arc<str>>,
@@ -114,8 +119,6 @@ pub(super) struct Place<'a> {
     pub(super) control: Option<&'a Arc<Path>>,
     /// The same app as the last control described it, or as it is served until now.
     pub(super) before: Option<&'a App>,
-    /// The kernel tells when the app listens on loopback.
-    pub(super) hears: bool,
 }
 
 /// # Errors
@@ -141,7 +144,8 @@ pub(super) fn prepare(
     }
     let mut app = app(config, number, app_address.clone());
     let mut metadata = metadata(config);
-    let mut channel = app_address.map(|address| app_channel(config, address, place));
+    let asks_config = config.asks_app_config && config.carries_protocol();
+    let mut search = app_address.is_some().then_some(Search::Due { asks_config });
     if let Some(before) = place.before {
         for (key, value) in &metadata.restore(&before.metadata_json) {
             entry.note(key, value);
@@ -153,10 +157,11 @@ pub(super) fn prepare(
         if is_there && before.health.unready.is_empty() {
             // It was found before.
             app.health = before.health.clone();
-            channel = None;
+            search = None;
         }
     }
-    Ok(Prepared { app, metadata, entry, sockets, channel })
+    app.metadata_json = metadata.emit();
+    Ok(Prepared { app, entry, sockets, search, app_address })
 }
 
 /// All sockets of the app; what is registered of it.
@@ -389,25 +394,44 @@ fn metadata(config: &Config) -> Metadata {
     metadata
 }
 
-fn app_channel(config: &Config, address: Address, place: &Place<'_>) -> Box<AppChannel> {
-    let is_heard = match &address {
-        Address::Tcp(address) => place.hears && address.ip().is_loopback(),
-        Address::Unix(_) => false,
-    };
-    Box::new(AppChannel {
-        is_heard,
-        address,
-        protocol: config.protocol.clone(),
-        app_id: config.app_id.as_str().to_owned(),
-        token: config.guards.app_token.clone(),
-        asks_config: config.asks_app_config && config.carries_protocol(),
-        bell: Arc::default(),
-        log: place.log.clone(),
-        patience: place.search.clone(),
-    })
-}
-
 impl Served {
+    pub(super) fn listeners(&self) -> Vec<Listener> {
+        self.sockets.iter().map(|bound| bound.listener.clone()).collect()
+    }
+
+    /// Made only when it is looked for: of a thousand apps, what a search takes lies together and
+    /// goes together. `hears`: the kernel tells when the app listens on loopback.
+    pub(super) fn channel(
+        &self,
+        asks_config: bool,
+        hears: bool,
+        log: &Log,
+        patience: &Patience,
+    ) -> Option<Box<AppChannel>> {
+        let Self { config, app_address, .. } = self;
+        let address = app_address.clone()?;
+        let is_loopback = matches!(&address, Address::Tcp(address) if address.ip().is_loopback());
+        Some(Box::new(AppChannel {
+            address,
+            is_heard: hears && is_loopback,
+            protocol: config.protocol.clone(),
+            app_id: config.app_id.as_str().to_owned(),
+            token: config.guards.app_token.clone(),
+            asks_config,
+            bell: Arc::default(),
+            log: log.clone(),
+            patience: patience.clone(),
+        }))
+    }
+
+    /// Where calls to the app go, if that is a port.
+    pub(super) fn port_address(&self) -> Option<SocketAddr> {
+        match &self.app_address {
+            Some(Address::Tcp(address)) if self.config.carries_protocol() => Some(*address),
+            _ => None,
+        }
+    }
+
     /// Where the app is, for operators.
     pub(super) fn address(&self) -> String {
         match &self.config.app {
@@ -419,28 +443,17 @@ impl Served {
 }
 
 impl Prepared {
-    pub(super) fn listeners(&self) -> Vec<Listener> {
-        self.sockets.iter().map(|bound| bound.listener.clone()).collect()
-    }
-
-    pub(super) fn serve(self, config: Arc<Config>) -> (Served, App, Metadata) {
-        let Self { app, metadata, entry, sockets, channel } = self;
-        let app_address = app.channel.as_ref().and_then(|channel| match channel.address {
-            Address::Tcp(address) => Some(address),
-            Address::Unix(_) => None,
-        });
+    pub(super) fn serve(self, config: Arc<Config>) -> (Served, App) {
+        let Self { app, entry, sockets, search, app_address } = self;
         let stage = Stage::New;
-        let bell = channel.as_ref().map(|channel| Arc::clone(&channel.bell)).unwrap_or_default();
-        let search = None;
-        let served = Served { config, entry, sockets, stage, channel, search, app_address, bell };
-        (served, app, metadata)
+        (Served { config, entry, sockets, stage, search, app_address }, app)
     }
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
-        if let Some(search) = &self.search {
-            search.abort();
+        if let Some(Search::Running { task, .. }) = &self.search {
+            task.abort();
         }
     }
 }

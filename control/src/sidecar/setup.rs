@@ -301,12 +301,13 @@ impl Sidecar {
         let mut held: BTreeMap<_, &App> =
             held.iter().map(|app| ((app.namespace.clone(), app.id.clone()), app)).collect();
         let deadline = Instant::now() + listen::RETRY;
+        let mut taken = Vec::with_capacity(apps.len());
         for config in apps {
             let before = held.remove(&name_of(&config));
             let number = before.map(|app| app.number).or_else(|| numbers.remove(&name_of(&config)));
             let number = number.or_else(|| self.numbers.take()).ok_or(AppError::TooMany)?;
             match self.prepare_one(&config, number, before, deadline) {
-                Ok(prepared) => self.take_in(number, config, prepared, &mut Vec::new()),
+                Ok(prepared) => taken.push((number, config, prepared)),
                 Err(e) if self.node.is_some() => {
                     let (namespace, id) = (&config.namespace, &config.app_id);
                     self.log.error(format_args!("App {namespace}/{id} is not served: {e}"));
@@ -315,6 +316,8 @@ impl Sidecar {
                 Err(e) => return Err(e),
             }
         }
+        // Their sockets go with the first state, as all there are.
+        self.take_in(taken);
         held.into_values().for_each(|app| self.numbers.give_back(app.number));
         numbers.into_values().for_each(|number| self.numbers.give_back(number));
         self.steer();
@@ -332,12 +335,10 @@ impl Sidecar {
             dir: &self.dir,
             log: &self.log,
             patience: deadline.saturating_duration_since(Instant::now()),
-            search: &self.patience,
             metrics_port: self.metrics_port,
             node: self.node.as_ref().map(|node| &node.name),
             control: self.operators.socket(),
             before,
-            hears: self.steering.as_ref().is_some_and(|steering| steering.hears(&config.steering)),
         };
         served::prepare(config, number, &mut self.pool, &place)
     }

@@ -5,17 +5,15 @@
 
 use super::{
     Sidecar,
-    served::{Served, Stage},
+    served::{Search, Served, Stage},
 };
 use crate::{
-    app_channel::AppChannel,
     node::admin::Answer,
     steering::{Event, Heard, Steered},
 };
 use snapshot::{Address, AppHealth, ListenerKind, Version};
 use std::{
     net::{SocketAddr, TcpStream},
-    sync::Arc,
     time::Duration,
 };
 
@@ -36,7 +34,7 @@ impl Sidecar {
                     .map(|id| id.0)
                     .filter(|id| *id != 0),
                 apis: ports(served, ListenerKind::Api),
-                address: served.app_address,
+                address: served.port_address(),
                 inbound_port: ports(served, ListenerKind::Inbound)
                     .first()
                     .map_or(0, SocketAddr::port),
@@ -84,7 +82,11 @@ impl Sidecar {
                 continue;
             };
             match listens {
-                true => served.bell.notify_one(),
+                true => {
+                    if let Some(Search::Running { bell, .. }) = &served.search {
+                        bell.notify_one();
+                    }
+                }
                 false => self.on_app_closed(number),
             }
         }
@@ -93,29 +95,17 @@ impl Sidecar {
     /// A listener of the app is gone. Where it has no other one, it is not ready any more, and
     /// looked for anew.
     fn on_app_closed(&mut self, number: u32) {
-        let Some(steering) = &self.steering else { return };
         let Some(served) = self.apps.get_mut(&number) else { return };
         let is_found = matches!(served.stage, Stage::Found(_) | Stage::Ready);
-        let Some(address) = served.app_address.filter(|_| is_found) else { return };
+        let Some(address) = served.port_address().filter(|_| is_found) else { return };
         // On this machine a connect is answered at once, either way.
         if TcpStream::connect_timeout(&address, LOOK_TIMEOUT).is_ok() {
             return;
         }
         let (namespace, id) = (&served.entry.namespace, &served.entry.id);
         self.log.info(format_args!("App {namespace}/{id} does not listen any more"));
-        let place = AppChannel {
-            address: Address::Tcp(address),
-            protocol: served.config.protocol.clone(),
-            app_id: id.as_str().to_owned(),
-            // It was asked when it was found first.
-            asks_config: false,
-            token: None,
-            log: self.log.clone(),
-            patience: self.patience.clone(),
-            bell: Arc::clone(&served.bell),
-            is_heard: steering.hears(&served.config.steering),
-        };
-        served.channel = Some(Box::new(place));
+        // It was asked when it was found first.
+        served.search = Some(Search::Due { asks_config: false });
         let health = AppHealth { unready: vec!["runtime".to_owned()], outbound_ready: true };
         self.publisher.set_health(self.supervisor.told(), number, health);
         let version = self.publish();
