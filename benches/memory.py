@@ -12,6 +12,7 @@ worst case, by a megabyte. Ends with status 1 when a bound is missed, or when ap
 import argparse
 import contextlib
 import http.client
+import json
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ import time
 from pathlib import Path
 
 START_SECONDS = 30
-# First in the order of names, so that no app without a port of its own gets its port.
+# The app through which all others are called.
 CALLER = "a-caller"
 
 # MB that may be resident: of docs/performance.md.
@@ -163,9 +164,13 @@ def tell(title, ringcar, details):
     return resident
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+def api_port(place, app):
+    """Where the app's API is, by its registry entry. A port that was chosen beforehand may be another's by then."""
+    for path in (place / "run" / "apps").glob("*.json"):
+        entry = json.loads(path.read_text())
+        if entry["id"] == app:
+            return int(entry["api"]["Tcp"].rsplit(":", 1)[1])
+    sys.exit(f"error: {app} is not registered")
 
 
 def call(connection, path):
@@ -186,9 +191,9 @@ def call_each(port, ids):
     connection.close()
 
 
-def node_file(place, caller_port, apps):
+def node_file(place, apps):
     head = "name: bench\nenable-metrics: true\nmetrics-port: 0\nsteering: off\napps:\n"
-    caller = f"- {{id: {CALLER}, http-port: {caller_port}, listen-addresses: 127.0.0.1}}\n"
+    caller = f"- {{id: {CALLER}, http-port: 0, listen-addresses: 127.0.0.1}}\n"
     path = place / "node.yaml"
     path.with_suffix(".new").write_text(head + caller + "".join(apps))
     path.with_suffix(".new").rename(path)
@@ -214,16 +219,15 @@ def directory():
 
 
 def sidecar(executable, origin, options):
-    port = free_port()
-    arguments = ["sidecar", "--app-id", CALLER, "--app-port", str(origin.port), "--dapr-http-port", str(port)]
-    arguments += ["--dapr-listen-addresses", "127.0.0.1", "--metrics-port", str(free_port())]
+    arguments = ["sidecar", "--app-id", CALLER, "--app-port", str(origin.port), "--dapr-http-port", "0"]
+    arguments += ["--dapr-listen-addresses", "127.0.0.1", "--metrics-port", "0"]
     with directory() as place, started(executable, place, arguments) as ringcar:
         ringcar.wait_for("dapr initialized. Status: Running.")
         settle(ringcar)
         resident = tell("A sidecar after start", ringcar, options.details)
         bound("data plane after start", resident["data plane"], DATA_PLANE_MAX)
         bound("sidecar, both processes", sum(resident.values()), SIDECAR_MAX)
-        call_each(port, [CALLER])
+        call_each(api_port(place, CALLER), [CALLER])
         settle(ringcar)
         tell("The same after a call", ringcar, options.details)
 
@@ -233,7 +237,7 @@ def quiet_node(executable, _origin, options):
         sockets = place / "sockets"
         sockets.mkdir()
         apps = [f"- {{id: app-{n}, unix-domain-socket: {sockets}}}\n" for n in range(options.apps)]
-        path = node_file(place, free_port(), apps)
+        path = node_file(place, apps)
         with started(executable, place, ["node", "--config", str(path)]) as ringcar:
             ringcar.wait_for(f"Node bench serves {options.apps + 1} apps")
             settle(ringcar)
@@ -245,26 +249,26 @@ def quiet_node(executable, _origin, options):
 def busy_node(executable, origin, options):
     ids = [f"app-{n}" for n in range(options.apps)]
     apps = [f"- {{id: {id}, http-port: 0, listen-addresses: 127.0.0.1, address: {origin.port}}}\n" for id in ids]
-    caller = free_port()
     with directory() as place:
-        path = node_file(place, caller, apps)
+        path = node_file(place, apps)
         with started(executable, place, ["node", "--config", str(path)]) as ringcar:
             ringcar.wait_for(f"Node bench serves {options.apps + 1} apps")
             settle(ringcar)
             tell(f"A node of {options.apps:,} apps with ports", ringcar, options.details)
+            caller = api_port(place, CALLER)
             call_each(caller, ids)
             settle(ringcar)
             resident = tell("The same after each was called", ringcar, options.details)
             bound("control with apps that take calls", resident["control"], CONTROL_MAX)
             first = {}
             for turn in range(1, options.turns + 1):
-                node_file(place, caller, [])
+                node_file(place, [])
                 ringcar.wait_for("Node's file reloaded: 1 apps", turn)
                 settle(ringcar)
                 if turn in (1, 2, 5, 10, 20, options.turns):
                     resident = tell(f"Without them, turn {turn}", ringcar, options.details)
                     first = first or resident
-                node_file(place, caller, apps)
+                node_file(place, apps)
                 ringcar.wait_for(f"Node's file reloaded: {options.apps + 1} apps", turn)
                 call_each(caller, ids)
                 settle(ringcar)
