@@ -18,6 +18,7 @@ use crate::{
     peer_port,
     registry::{Entry, Identity, local::LocalRegistry},
     runtime_dir::RuntimeDir,
+    tracing::Way,
 };
 use snapshot::{
     APPS_MAX, Address, App, AppHealth, InstanceId, Listener, ListenerKind, Origin, Version,
@@ -44,6 +45,8 @@ pub(super) struct Served {
     pub(super) app_address: Option<SocketAddr>,
     /// Rings when the kernel says that the app listens.
     pub(super) bell: Arc<Notify>,
+    /// Where its spans go.
+    pub(super) spans: Way,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -431,7 +434,9 @@ impl Prepared {
         let stage = Stage::New;
         let bell = channel.as_ref().map(|channel| Arc::clone(&channel.bell)).unwrap_or_default();
         let search = None;
-        let served = Served { config, entry, sockets, stage, channel, search, app_address, bell };
+        let spans = Way::default();
+        let served =
+            Served { config, entry, sockets, stage, channel, search, app_address, bell, spans };
         (served, app, metadata)
     }
 }
