@@ -325,13 +325,13 @@ mod tests {
             (
                 "Zipkin over TLS",
                 "{zipkin: {endpointAddress: 'https://z/api/v2/spans'}}",
-                "c.yaml:1:45: spec.tracing.zipkin.endpointAddress https://z/api/v2/spans is reached \
+                "c.yaml:1:44: spec.tracing.zipkin.endpointAddress https://z/api/v2/spans is reached \
                  over TLS, which exporters do not speak in this version",
             ),
             (
                 "TLS is the default",
                 "{otel: {endpointAddress: 'c:4317', protocol: grpc}}",
-                "c.yaml:1:25: spec.tracing.otel c:4317 is reached over TLS",
+                "c.yaml:1:24: spec.tracing.otel c:4317 is reached over TLS",
             ),
             (
                 "protocol",

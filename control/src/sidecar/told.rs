@@ -52,11 +52,7 @@ impl Sidecar {
         let mut counters = self.registries.counters();
         counters.extend(self.steering.iter().flat_map(Steering::counters));
         let mut histograms = Vec::new();
-        for (name, label, count) in self.exporters.totals() {
-            let labels = label.map(|(key, value)| (key.to_owned(), value.to_owned()));
-            #[expect(clippy::cast_precision_loss, reason = "the page has no other numbers")]
-            counters.push(counter(name, labels.into_iter().collect(), count as f64));
-        }
+        counters.extend(self.exporters.counters());
         for (number, served) in self.apps.iter().filter(|(_, served)| served.config.tells_metrics) {
             let id = served.entry.id.as_str();
             let (probes, latencies) = self.health_checks.counts.page(*number, id);

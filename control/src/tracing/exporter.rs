@@ -143,13 +143,13 @@ impl Task {
     }
 }
 
-/// Spans that wait for one destination beside those of the batch under way: daprd's bound, some 2 MB
-/// at the most.
+/// Spans that wait for one destination beside those of the batch under way: daprd's bound, and some
+/// 2 MB at the most.
 const SPANS_WAITING_MAX: usize = 2048;
 /// Of one request; as daprd's.
 const BATCH_SPANS_MAX: usize = 512;
-/// How long a batch waits to become larger. daprd waits five seconds; one is soon enough for whoever
-/// looks, and seldom enough for a collector.
+/// How long a batch waits to become larger. daprd waits five seconds; one is soon enough for
+/// whoever looks, and seldom enough for a collector.
 const BATCH_DELAY: Duration = Duration::from_secs(1);
 
 /// Between attempts: twice as long each time.

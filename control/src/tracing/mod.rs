@@ -19,7 +19,7 @@ use crate::{
     timestamp::Timestamp,
 };
 use exporter::Exporter;
-use snapshot::wire::Span;
+use snapshot::wire::{Counter, Span};
 use span::{Service, Told, hex};
 use std::{
     collections::HashMap,
@@ -127,13 +127,10 @@ impl Exporters {
         self.log.write_fields(Timestamp::now(), Level::Info, &message, &app);
     }
 
-    /// Metric, label and its value, number. The last one has no label.
-    pub(crate) fn totals(&self) -> Vec<(&'static str, Option<(&'static str, &'static str)>, u64)> {
-        let all = self.totals.all();
-        let mut totals: Vec<_> =
-            all.map(|(name, label, value, count)| (name, Some((label, value)), count)).into();
-        totals.push(("ringcar_spans_not_exported_total", None, self.unwanted));
-        totals
+    pub(crate) fn counters(&self) -> Vec<Counter> {
+        let mut counters = self.totals.counters();
+        counters.push(totals::counter("ringcar_spans_not_exported_total", &[], self.unwanted));
+        counters
     }
 
     /// Sends what waits, if it is taken soon. The apps' ways are gone by now.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::config::tracing::Protocol;
+use snapshot::wire::{Counter, CounterKind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug, Default)]
@@ -47,11 +48,10 @@ impl Totals {
         add(total, count);
     }
 
-    /// Metric, label, value of the label, number.
-    pub(super) fn all(&self) -> [(&'static str, &'static str, &'static str, u64); 7] {
-        let sent = |exporter, total: &AtomicU64| (SENT, "exporter", exporter, read(total));
-        let dropped = |reason, total: &AtomicU64| (DROPPED, "reason", reason, read(total));
-        [
+    pub(super) fn counters(&self) -> Vec<Counter> {
+        let sent = |exporter, total| counter(SENT, &[("exporter", exporter)], read(total));
+        let dropped = |reason, total| counter(DROPPED, &[("reason", reason)], read(total));
+        vec![
             sent("otlp_grpc", &self.grpc),
             sent("otlp_http", &self.http),
             sent("stdout", &self.stdout),
@@ -61,6 +61,14 @@ impl Totals {
             dropped("unreachable", &self.unreachable),
         ]
     }
+}
+
+pub(super) fn counter(name: &str, labels: &[(&str, &str)], count: u64) -> Counter {
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    #[expect(clippy::cast_precision_loss, reason = "the page has no other numbers")]
+    let value = count as f64;
+    let (name, labels) = (name.to_owned(), labels.collect());
+    Counter { name, labels, kind: CounterKind::Counter, value }
 }
 
 fn add(total: &AtomicU64, count: usize) {

@@ -220,7 +220,7 @@ on_both_engines! {
         let [second] = &spans(mesh.callee.as_mut().unwrap(), 1)[..] else { unreachable!() };
         assert_eq!((&*first.verb, &*first.target), ("DELETE", &*format!("{X}?a=b%20c")));
         let own = ("dapr-order".to_owned(), "7: red".to_owned());
-        assert_eq!(first.headers, [own.clone()]);
+        assert_eq!(first.headers, std::slice::from_ref(&own));
         assert!(first.client.is_some_and(|client| client.ip().is_loopback()), "{first:?}");
         assert_eq!((first.status, first.is_answered), (404, true));
         assert_eq!((&*second.verb, second.client), ("DELETE", None));
