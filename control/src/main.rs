@@ -40,6 +40,7 @@ mod test_dir;
 #[cfg(test)]
 mod test_program;
 mod timestamp;
+mod tracing;
 mod version;
 mod yaml;
 

@@ -43,6 +43,13 @@ impl Timestamp {
         format!("{date}T{time}.{:09}Z", self.0 % NANOS_PER_SECOND)
     }
 
+    /// As Go prints times in UTC: `2026-08-14 09:05:01.00002 +0000 UTC`.
+    pub(crate) fn as_go(self) -> String {
+        let fraction = format!(".{:09}", self.0 % NANOS_PER_SECOND);
+        let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+        format!("{} {}{fraction} +0000 UTC", self.date(), self.time_of_day())
+    }
+
     /// `2026-08-14 09:05:01`.
     pub(crate) fn short(self) -> String {
         format!("{} {}", self.date(), self.time_of_day())

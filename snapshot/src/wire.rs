@@ -11,11 +11,11 @@
 
 use crate::{Address, App, AppId, Delta, Listener, ListenerId, Namespace, Route, State, Version};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 /// Counts up whenever a message changes its shape. A peer that speaks another protocol is refused
 /// by name.
-pub const PROTOCOL: u16 = 7;
+pub const PROTOCOL: u16 = 8;
 
 /// Largest frame. Routes are cut into parts of ROUTES_PER_FRAME, so this is a mistake, not a state.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -247,6 +247,14 @@ pub struct Span {
     pub parent: [u8; 8],
     pub name: String,
     pub status: u16,
+    /// The status is upstream's, not a sidecar's own.
+    pub is_answered: bool,
+    /// The request as it came in: its method, its target, and its header lines with Dapr's prefix.
+    pub verb: String,
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+    /// `None` over a Unix socket, and where nobody asked.
+    pub client: Option<SocketAddr>,
     /// In nanoseconds since 1970.
     pub began: u64,
     pub ended: u64,

@@ -16,12 +16,14 @@ pub(crate) mod file_kind;
 pub(crate) mod flags;
 pub(crate) mod keys;
 pub(crate) mod name_resolution;
+pub(crate) mod otel_variables;
 pub(crate) mod pipeline;
 pub(crate) mod quantity;
 mod schema;
 mod section;
 pub(crate) mod telemetry;
 pub(crate) mod token;
+pub(crate) mod tracing;
 pub(crate) mod zone;
 
 pub(crate) use schema::closest;
@@ -110,7 +112,7 @@ pub(crate) struct Common {
     /// What of its calls flags and environment want told, and how the files want it.
     pub(crate) tells_metrics: bool,
     pub(crate) logs_calls: bool,
-    pub(crate) has_collector: bool,
+    pub(crate) otel: Arc<otel_variables::Variables>,
     pub(crate) telemetry: Arc<telemetry::Options>,
     /// Of a sidecar, where its flags say anything of it.
     pub(crate) steers: Option<Arc<NodeSteering>>,
@@ -237,7 +239,9 @@ impl Config {
     /// # Errors
     /// The first problem.
     pub(crate) fn of_node(values: &Values, env: Environment<'_>) -> Result<Self, ConfigError> {
-        Self::read(values, env, &|port, app_port| port == app_port && port != 0)
+        let mut config = Self::read(values, env, &|port, app_port| port == app_port && port != 0)?;
+        Arc::make_mut(&mut config.otel).name_no_service();
+        Ok(config)
     }
 
     fn read(
@@ -276,6 +280,8 @@ impl Config {
         self.warnings.extend(files.names.warnings);
         self.registries = Arc::new(files.names.settings);
         self.telemetry = Arc::new(files.telemetry);
+        let warning = self.telemetry.exporters.warning(&self.otel);
+        self.warnings.extend(warning);
         self.pipelines = Arc::new(files.pipelines);
         self.guard(files.access.map(Arc::new), files.api.map(Arc::new));
     }
@@ -304,11 +310,11 @@ impl Config {
 
     /// What the data plane is to tell of the app's calls.
     pub(crate) fn telemetry(&self) -> Arc<snapshot::Telemetry> {
-        let Common { tells_metrics, logs_calls, has_collector, .. } = *self.common;
+        let Common { tells_metrics, logs_calls, .. } = *self.common;
         let wanted = telemetry::Wanted {
             metrics: tells_metrics,
             api_log: logs_calls,
-            collector: has_collector,
+            collector: self.telemetry.exporters.leaves_collector_to(&self.otel),
         };
         Arc::new(self.telemetry.compile(wanted))
     }
@@ -329,6 +335,7 @@ impl Common {
     fn read(values: &Values, env: Environment<'_>) -> Result<Self, ConfigError> {
         let log = log_choice(values)?;
         let protocol = protocol(values)?;
+        let (otel, otel_problems) = otel_variables::Variables::read(env);
         Ok(Self {
             care: AppCare::from_flags(values)?,
             strict_status: values.is_set("strict-status"),
@@ -351,13 +358,11 @@ impl Common {
             resources: Vec::new(),
             tells_metrics: values.is_set("enable-metrics"),
             logs_calls: values.is_set("enable-api-logging"),
-            has_collector: COLLECTOR_VARIABLES
-                .iter()
-                .any(|name| env(name).is_some_and(|text| !text.is_empty())),
+            otel: Arc::new(otel),
             telemetry: Arc::default(),
             host_ip: env("DAPR_HOST_IP").filter(|ip| !ip.is_empty()),
             steers: steers(values)?,
-            warnings: warnings(values, &protocol)?,
+            warnings: [warnings(values, &protocol)?, otel_problems].concat(),
             protocol,
         })
     }
@@ -376,10 +381,6 @@ impl Process {
         })
     }
 }
-
-/// OpenTelemetry's names for where traces are collected.
-const COLLECTOR_VARIABLES: [&str; 2] =
-    ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
 fn namespace(env: Environment<'_>) -> Result<Namespace, ConfigError> {
     match env("NAMESPACE").filter(|text| !text.is_empty()) {

@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{file::Weight, keys::parse_bool, schema};
+use super::{file::Weight, keys::parse_bool, schema, tracing::Exporters};
 use crate::{
     admin::rules::{Rule, Rules},
     yaml::{Node, Place, Value},
@@ -25,7 +25,7 @@ pub(crate) struct Options {
     pub(crate) rules: Arc<Rules>,
     log: ApiLog,
     sampling_rate: String,
-    has_exporter: bool,
+    pub(crate) exporters: Exporters,
 }
 
 /// What flags and environment add to it.
@@ -33,7 +33,7 @@ pub(crate) struct Options {
 pub(crate) struct Wanted {
     pub(crate) metrics: bool,
     pub(crate) api_log: bool,
-    /// The environment names a collector of traces.
+    /// The environment names a collector of traces, and files name none.
     pub(crate) collector: bool,
 }
 
@@ -70,7 +70,7 @@ impl Options {
     fn tracing(&self, has_collector: bool) -> Option<Tracing> {
         let rate = match self.sampling_rate.as_str() {
             "" if has_collector => Some(1.0),
-            "" if self.has_exporter => Some(SAMPLING_RATE_DEFAULT),
+            "" if self.exporters.has_any() => Some(SAMPLING_RATE_DEFAULT),
             "" => None,
             text => Some(text.parse().unwrap_or(SAMPLING_RATE_DEFAULT)),
         };
@@ -89,9 +89,9 @@ pub(super) fn read(path: &str, node: &Node, options: &mut Options) -> Vec<Findin
     reader.findings
 }
 
-struct Reader<'a> {
-    options: &'a mut Options,
-    findings: Vec<Finding>,
+pub(super) struct Reader<'a> {
+    pub(super) options: &'a mut Options,
+    pub(super) findings: Vec<Finding>,
 }
 
 impl Reader<'_> {
@@ -150,14 +150,11 @@ impl Reader<'_> {
             text.clone_into(&mut self.options.sampling_rate);
             return;
         }
-        self.options.has_exporter = true;
-        let message = "has no exporter in this version: spans are recorded, and sent nowhere";
-        let (place, key, message) = (node.place, path.to_owned(), message.to_owned());
-        self.findings.push(Finding { place, key, message, suggestion: None, weight: None });
+        self.exporter(name, path, node);
     }
 
     /// Calls `read` with the name, path and value of each key that is known.
-    fn mapping(
+    pub(super) fn mapping(
         &mut self,
         path: &str,
         node: &Node,
@@ -263,7 +260,7 @@ impl Reader<'_> {
         }
     }
 
-    fn list<'n>(&mut self, path: &str, node: &'n Node, count_max: usize) -> &'n [Node] {
+    pub(super) fn list<'n>(&mut self, path: &str, node: &'n Node, count_max: usize) -> &'n [Node] {
         match &node.value {
             Value::Null => &[],
             Value::Sequence(items) if items.len() <= count_max => items,
@@ -280,7 +277,7 @@ impl Reader<'_> {
         }
     }
 
-    fn bool(&mut self, path: &str, node: &Node) -> Option<bool> {
+    pub(super) fn bool(&mut self, path: &str, node: &Node) -> Option<bool> {
         let Some(text) = node.text() else {
             self.not_a_value(path, node);
             return None;
@@ -294,12 +291,12 @@ impl Reader<'_> {
         }
     }
 
-    fn not_a_value(&mut self, path: &str, node: &Node) {
+    pub(super) fn not_a_value(&mut self, path: &str, node: &Node) {
         let message = format!("must be a single value, not {}", node.kind());
         self.finding(node.place, path, message, Weight::Refused);
     }
 
-    fn finding(&mut self, place: Place, key: &str, message: String, weight: Weight) {
+    pub(super) fn finding(&mut self, place: Place, key: &str, message: String, weight: Weight) {
         let (key, weight) = (key.to_owned(), Some(weight));
         self.findings.push(Finding { place, key, message, suggestion: None, weight });
     }

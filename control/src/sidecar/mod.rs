@@ -47,6 +47,7 @@ use crate::{
     signals::{Signal, Signals, Source as _},
     steering::{self, Steering},
     supervisor::{self, Event, Supervisor},
+    tracing::{Exporters, Way},
 };
 use admin::Reply;
 use dataplane::engine::heap;
@@ -100,8 +101,7 @@ pub(crate) struct Sidecar {
     /// `None` without programs in the kernel.
     steering: Option<Steering>,
     replies: VecDeque<Reply>,
-    /// Spans that came from the data plane.
-    span_count: u64,
+    exporters: Exporters,
     /// The last version that every worker runs on.
     live: Version,
     /// Apps that came, were found or went since the heap was last trimmed.
@@ -162,7 +162,8 @@ impl Sidecar {
             }
         };
         self.close_sockets();
-        tokio::join!(self.registries.end(), self.supervisor.end());
+        self.apps.values_mut().for_each(|served| served.spans = Way::default());
+        tokio::join!(self.registries.end(), self.supervisor.end(), self.exporters.end());
         self.operators.end();
         if let Some(steering) = self.steering {
             steering.end();
@@ -355,7 +356,7 @@ impl Sidecar {
                 }
             }
             FromDataPlane::Scores { query, scores } => self.questions.answer(query, scores),
-            FromDataPlane::Spans(spans) => self.on_spans(&spans),
+            FromDataPlane::Spans(spans) => self.on_spans(spans),
             FromDataPlane::Refused { version, problems } => self.on_refused(version, &problems),
             FromDataPlane::Stats { query, counters, histograms } => {
                 self.scrapes.answer(query, &Measured { counters, histograms });

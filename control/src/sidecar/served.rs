@@ -18,6 +18,7 @@ use crate::{
     peer_port,
     registry::{Entry, Identity, local::LocalRegistry},
     runtime_dir::RuntimeDir,
+    tracing::Way,
 };
 use snapshot::{
     APPS_MAX, Address, App, AppHealth, InstanceId, Listener, ListenerKind, Origin, SocketPath,
@@ -40,6 +41,8 @@ pub(super) struct Served {
     /// `None`: the app is found, or there is none.
     pub(super) search: Option<Search>,
     pub(super) app_address: Option<Address>,
+    /// Where its spans go.
+    pub(super) spans: Way,
 }
 
 /// Of the app, while it is not known to listen.
@@ -446,7 +449,8 @@ impl Prepared {
     pub(super) fn serve(self, config: Arc<Config>) -> (Served, App) {
         let Self { app, entry, sockets, search, app_address } = self;
         let stage = Stage::New;
-        (Served { config, entry, sockets, stage, search, app_address }, app)
+        let spans = Way::default();
+        (Served { config, entry, sockets, stage, search, app_address, spans }, app)
     }
 }
 

@@ -33,6 +33,7 @@ use crate::{
     runtime_dir::{RuntimeDir, RuntimeDirError},
     steering::{self, Steering, SteeringError, Wanted},
     supervisor::{Program, Supervisor},
+    tracing::Exporters,
     version,
 };
 use snapshot::{App, AppId, Namespace, OnControlLost, Version};
@@ -207,7 +208,7 @@ async fn start(
         questions: Questions::default(),
         steering: plan.steering.take(),
         replies: VecDeque::new(),
-        span_count: 0,
+        exporters: Exporters::new(log),
         live: Version::default(),
         churn: 0,
         is_initialized: false,

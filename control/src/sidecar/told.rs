@@ -11,7 +11,7 @@ use crate::{
 };
 use snapshot::{
     App,
-    wire::{ApiCall, Counter, CounterKind, Span, SpanKind},
+    wire::{ApiCall, Counter, CounterKind, Span},
 };
 
 impl Sidecar {
@@ -37,27 +37,13 @@ impl Sidecar {
         }
     }
 
-    /// There is no exporter: they are counted, and told to who looks closely.
-    pub(super) fn on_spans(&mut self, spans: &[Span]) {
-        self.span_count += spans.len() as u64;
-        let log = self.log.scoped("dapr.runtime.tracing");
-        if !log.is_written(Level::Debug) {
-            return;
-        }
+    /// Each goes where its app's are to go.
+    pub(super) fn on_spans(&mut self, spans: Vec<Span>) {
         for span in spans {
-            let kind = match span.kind {
-                SpanKind::Client => "client",
-                SpanKind::Server => "server",
-            };
-            let micros = span.ended.saturating_sub(span.began) / 1000;
-            log.debug(format_args!(
-                "Span {} of trace {}, parent {}: {kind} {}, status {}, {micros} us",
-                hex(&span.span),
-                hex(&span.trace),
-                hex(&span.parent),
-                span.name,
-                span.status,
-            ));
+            match self.apps.get_mut(&span.app) {
+                Some(served) => self.exporters.put(&mut served.spans, &served.config, span),
+                None => self.exporters.put_unwanted(),
+            }
         }
     }
 
@@ -66,9 +52,7 @@ impl Sidecar {
         let mut counters = self.registries.counters();
         counters.extend(self.steering.iter().flat_map(Steering::counters));
         let mut histograms = Vec::new();
-        #[expect(clippy::cast_precision_loss, reason = "the page has no other numbers")]
-        let spans = self.span_count as f64;
-        counters.push(counter("ringcar_spans_not_exported_total", Vec::new(), spans));
+        counters.extend(self.exporters.counters());
         for (number, served) in self.apps.iter().filter(|(_, served)| served.config.tells_metrics) {
             let id = served.entry.id.as_str();
             let (probes, latencies) = self.health_checks.counts.page(*number, id);
@@ -98,10 +82,6 @@ fn loaded(app: &App) -> impl Iterator<Item = Counter> {
 
 fn counter(name: &str, labels: Vec<(String, String)>, value: f64) -> Counter {
     Counter { name: name.to_owned(), labels, kind: CounterKind::Counter, value }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Dapr's dashboards add these up; without them they show no data instead of zero.

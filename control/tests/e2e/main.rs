@@ -35,5 +35,6 @@ mod steering;
 mod support;
 mod survival;
 mod telemetry;
+mod tracing;
 mod unix_sockets;
 mod websocket;

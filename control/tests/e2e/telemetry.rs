@@ -273,7 +273,7 @@ fn calls_carry_a_trace_unless_it_is_turned_off() {
     };
     for (case, file, is_traced, flags) in [
         ("by default", "spec: {}\n", true, "-00"),
-        ("all", "spec: {tracing: {samplingRate: '1'}}\n", true, "-01"),
+        ("all", "spec: {tracing: {samplingRate: '1', stdout: true}}\n", true, "-01"),
         ("off", "spec: {tracing: {samplingRate: '0'}}\n", false, ""),
     ] {
         let place = Place::new();
@@ -289,8 +289,8 @@ fn calls_carry_a_trace_unless_it_is_turned_off() {
         assert_eq!(at_app, at_client, "{case}: one hop, one span");
         assert!(at_app.unwrap_or_default().ends_with(flags), "{case}: {seen}");
         if flags == "-01" {
-            let line = process.wait_for("scope=dapr.runtime.tracing");
-            assert!(line.contains("client CallLocal/orders/pay, status 200"), "{line}");
+            let line = process.wait_for("scope=dapr.runtime.trace");
+            assert!(line.contains("[CallLocal/orders/pay]"), "{line}");
         }
         let refused = call(port, "GET /v1.0/metadata", &["baggage: nonsense"], "");
         assert_eq!(refused.status == 400, is_traced, "{case}: {refused:?}");

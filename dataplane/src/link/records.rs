@@ -9,7 +9,7 @@ use super::Link;
 use crate::{
     clock::{self, Instant},
     limits::{RECORDS_MAX, RECORDS_PER_FRAME},
-    telemetry::{ApiCall, Journal, Span, SpanKind},
+    telemetry::{ApiCall, Asked, Journal, Span, SpanKind},
 };
 use snapshot::wire::{self, FromDataPlane};
 use std::sync::Arc;
@@ -101,8 +101,19 @@ impl Wall {
             parent: span.parent,
             name: span.name.text(),
             status: span.status,
+            is_answered: span.is_answered,
+            verb: span.asked.verb.text(),
+            target: span.asked.target.text(),
+            headers: headers(&span.asked),
+            client: span.asked.client,
             began: self.at(span.began),
             ended: self.at(span.ended),
         }
     }
+}
+
+fn headers(asked: &Asked) -> Vec<(String, String)> {
+    let lines = asked.headers.text();
+    let pairs = lines.split_terminator('\n').filter_map(|line| line.split_once(':'));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }

@@ -317,7 +317,7 @@ impl<E: Engine> Relay<E> {
             ListenerKind::Peer => guards::proof_of(&socket, self.user),
             ListenerKind::Api | ListenerKind::Inbound | ListenerKind::Public => Proof::None,
         };
-        let address = self.address_for_limits(&socket, listener, app);
+        let address = self.client_address(&socket, listener, app);
         let socket = self.engine.adopt(socket);
         let mut connection = Connection::new(socket, listener, app);
         connection.proof = proof;

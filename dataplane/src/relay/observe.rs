@@ -27,7 +27,11 @@ impl<E: Engine> Relay<E> {
         };
         let seen = Seen { app: connection.app, side, head: &self.request_head, bytes: chunk };
         match self.telemetry.on_request(&seen, self.now) {
-            Ok(observed) => {
+            Ok(mut observed) => {
+                if let Some(observed) = observed.as_mut().filter(|one| one.wants_client()) {
+                    let address = connection.remote.as_ref().and_then(|one| one.address.as_ref());
+                    observed.on_client(address.and_then(|address| address.parse().ok()));
+                }
                 connection.exchange.observed = observed;
                 true
             }

@@ -15,7 +15,7 @@ use crate::{
     policy::pipeline::{Client, Outcome, RateLimits, Refusal, Subject, Surroundings},
 };
 use rustix::net::getpeername;
-use snapshot::ListenerKind;
+use snapshot::{ListenerKind, Tracing};
 use std::{net::SocketAddr, os::fd::OwnedFd, rc::Rc, sync::Arc};
 
 impl<E: Engine> Relay<E> {
@@ -79,17 +79,19 @@ impl<E: Engine> Relay<E> {
         self.answer_without_body(key, chunk, &answer);
     }
 
-    /// Whoever connected to an API whose requests are counted by where they come from; as Go names
-    /// it.
-    pub(super) fn address_for_limits(
+    /// Whoever connected to an API whose requests are counted by where they come from, or whose
+    /// spans tell it; as Go names it.
+    pub(super) fn client_address(
         &self,
         socket: &OwnedFd,
         listener: ListenerKind,
         app: usize,
     ) -> Option<String> {
-        self.view.snapshot.apps.get(app).filter(|_| listener == ListenerKind::Api)?;
-        let pipeline = self.view.app(app).guards.api_pipeline.as_ref()?;
-        pipeline.counts_clients().then(|| {
+        let found = self.view.snapshot.apps.get(app).filter(|_| listener == ListenerKind::Api)?;
+        let is_told = matches!(found.telemetry.tracing, Some(Tracing::Recording(_)));
+        let pipeline = self.view.app(app).guards.api_pipeline.as_ref();
+        let is_counted = pipeline.is_some_and(|pipeline| pipeline.counts_clients());
+        (is_counted || is_told).then(|| {
             let address = getpeername(socket).ok().flatten();
             match address.map(SocketAddr::try_from) {
                 Some(Ok(address)) => {

@@ -126,7 +126,7 @@ counters! {
     series_overflowed: Counter "ringcar_metric_series_overflowed_total",
     /// Logged calls and spans that the link thread had no room for.
     api_calls_dropped: Counter "ringcar_log_records_dropped_total",
-    spans_dropped: Counter "ringcar_spans_dropped_total",
+    spans_dropped: Counter "ringcar_spans_dropped_total" { "reason": "ring_full" },
     spans_recorded: Counter "ringcar_spans_recorded_total",
     tunnels: Counter "ringcar_tunnels_total",
     buffers_leased: Gauge "ringcar_buffers_leased",

@@ -46,7 +46,7 @@ pub(crate) use journal::Journal;
 pub(crate) use observed::{Observed, Side};
 pub(crate) use policies::Activation;
 pub use probe::Probe;
-pub(crate) use record::{ApiCall, Span, SpanKind};
+pub(crate) use record::{ApiCall, Asked, Span, SpanKind};
 pub(crate) use series::Series;
 
 use crate::{adoption::Difference, clock::Instant};

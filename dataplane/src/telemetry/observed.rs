@@ -10,12 +10,12 @@ use super::{
     app::AppTelemetry,
     names::NameId,
     paths::Label,
-    record::{METHOD_BYTES, Text, USER_AGENT_BYTES},
+    record::{Asked, METHOD_BYTES, Text, USER_AGENT_BYTES},
     series::Verb,
     trace::{Context, SpanId},
 };
-use crate::{clock::Instant, error::Hop, policy::access::Verdict};
-use std::{rc::Rc, time::Duration};
+use crate::{clock::Instant, error::Hop, http::RequestHead, policy::access::Verdict};
+use std::{net::SocketAddr, rc::Rc, time::Duration};
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -80,6 +80,9 @@ pub(crate) struct Observed {
     pub(super) method: Text<METHOD_BYTES>,
     pub(super) span_name: Text<METHOD_BYTES>,
     pub(super) user_agent: Text<USER_AGENT_BYTES>,
+    /// Of a request that is recorded; made for the first one, since most are not.
+    pub(super) asked: Option<Box<Asked>>,
+    pub(super) has_asked: bool,
 }
 
 /// A hop within a trace.
@@ -125,6 +128,8 @@ impl Observed {
             method: Text::default(),
             span_name: Text::default(),
             user_agent: Text::default(),
+            asked: None,
+            has_asked: false,
         }
     }
 
@@ -162,6 +167,26 @@ impl Observed {
         self.method.clear();
         self.span_name.clear();
         self.user_agent.clear();
+        self.has_asked = false;
+    }
+
+    /// What a span tells of the request; kept only where there is to be one.
+    pub(super) fn note_asked(&mut self, head: &RequestHead, bytes: &[u8]) {
+        if !self.has_asked {
+            self.asked.get_or_insert_default().note(head, bytes);
+            self.has_asked = true;
+        }
+    }
+
+    /// Whether a span tells where its client is.
+    pub(crate) fn wants_client(&self) -> bool {
+        self.side.is_client() && self.has_asked
+    }
+
+    pub(crate) fn on_client(&mut self, client: Option<SocketAddr>) {
+        if let Some(asked) = &mut self.asked {
+            asked.client = client;
+        }
     }
 
     /// Whether its name may become that of a span.

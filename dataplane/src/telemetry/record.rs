@@ -4,7 +4,8 @@
 #![forbid(unsafe_code)]
 
 use super::trace::{Context, SpanId};
-use crate::clock::Instant;
+use crate::{clock::Instant, http::RequestHead};
+use std::net::SocketAddr;
 
 /// Text within a record; what is longer is cut.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,10 @@ impl<const BYTES: usize> Text<BYTES> {
         let count = text.len().min(BYTES - at);
         self.bytes[at..at + count].copy_from_slice(&text[..count]);
         self.length += u16::try_from(count).expect("it is within the text");
+    }
+
+    fn room(&self) -> usize {
+        BYTES - usize::from(self.length)
     }
 
     pub(super) fn clear(&mut self) {
@@ -73,9 +78,64 @@ pub(crate) struct Span {
     pub(crate) parent: SpanId,
     pub(crate) name: Text<METHOD_BYTES>,
     pub(crate) status: u16,
+    /// The status is upstream's, not a sidecar's own.
+    pub(crate) is_answered: bool,
+    pub(crate) asked: Asked,
     pub(crate) began: Instant,
     pub(crate) ended: Instant,
 }
+
+/// The request of a hop that is recorded, as it came in.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) verb: Text<VERB_BYTES>,
+    pub(crate) target: Text<METHOD_BYTES>,
+    /// Those with Dapr's prefix: a line each, the name small, a colon, the value.
+    pub(crate) headers: Text<HEADERS_BYTES>,
+    /// `None` over a Unix socket.
+    pub(crate) client: Option<SocketAddr>,
+}
+
+impl Asked {
+    pub(super) fn note(&mut self, head: &RequestHead, bytes: &[u8]) {
+        self.verb.clear();
+        self.verb.push(head.method_name.of(bytes));
+        self.target.clear();
+        self.target.push(head.target.of(bytes));
+        self.headers.clear();
+        self.client = None;
+        for line in head.lines.iter() {
+            self.note_line(line.name.of(bytes), line.value.of(bytes));
+        }
+    }
+
+    /// One that has no room is left out: half a value would be another one.
+    fn note_line(&mut self, name: &[u8], value: &[u8]) {
+        let is_daprs = name.len() > HEADER_NAME_BYTES_MIN
+            && name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+            && !name.eq_ignore_ascii_case(TOKEN);
+        if !is_daprs || name.len() + value.len() + 2 > self.headers.room() {
+            return;
+        }
+        for byte in name {
+            self.headers.push(&[byte.to_ascii_lowercase()]);
+        }
+        for part in [b":", value, b"\n"] {
+            self.headers.push(part);
+        }
+    }
+}
+
+const PREFIX: &[u8] = b"dapr-";
+/// daprd's rule: no shorter than its suffix for binary metadata.
+const HEADER_NAME_BYTES_MIN: usize = "-bin".len();
+/// Whoever reads traces is not to learn it.
+const TOKEN: &[u8] = b"dapr-api-token";
+
+/// The longest registered method has 16 bytes (RFC 3253's `BASELINE-CONTROL`).
+pub(super) const VERB_BYTES: usize = 16;
+/// A handful of Dapr's own and of those that an app adds to find its calls again.
+pub(super) const HEADERS_BYTES: usize = 256;
 
 /// Longer than nearly all paths of an API.
 pub(super) const METHOD_BYTES: usize = 256;

@@ -30,6 +30,9 @@ impl Telemetry {
         let traced = self.hop(tracing, parent);
         observed.own = Some(traced);
         observed.span_name.push(path_of(observed.method.bytes()));
+        if traced.is_recorded {
+            observed.note_asked(seen.head, seen.bytes);
+        }
         if seen.side == Side::Peer {
             return;
         }
@@ -79,6 +82,9 @@ impl Telemetry {
             let traced = self.hop(tracing, Some(own.context));
             carried = traced.context;
             observed.callee_span = Some(traced);
+            if traced.is_recorded {
+                observed.note_asked(planned.head, planned.bytes);
+            }
         }
         // What the client is told is often what the call carries.
         match observed.echo.get(..observed.echo_line_bytes) {
@@ -128,6 +134,8 @@ fn span(observed: &Observed, traced: Traced, kind: SpanKind, app: u32, ended: In
         parent: traced.parent,
         name: observed.span_name,
         status: observed.status,
+        is_answered: observed.answered.is_some(),
+        asked: observed.asked.as_deref().copied().unwrap_or_default(),
         began: observed.began,
         ended,
     }

@@ -203,6 +203,36 @@ on_both_engines! {
         assert_eq!(parts(&got), (TRACE.to_owned(), hex(&first.span), "01".to_owned()));
     }
 
+    fn a_span_tells_what_was_asked_and_no_secret(engine: Choice) {
+        let app = App::listen();
+        let mut mesh = Mesh::start_with(engine, Hop::Peer, app.address(), traced(recording(1.0)));
+        let mut client = mesh.client();
+        let long = "v".repeat(300);
+        let lines = format!(
+            "Dapr-Order: 7: red\r\ndapr-api-token: s3cret\r\nx-dapr-no: 1\r\ndapr-long: {long}\r\n"
+        );
+        client.send(request("DELETE", &format!("{X}?a=b%20c"), &lines));
+        let mut upstream = app.accept();
+        upstream.read_request();
+        upstream.send(answer("404 Not Found", "", "no"));
+        client.read_response();
+        let [first] = &spans(&mut mesh.caller, 1)[..] else { unreachable!() };
+        let [second] = &spans(mesh.callee.as_mut().unwrap(), 1)[..] else { unreachable!() };
+        assert_eq!((&*first.verb, &*first.target), ("DELETE", &*format!("{X}?a=b%20c")));
+        let own = ("dapr-order".to_owned(), "7: red".to_owned());
+        assert_eq!(first.headers, std::slice::from_ref(&own));
+        assert!(first.client.is_some_and(|client| client.ip().is_loopback()), "{first:?}");
+        assert_eq!((first.status, first.is_answered), (404, true));
+        assert_eq!((&*second.verb, second.client), ("DELETE", None));
+        assert!(second.headers.contains(&own), "{second:?}");
+        assert!(!format!("{first:?}{second:?}").contains("s3cret"));
+
+        client.send(get("/v1.0/invoke/nobody/method/x"));
+        client.read_response();
+        let [third] = &spans(&mut mesh.caller, 1)[..] else { unreachable!() };
+        assert_eq!((third.status, third.is_answered, &third.headers[..]), (500, false, &[][..]));
+    }
+
     fn neighbours_are_two_hops_in_one_pass(engine: Choice) {
         let app = App::listen();
         let mut plane = Plane::on(engine)

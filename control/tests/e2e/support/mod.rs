@@ -5,6 +5,7 @@
 
 mod app;
 mod client;
+mod collector;
 mod etcd;
 mod load;
 mod machines;
@@ -17,6 +18,7 @@ mod server;
 
 pub(crate) use app::App;
 pub(crate) use client::{Connection, call, call_unix, get, try_call};
+pub(crate) use collector::{Batch, Collector, Manner};
 pub(crate) use etcd::Etcd;
 pub(crate) use load::Load;
 pub(crate) use machines::Machines;
