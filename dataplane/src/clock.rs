@@ -11,14 +11,17 @@ use std::{ops::Add, time::Duration};
 pub struct Instant(u64);
 
 impl Instant {
+    #[inline]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
+    #[inline]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
+    #[inline]
     pub const fn as_millis(self) -> u64 {
         self.0 / 1_000_000
     }
@@ -29,6 +32,7 @@ impl Instant {
     }
 
     /// Zero if `earlier` is later: clocks of two threads may be read out of order.
+    #[inline]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -37,6 +41,7 @@ impl Instant {
 impl Add<Duration> for Instant {
     type Output = Self;
 
+    #[inline]
     fn add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
     }

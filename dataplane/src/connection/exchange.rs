@@ -165,12 +165,14 @@ impl Exchange {
     }
 
     /// Whether the request, as far as it is here, may reach the app twice (RFC 9110 §9.2.2).
+    #[inline]
     pub(crate) fn may_be_repeated(&self) -> bool {
         self.method.is_idempotent() && self.request.is_complete() && !self.upgrade
     }
 
     /// Room for all of the request, of which `here` bytes are here, for the attempts that its
     /// policy may want. False: there is none, or it is not for them.
+    #[inline]
     pub(crate) fn take_room(&mut self, here: usize) -> bool {
         let Some(attempts) = self.attempts.as_mut().filter(|a| a.retries()) else { return false };
         let left = self.request.bytes_left().and_then(|left| usize::try_from(left).ok());
@@ -179,6 +181,7 @@ impl Exchange {
     }
 
     /// What [`Self::take_room`] was told.
+    #[inline]
     pub(crate) fn has_room(&self) -> bool {
         self.attempts.as_ref().is_some_and(|attempts| attempts.kept.is_any())
     }
@@ -201,6 +204,7 @@ impl Exchange {
     }
 
     /// When its policy wants to be asked.
+    #[inline]
     pub(crate) fn policy_deadline(&self) -> Option<Instant> {
         self.attempts.as_ref().and_then(|attempts| attempts.deadline())
     }
@@ -238,6 +242,7 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     /// They have grown once, and so are worth keeping.
+    #[inline]
     pub(crate) fn are_warm(&self) -> bool {
         self.notes.method.capacity() > 0
     }

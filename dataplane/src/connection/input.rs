@@ -24,10 +24,12 @@ pub(crate) enum Input {
 }
 
 impl Input {
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Empty => 0,
@@ -36,6 +38,7 @@ impl Input {
         }
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, chunk: Chunk) {
         match self {
             Self::Empty => *self = Self::Whole(chunk),
@@ -74,6 +77,7 @@ impl Input {
 
     /// Takes all bytes for parsing when that can bring something new: a first piece always (rubbish
     /// shows early), later ones once the end of a head is among them or `bytes_max` is reached.
+    #[inline]
     pub(crate) fn take_for_parsing(&mut self, bytes_max: usize) -> Option<Chunk> {
         match std::mem::take(self) {
             Self::Empty => None,

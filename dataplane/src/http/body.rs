@@ -51,6 +51,7 @@ impl Default for BodyReader {
 }
 
 impl BodyReader {
+    #[inline]
     pub fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::Empty | Framing::Length(0) => State::Complete,
@@ -62,6 +63,7 @@ impl BodyReader {
     }
 
     /// The body of a message with this head.
+    #[inline]
     pub fn of(framing: Framing, lines: &Lines) -> Self {
         let mut reader = Self::new(framing);
         if let State::Chunked(chunks) = &mut reader.state {
@@ -80,6 +82,7 @@ impl BodyReader {
     ///
     /// # Errors
     /// When the chunks are malformed, and from then on always.
+    #[inline]
     pub fn take(&mut self, bytes: &[u8]) -> Result<usize, ChunkError> {
         let mut count = 0;
         while count < bytes.len() && !self.is_complete() {
@@ -134,11 +137,13 @@ impl BodyReader {
         }
     }
 
+    #[inline]
     pub fn is_complete(&self) -> bool {
         matches!(self.state, State::Complete)
     }
 
     /// Bytes of content so far, without framing.
+    #[inline]
     pub fn data_bytes(&self) -> u64 {
         self.data_bytes
     }

@@ -62,24 +62,29 @@ pub struct Lines {
 }
 
 impl Lines {
+    #[inline]
     pub fn iter(&self) -> std::slice::Iter<'_, Line> {
         self.lines.iter()
     }
 
+    #[inline]
     pub fn as_slice(&self) -> &[Line] {
         &self.lines
     }
 
     /// The first line of this field.
+    #[inline]
     pub fn find(&self, field: Field) -> Option<&Line> {
         if self.has(field) { self.lines.iter().find(|line| line.field == field) } else { None }
     }
 
+    #[inline]
     pub fn has(&self, field: Field) -> bool {
         self.seen.contains(field)
     }
 
     /// Are there two or more lines of this field?
+    #[inline]
     pub fn is_repeated(&self, field: Field) -> bool {
         self.repeated.contains(field)
     }

@@ -52,6 +52,7 @@ impl Method {
     }
 
     /// May a request be sent a second time when its fate is unknown? RFC 9110 §9.2.2.
+    #[inline]
     pub fn is_idempotent(self) -> bool {
         match self {
             Self::Delete | Self::Get | Self::Head | Self::Options | Self::Put | Self::Trace => true,

@@ -577,6 +577,7 @@ impl<E: Engine> Relay<E> {
 }
 
 /// The earlier one, where there are two.
+#[inline]
 fn sooner(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),

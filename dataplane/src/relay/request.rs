@@ -344,6 +344,7 @@ impl<E: Engine> Relay<E> {
 
 /// A client's head grows by a few lines on its way to another sidecar. What passed the first one
 /// must pass the second.
+#[inline]
 fn head_bounds(listener: ListenerKind, app: &App) -> (usize, usize) {
     match listener {
         ListenerKind::Peer => (HEAD_BYTES_MAX, HEADER_LINES_MAX),
@@ -364,6 +365,7 @@ fn bad_body(_: ChunkError) -> Cause {
 
 /// Bytes behind the current request. They are copied: a slow exchange must not hold a receive
 /// buffer.
+#[inline]
 pub(super) fn keep_for_later(connection: &mut Connection, chunk: Chunk) {
     if !chunk.is_empty() {
         connection.input.push(chunk);
