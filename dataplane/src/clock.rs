@@ -31,6 +31,12 @@ impl Instant {
         Self(self.0.saturating_sub(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
     }
 
+    /// As [`Self::since`], as a number.
+    #[inline]
+    pub const fn nanos_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// Zero if `earlier` is later: clocks of two threads may be read out of order.
     #[inline]
     pub const fn since(self, earlier: Self) -> Duration {

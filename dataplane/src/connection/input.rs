@@ -75,6 +75,18 @@ impl Input {
         Self::Assembling { bytes, scan: HeadScan::new(HEAD_BYTES_MAX) }
     }
 
+    /// As [`Self::push`] and [`Self::take_for_parsing`]: the usual head goes through untouched.
+    #[inline]
+    pub(crate) fn take_with(&mut self, chunk: Chunk, bytes_max: usize) -> Option<Chunk> {
+        if self.is_empty() && !chunk.is_empty() {
+            return Some(chunk);
+        }
+        if !chunk.is_empty() {
+            self.push(chunk);
+        }
+        self.take_for_parsing(bytes_max)
+    }
+
     /// Takes all bytes for parsing when that can bring something new: a first piece always (rubbish
     /// shows early), later ones once the end of a head is among them or `bytes_max` is reached.
     #[inline]

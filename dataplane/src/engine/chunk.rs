@@ -77,6 +77,16 @@ impl Chunk {
         self.end = self.end.min(self.start.saturating_add(count));
     }
 
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// It keeps a slot of the pool from being used otherwise.
     #[inline]
     pub fn holds_slot(&self) -> bool {

@@ -20,10 +20,7 @@ impl<E: Engine> Relay<E> {
     pub(super) fn on_downstream_bytes(&mut self, key: ConnectionKey, chunk: Chunk) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         match &mut connection.state {
-            State::Idle | State::ReadingHead => {
-                connection.input.push(chunk);
-                self.read_head(key);
-            }
+            State::Idle | State::ReadingHead => self.read_head_with(key, chunk),
             State::CollectingForControl { .. } => self.collect_for_control(key, chunk),
             State::AwaitingHost
             | State::Exchanging
@@ -45,6 +42,11 @@ impl<E: Engine> Relay<E> {
 
     /// Parses the next head from what is here, if it is whole, and starts its exchange.
     pub(super) fn read_head(&mut self, key: ConnectionKey) {
+        self.read_head_with(key, Chunk::from_static(b""));
+    }
+
+    /// As [`Self::read_head`], with what has just come.
+    fn read_head_with(&mut self, key: ConnectionKey, arrived: Chunk) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         if !matches!(connection.state, State::Idle | State::ReadingHead) {
             return;
@@ -53,13 +55,16 @@ impl<E: Engine> Relay<E> {
         let queued = self.engine.send_queued_bytes(connection.socket);
         if queued >= RELAY_HIGH_BYTES {
             self.engine.relax_sent(connection.socket, false);
+            if !arrived.is_empty() {
+                connection.input.push(arrived);
+            }
             return self.pause_downstream_if_full(key, queued);
         }
         let Some(app) = self.view.snapshot.apps.get(connection.app) else {
             return self.close_downstream(key);
         };
         let (bytes_max, lines_max) = head_bounds(connection.listener, app);
-        let Some(chunk) = connection.input.take_for_parsing(bytes_max) else {
+        let Some(chunk) = connection.input.take_with(arrived, bytes_max) else {
             return self.await_head(key);
         };
         match parse_request(&chunk, bytes_max, &mut self.request_head) {

@@ -49,18 +49,22 @@ impl<E: Engine> Relay<E> {
         if connection.exchange.response_started {
             self.forward_body(borrower, key, chunk);
         } else {
-            upstream.input.push(chunk);
-            self.read_response_head(borrower, key);
+            self.read_response_head(borrower, key, chunk);
         }
         self.note_progress(borrower);
     }
 
     /// Interim responses may come before the final one, in the same bytes.
-    fn read_response_head(&mut self, borrower: ConnectionKey, key: UpstreamKey) {
+    fn read_response_head(
+        &mut self,
+        borrower: ConnectionKey,
+        key: UpstreamKey,
+        mut arrived: Chunk,
+    ) {
         loop {
             let Some(upstream) = self.upstreams.find_mut(key) else { return };
             let Some(connection) = self.connections.find_mut(borrower) else { return };
-            let Some(chunk) = upstream.input.take_for_parsing(HEAD_BYTES_MAX) else { return };
+            let Some(chunk) = upstream.input.take_with(arrived, HEAD_BYTES_MAX) else { return };
             let method = connection.exchange.method;
             match parse_response(&chunk, HEAD_BYTES_MAX, method, &mut self.response_head) {
                 Ok(Parsed::Complete) => {}
@@ -81,8 +85,7 @@ impl<E: Engine> Relay<E> {
                     if rest.is_empty() {
                         return;
                     }
-                    let Some(upstream) = self.upstreams.find_mut(key) else { return };
-                    upstream.input.push(rest);
+                    arrived = rest;
                 }
                 _ => return self.forward_response(borrower, key, chunk),
             }

@@ -15,7 +15,7 @@ use super::{
     trace::{Context, SpanId},
 };
 use crate::{clock::Instant, error::Hop, policy::access::Verdict};
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,7 +58,7 @@ pub(crate) struct Observed {
     pub(super) caller: NameId,
     /// Since when upstream has the request, and how long it had it before.
     pub(super) waiting_since: Option<Instant>,
-    pub(super) waited: Duration,
+    pub(super) waited_ns: u64,
     pub(super) attempted: Instant,
     /// Zero until there is an answer.
     pub(super) status: u16,
@@ -109,7 +109,7 @@ impl Observed {
             target: NameId::EMPTY,
             caller: NameId::EMPTY,
             waiting_since: None,
-            waited: Duration::ZERO,
+            waited_ns: 0,
             attempted: now,
             status: 0,
             answered: None,
@@ -145,7 +145,7 @@ impl Observed {
         self.target = NameId::EMPTY;
         self.caller = NameId::EMPTY;
         self.waiting_since = None;
-        self.waited = Duration::ZERO;
+        self.waited_ns = 0;
         self.attempted = now;
         self.status = 0;
         self.answered = None;
@@ -195,7 +195,7 @@ impl Observed {
 
     pub(super) fn stop_waiting(&mut self, now: Instant) {
         if let Some(since) = self.waiting_since.take() {
-            self.waited += now.since(since);
+            self.waited_ns += now.nanos_since(since);
         }
     }
 
