@@ -160,8 +160,9 @@ impl Exchange {
         (*pass, *encoding) = (Pass::default(), Encoding::default());
         *request = BodyReader::default();
         *response = BodyReader::default();
-        tried.clear();
-        pending.clear();
+        if !pending.is_empty() || !tried.is_empty() {
+            (*pending, *tried) = (VecDeque::new(), Vec::new());
+        }
     }
 
     /// Whether the request, as far as it is here, may reach the app twice (RFC 9110 §9.2.2).
@@ -211,9 +212,13 @@ impl Exchange {
 
     /// Takes what an idle connection should not keep.
     pub(crate) fn end(&mut self) -> Buffers {
-        self.pending = VecDeque::new();
+        if self.pending.capacity() > 0 {
+            self.pending = VecDeque::new();
+        }
         self.attempts = None;
-        self.tried = Vec::new();
+        if self.tried.capacity() > 0 {
+            self.tried = Vec::new();
+        }
         self.external = None;
         let mut buffers = Buffers {
             notes: mem::take(&mut self.notes),

@@ -22,16 +22,22 @@ impl Method {
     /// As it stands in a request line. Another token than these cannot be told; it is never sent
     /// under this name.
     pub fn name(self) -> &'static str {
+        let name = self.name_and_blank();
+        &name[..name.len() - 1]
+    }
+
+    /// As a request line begins.
+    pub fn name_and_blank(self) -> &'static str {
         match self {
-            Self::Connect => "CONNECT",
-            Self::Delete => "DELETE",
-            Self::Get => "GET",
-            Self::Head => "HEAD",
-            Self::Options => "OPTIONS",
-            Self::Patch => "PATCH",
-            Self::Post | Self::Other => "POST",
-            Self::Put => "PUT",
-            Self::Trace => "TRACE",
+            Self::Connect => "CONNECT ",
+            Self::Delete => "DELETE ",
+            Self::Get => "GET ",
+            Self::Head => "HEAD ",
+            Self::Options => "OPTIONS ",
+            Self::Patch => "PATCH ",
+            Self::Post | Self::Other => "POST ",
+            Self::Put => "PUT ",
+            Self::Trace => "TRACE ",
         }
     }
 
@@ -82,6 +88,8 @@ mod tests {
         ] {
             assert_eq!(Method::from_bytes(name.as_bytes()), method, "{name}");
             assert_eq!(method.is_idempotent(), is_idempotent, "{name}");
+            let sent_as = if method == Method::Other { "POST" } else { name };
+            assert_eq!(method.name(), sent_as);
         }
     }
 }

@@ -137,6 +137,7 @@ pub(super) fn parse_by_httparse(
         Ok(httparse::Status::Complete(length)) => {
             let window = &window[..skipped + length];
             head.take(&request, window)?;
+            head.check_target(window)?;
             head.check(window)?;
             Ok(Parsed::Complete)
         }
@@ -165,8 +166,7 @@ impl RequestHead {
         self.lines.fill(request.headers, head)
     }
 
-    /// Everything that needs more than the syntax of one line.
-    pub(super) fn check(&mut self, head: &[u8]) -> Result<(), RequestError> {
+    fn check_target(&self, head: &[u8]) -> Result<(), RequestError> {
         // With a path it is daprd's to refuse, in its words.
         if self.method == Method::Connect && !self.target.of(head).starts_with(b"/") {
             return Err(RequestError::Connect);
@@ -174,6 +174,11 @@ impl RequestHead {
         if !is_target(self.target.of(head), self.method) {
             return Err(RequestError::BadTarget);
         }
+        Ok(())
+    }
+
+    /// Everything else that needs more than the syntax of one line.
+    pub(super) fn check(&mut self, head: &[u8]) -> Result<(), RequestError> {
         self.check_host(head)?;
         self.framing = framing::of_request(&self.lines, head, self.version)?;
         let options = Options::read(&mut self.lines, head)?;

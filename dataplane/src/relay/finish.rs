@@ -55,6 +55,7 @@ impl<E: Engine> Relay<E> {
         let exchange = &mut connection.exchange;
         keep_spare(&mut self.spare, exchange.end());
         connection.state = State::Idle;
+        let is_paused = connection.paused;
         if connection.input.is_empty() {
             if self.draining || connection.read_closed {
                 return self.close_after_flush(key, true);
@@ -63,7 +64,9 @@ impl<E: Engine> Relay<E> {
             self.ready.push(key);
         }
         self.engine.relax_sent(connection.socket, true);
-        self.resume_downstream(key);
+        if is_paused {
+            self.resume_downstream(key);
+        }
         self.set_deadline(key, Some(DOWNSTREAM_IDLE_TIMEOUT));
     }
 

@@ -158,7 +158,7 @@ impl<E: Engine> Relay<E> {
         }
         let head = &self.response_head;
         let Some(connection) = self.connections.find_mut(borrower) else { return };
-        let date = self.date.at(self.unix_seconds);
+        let date = self.date.line_at(self.unix_seconds);
         let drop = prepare(connection, head, &chunk, date, self.draining, &mut self.lines);
         if let Some(observed) = &connection.exchange.observed {
             self.lines.extend_from_slice(observed.echo(head.lines.has(Field::Traceparent)));
@@ -301,7 +301,7 @@ fn prepare(
     connection: &mut Connection,
     head: &ResponseHead,
     bytes: &[u8],
-    date: &[u8],
+    date_line: &[u8],
     draining: bool,
     lines: &mut Vec<u8>,
 ) -> FieldSet {
@@ -333,9 +333,7 @@ fn prepare(
     }
     if !head.lines.has(Field::Date) {
         // RFC 9110 §6.6.1; Go's server does so for daprd.
-        for part in [b"Date: ", date, b"\r\n"] {
-            lines.extend_from_slice(part);
-        }
+        lines.extend_from_slice(date_line);
     }
     let is_error = !resiliency::is_success(head.status);
     if is_error && connection.listener != ListenerKind::Peer && !head.lines.has(Field::ContentType)

@@ -181,9 +181,14 @@ impl Telemetry {
     }
 
     fn series(&mut self, app: &AppTelemetry, labels: Labels) -> &Arc<Series> {
-        if self.series.find_recent(app.slot(), labels).is_some() {
-            return self.series.find_recent(app.slot(), labels).expect("it is there");
+        if self.series.is_recent(app.slot(), labels) {
+            return self.series.recent(labels.family).expect("it is there");
         }
+        self.look_up(app, labels)
+    }
+
+    #[inline(never)]
+    fn look_up(&mut self, app: &AppTelemetry, labels: Labels) -> &Arc<Series> {
         let shape = app.shape(&self.bounds);
         let (series, place) = self.series.series(&shape, labels, &self.names);
         if place == Place::Overflow || labels.name == NameId::OTHERS {

@@ -166,6 +166,15 @@ impl SeriesTable {
         (*key == labels.key(slot)).then_some(series)
     }
 
+    pub(super) fn is_recent(&self, slot: usize, labels: Labels) -> bool {
+        self.find_recent(slot, labels).is_some()
+    }
+
+    /// The one that was asked for last of its kind.
+    pub(super) fn recent(&self, family: Family) -> Option<&Arc<Series>> {
+        self.recent[family as usize].as_ref().map(|(_, series)| series)
+    }
+
     /// The series that these labels have, or share for want of room.
     pub(super) fn find(&self, slot: usize, labels: Labels) -> Option<&Series> {
         if let Some(series) = self.find_recent(slot, labels) {
