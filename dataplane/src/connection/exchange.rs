@@ -158,8 +158,8 @@ impl Exchange {
         (*replay_count, *retry_count, *interim_count) = (0, 0, 0);
         (*attempted, *request_bytes_max) = (Instant::default(), None);
         (*pass, *encoding) = (Pass::default(), Encoding::default());
-        *request = BodyReader::default();
-        *response = BodyReader::default();
+        request.clear();
+        response.clear();
         if !pending.is_empty() || !tried.is_empty() {
             (*pending, *tried) = (VecDeque::new(), Vec::new());
         }

@@ -72,6 +72,28 @@ impl BodyReader {
         reader
     }
 
+    /// Becomes [`Self::of`] without being made elsewhere and moved here.
+    #[inline]
+    pub fn begin(&mut self, framing: Framing, lines: &Lines) {
+        match framing {
+            Framing::Empty | Framing::Length(0) => self.clear(),
+            Framing::Length(left) => {
+                self.state = State::Length { left };
+                self.data_bytes = 0;
+            }
+            Framing::Chunked | Framing::UntilClose => *self = Self::of(framing, lines),
+        }
+    }
+
+    /// Becomes the default: nothing to read.
+    #[inline]
+    pub fn clear(&mut self) {
+        if !self.is_complete() {
+            self.state = State::Complete;
+        }
+        self.data_bytes = 0;
+    }
+
     /// Its length is not known before its end.
     pub fn is_chunked(&self) -> bool {
         matches!(self.state, State::Chunked(_))
@@ -387,6 +409,10 @@ mod tests {
             ("until close, at once", Framing::UntilClose, "", 0, true),
         ] {
             let mut reader = BodyReader::new(framing);
+            let mut another = BodyReader::new(Framing::Length(7));
+            assert_eq!(another.take(b"1234"), Ok(4));
+            another.begin(framing, &Lines::default());
+            assert_eq!(format!("{another:?}"), format!("{reader:?}"), "{case}");
             assert_eq!(reader.take(text.as_bytes()), Ok(used), "{case}");
             assert_eq!(reader.data_bytes(), used as u64, "{case}");
             assert_eq!(reader.on_end().is_ok(), ends_well, "{case}");

@@ -8,7 +8,7 @@ use crate::{
     dapr::{self, Asked, external::LookupError},
     engine::{Chunk, Engine},
     error::Cause,
-    http::{BodyReader, ChunkError, Field, HeadError, Parsed, RequestError, parse_request},
+    http::{ChunkError, Field, HeadError, Parsed, RequestError, parse_request},
     limits::{
         ADMIN_BODY_BYTES_MAX, ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADER_LINES_MAX,
         PEER_HEAD_BYTES, PEER_HEADER_LINES, RELAY_HIGH_BYTES, STALL_TIMEOUT,
@@ -116,7 +116,7 @@ impl<E: Engine> Relay<E> {
         exchange.keep_alive = head.keep_alive && !self.draining;
         exchange.asks_more = head.keep_alive;
         exchange.expects_continue = head.expect_continue;
-        exchange.request = BodyReader::of(head.framing, &head.lines);
+        exchange.request.begin(head.framing, &head.lines);
         connection.state = State::Exchanging;
         connection.deadline = None;
         if !self.observe_request(key, &chunk) {
@@ -126,12 +126,13 @@ impl<E: Engine> Relay<E> {
         if connection.listener == ListenerKind::Peer {
             return self.call(key, chunk);
         }
-        let is_api = connection.listener == ListenerKind::Api;
-        if is_api && self.ask_cors(key, &chunk) {
+        let is_guarded = connection.listener == ListenerKind::Api
+            && self.view.app(connection.app).guards.guards_api();
+        if is_guarded && self.ask_cors(key, &chunk) {
             return self.answer_preflight(key, chunk);
         }
         let asked = self.interpret(key, &chunk);
-        if is_api && !self.has_token(key, &chunk, asked) {
+        if is_guarded && !self.has_token(key, &chunk, asked) {
             return self.refuse_token(key, chunk);
         }
         match asked {

@@ -8,8 +8,8 @@ use crate::{
     engine::{Chunk, Engine},
     error::{Cause, Hop},
     http::{
-        BodyReader, CHUNK_HEADER_BYTES, Field, FieldSet, Framing, LAST_CHUNK, Parsed, ResponseHead,
-        Rewrite, Version, chunk_header, parse_response, reply::decimal, respell, rewrite_anew,
+        CHUNK_HEADER_BYTES, Field, FieldSet, Framing, LAST_CHUNK, Parsed, ResponseHead, Rewrite,
+        Version, chunk_header, parse_response, reply::decimal, respell, rewrite_anew,
         rewrite_in_place,
     },
     limits::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX},
@@ -314,7 +314,7 @@ fn prepare(
         (Framing::Chunked, Version::Http10) => Encoding::Unchunked,
         _ => Encoding::AsIs,
     };
-    exchange.response = BodyReader::of(head.framing, &head.lines);
+    exchange.response.begin(head.framing, &head.lines);
     exchange.upstream_keep_alive = head.keep_alive;
     let ends_by_close = exchange.encoding == Encoding::Unchunked
         || (head.framing == Framing::UntilClose && exchange.version == Version::Http10);
