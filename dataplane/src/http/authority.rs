@@ -9,6 +9,16 @@ use std::net::Ipv6Addr;
 
 /// Is this a host, perhaps an empty one, with perhaps a port?
 pub(super) fn is_authority(text: &[u8]) -> bool {
+    let name_bytes = text.iter().take_while(|byte| NAME_BYTES[usize::from(**byte)]).count();
+    match &text[name_bytes..] {
+        [] => true,
+        [b':', port @ ..] => is_port(port),
+        _ => is_unusual_authority(text),
+    }
+}
+
+/// An address in brackets, or a name with escapes.
+fn is_unusual_authority(text: &[u8]) -> bool {
     if text.first() == Some(&b'[') {
         return is_bracketed(text);
     }

@@ -30,6 +30,7 @@ impl DateCache {
     }
 
     /// The whole line for this moment.
+    #[inline]
     pub fn line_at(&mut self, unix_seconds: u64) -> &[u8] {
         if self.second != unix_seconds {
             self.second = unix_seconds;

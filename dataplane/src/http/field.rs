@@ -97,6 +97,7 @@ impl Field {
         }
     }
 
+    #[inline]
     const fn bit(self) -> u64 {
         1 << self as u8
     }
@@ -154,10 +155,12 @@ impl FieldSet {
         Self(self.0 | Self::of(fields).0)
     }
 
+    #[inline]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
+    #[inline]
     pub const fn contains(self, field: Field) -> bool {
         self.0 & field.bit() != 0
     }

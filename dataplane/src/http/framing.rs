@@ -42,6 +42,7 @@ pub enum FramingError {
 
 /// Spells the field that frames a body as everybody does, where its sender did not (`CHUNKED`,
 /// `007`): appends the line to `out` and returns the field whose line it replaces.
+#[inline]
 pub fn respell(framing: Framing, lines: &Lines, head: &[u8], out: &mut Vec<u8>) -> FieldSet {
     let field = match framing {
         Framing::Chunked => Field::TransferEncoding,

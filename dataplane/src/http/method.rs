@@ -27,6 +27,7 @@ impl Method {
     }
 
     /// As a request line begins.
+    #[inline]
     pub fn name_and_blank(self) -> &'static str {
         match self {
             Self::Connect => "CONNECT ",
@@ -42,6 +43,7 @@ impl Method {
     }
 
     /// Methods are case-sensitive (RFC 9110 §9.1): `get` is another method than `GET`.
+    #[inline]
     pub fn from_bytes(name: &[u8]) -> Self {
         match name {
             b"CONNECT" => Self::Connect,

@@ -1,9 +1,9 @@
 //! Looks through the bytes of heads, many at a time.
 //!
 //! Heads that arrive in pieces: is it worth parsing again? Parsing from the front on every piece
-//! costs the square of a slow sender's bytes. This looks at each byte once, and finds what can never
-//! become a head (a bare CR or LF, a control character), so that such a sender is refused at once
-//! and not when its time is up.
+//! costs the square of a slow sender's bytes. This looks at each byte once, and finds what can
+//! never become a head (a bare CR or LF, a control character), so that such a sender is refused at
+//! once and not when its time is up.
 //!
 //! Heads that are here: where does the name, the value end? The only unsafe code is the comparison
 //! of sixteen bytes that are there.

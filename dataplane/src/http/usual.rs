@@ -1,8 +1,8 @@
 //! The usual head, read in one pass: plain ASCII, one blank before each value, CRLF everywhere.
 //!
-//! Whatever is not certainly that, mistakes and heads that are not whole yet included, is httparse's
-//! to judge: nothing is refused here. What is taken here httparse takes as well, with the same
-//! result; a test holds the two against each other.
+//! Whatever is not certainly that, mistakes and heads that are not whole yet included, is
+//! httparse's to judge: nothing is refused here. What is taken here httparse takes as well, with
+//! the same result; a test holds the two against each other.
 
 #![forbid(unsafe_code)]
 

@@ -180,6 +180,7 @@ impl Observed {
     }
 
     /// Upstream has, or is about to have, the request.
+    #[inline]
     pub(crate) fn on_attempt(&mut self, now: Instant) {
         self.stop_waiting(now);
         self.attempted = now;
@@ -187,12 +188,14 @@ impl Observed {
     }
 
     /// The turn in which the attempt began is over: only now do its bytes leave.
+    #[inline]
     pub(crate) fn on_turn_end(&mut self, turn_began: Instant, now: Instant) {
         if self.waiting_since == Some(turn_began) {
             self.waiting_since = Some(now);
         }
     }
 
+    #[inline]
     pub(super) fn stop_waiting(&mut self, now: Instant) {
         if let Some(since) = self.waiting_since.take() {
             self.waited_ns += now.nanos_since(since);
@@ -200,6 +203,7 @@ impl Observed {
     }
 
     /// Lines for the client's response head: with `traceparent`, unless the app sent its own.
+    #[inline]
     pub(crate) fn echo(&self, app_sent_trace: bool) -> &[u8] {
         if app_sent_trace { &self.echo[self.echo_trace_bytes..] } else { &self.echo }
     }
