@@ -16,14 +16,17 @@ pub struct Instant(NonZeroU64);
 const _: () = assert!(size_of::<Option<Instant>>() == size_of::<u64>());
 
 impl Instant {
+    #[inline]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(NonZeroU64::MIN.saturating_add(nanos))
     }
 
+    #[inline]
     pub const fn as_nanos(self) -> u64 {
         self.0.get() - 1
     }
 
+    #[inline]
     pub const fn as_millis(self) -> u64 {
         self.as_nanos() / 1_000_000
     }
@@ -34,7 +37,14 @@ impl Instant {
         Self::from_nanos(self.as_nanos().saturating_sub(nanos))
     }
 
+    /// As [`Self::since`], as a number.
+    #[inline]
+    pub const fn nanos_since(self, earlier: Self) -> u64 {
+        self.0.get().saturating_sub(earlier.0.get())
+    }
+
     /// Zero if `earlier` is later: clocks of two threads may be read out of order.
+    #[inline]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
     }
@@ -49,6 +59,7 @@ impl Default for Instant {
 impl Add<Duration> for Instant {
     type Output = Self;
 
+    #[inline]
     fn add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
     }

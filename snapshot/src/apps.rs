@@ -38,11 +38,13 @@ impl Named for App {
 
 impl Apps {
     /// The slot of an app's number; one app at a time has it.
+    #[inline]
     pub const fn slot(number: usize) -> usize {
         number & (APPS_MAX - 1)
     }
 
     /// The app of this number, if it is still the one that had it.
+    #[inline]
     pub fn get(&self, number: usize) -> Option<&App> {
         self.find_in_slot(Self::slot(number))
             .filter(|app| app.number as usize == number)
@@ -67,6 +69,7 @@ impl Apps {
     }
 
     /// The app that has this slot, whatever its number.
+    #[inline]
     pub fn find_in_slot(&self, slot: usize) -> Option<&Arc<App>> {
         self.chunks.get(slot / CHUNK)?[slot % CHUNK].as_ref()
     }
@@ -99,6 +102,7 @@ impl Index<usize> for Apps {
 
     /// # Panics
     /// When no app has this number (any more).
+    #[inline]
     fn index(&self, number: usize) -> &App {
         self.get(number).expect("the caller has seen this app in this snapshot")
     }

@@ -59,6 +59,7 @@ macro_rules! text_id {
                 check(text).map(|()| Self(CompactString::new(text)))
             }
 
+            #[inline]
             pub fn as_str(&self) -> &str {
                 &self.0
             }

@@ -14,7 +14,7 @@ mod totals;
 mod zipkin;
 
 use crate::{
-    config::{Config, otel_variables::Variables, telemetry::Options, tracing::Destination},
+    config::{Common, Config, otel_variables::Variables, telemetry::Options, tracing::Destination},
     log::{Field, Level, Log},
     timestamp::Timestamp,
 };
@@ -61,7 +61,7 @@ impl Exporters {
 
     /// A span of an app that has this configuration.
     pub(crate) fn put(&mut self, way: &mut Way, config: &Config, span: Span) {
-        let Config { telemetry: options, otel: variables, .. } = config;
+        let Common { telemetry: options, otel: variables, .. } = &*config.common;
         let is_made = way.made.as_ref().is_some_and(|made| {
             Arc::ptr_eq(&made.options, options) && Arc::ptr_eq(&made.variables, variables)
         });
@@ -86,7 +86,7 @@ impl Exporters {
     }
 
     fn make(&mut self, config: &Config) -> Made {
-        let Config { telemetry: options, otel: variables, .. } = config;
+        let Common { telemetry: options, otel: variables, .. } = &*config.common;
         let name = variables.service_name.as_deref().unwrap_or(config.app_id.as_str());
         let service = Service { name: name.to_owned(), resource: variables.resource.clone() };
         let destinations = options.exporters.destinations(variables);

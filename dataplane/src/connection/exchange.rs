@@ -173,19 +173,22 @@ impl Exchange {
         (*replay_count, *retry_count, *interim_count) = (0, 0, 0);
         (*attempted, *request_bytes_max) = (Instant::default(), None);
         (*pass, *encoding) = (Pass::default(), Encoding::default());
-        *request = BodyReader::default();
-        *response = BodyReader::default();
-        tried.clear();
-        pending.clear();
+        request.clear();
+        response.clear();
+        if !pending.is_empty() || !tried.is_empty() {
+            (*pending, *tried) = (VecDeque::new(), Vec::new());
+        }
     }
 
     /// Whether the request, as far as it is here, may reach the app twice (RFC 9110 §9.2.2).
+    #[inline]
     pub(crate) fn may_be_repeated(&self) -> bool {
         self.method.is_idempotent() && self.request.is_complete() && !self.upgrade
     }
 
     /// Room for all of the request, of which `here` bytes are here, for the attempts that its
     /// policy may want. False: there is none, or it is not for them.
+    #[inline]
     pub(crate) fn take_room(&mut self, here: usize) -> bool {
         let Some(attempts) = self.attempts.as_mut().filter(|a| a.retries()) else { return false };
         let left = self.request.bytes_left().and_then(|left| usize::try_from(left).ok());
@@ -194,6 +197,7 @@ impl Exchange {
     }
 
     /// What [`Self::take_room`] was told.
+    #[inline]
     pub(crate) fn has_room(&self) -> bool {
         self.attempts.as_ref().is_some_and(|attempts| attempts.kept.is_any())
     }
@@ -216,15 +220,20 @@ impl Exchange {
     }
 
     /// When its policy wants to be asked.
+    #[inline]
     pub(crate) fn policy_deadline(&self) -> Option<Instant> {
         self.attempts.as_ref().and_then(|attempts| attempts.deadline())
     }
 
     /// Takes what an idle connection should not keep.
     pub(crate) fn end(&mut self) -> Buffers {
-        self.pending = VecDeque::new();
+        if self.pending.capacity() > 0 {
+            self.pending = VecDeque::new();
+        }
         self.attempts = None;
-        self.tried = Vec::new();
+        if self.tried.capacity() > 0 {
+            self.tried = Vec::new();
+        }
         self.external = None;
         self.passed = None;
         let mut buffers = Buffers {
@@ -254,6 +263,7 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     /// They have grown once, and so are worth keeping.
+    #[inline]
     pub(crate) fn are_warm(&self) -> bool {
         self.notes.method.capacity() > 0
     }

@@ -24,10 +24,12 @@ pub(crate) enum Input {
 }
 
 impl Input {
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Empty => 0,
@@ -36,6 +38,7 @@ impl Input {
         }
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, chunk: Chunk) {
         match self {
             Self::Empty => *self = Self::Whole(chunk),
@@ -72,8 +75,21 @@ impl Input {
         Self::Assembling { bytes, scan: HeadScan::new(HEAD_BYTES_MAX) }
     }
 
+    /// As [`Self::push`] and [`Self::take_for_parsing`]: the usual head goes through untouched.
+    #[inline]
+    pub(crate) fn take_with(&mut self, chunk: Chunk, bytes_max: usize) -> Option<Chunk> {
+        if self.is_empty() && !chunk.is_empty() {
+            return Some(chunk);
+        }
+        if !chunk.is_empty() {
+            self.push(chunk);
+        }
+        self.take_for_parsing(bytes_max)
+    }
+
     /// Takes all bytes for parsing when that can bring something new: a first piece always (rubbish
     /// shows early), later ones once the end of a head is among them or `bytes_max` is reached.
+    #[inline]
     pub(crate) fn take_for_parsing(&mut self, bytes_max: usize) -> Option<Chunk> {
         match std::mem::take(self) {
             Self::Empty => None,

@@ -144,11 +144,13 @@ impl Connection {
     }
 
     /// Between requests, with nothing that a send's end would move.
+    #[inline]
     pub(crate) fn is_at_rest(&self) -> bool {
         self.state == State::Idle && !self.paused && self.exchange.upstream.is_none()
     }
 
     /// The client has said that it asks nothing more, and all that it asked has been taken up.
+    #[inline]
     pub(crate) fn is_last_request(&self) -> bool {
         self.read_closed && self.input.is_empty()
     }

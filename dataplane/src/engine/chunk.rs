@@ -21,6 +21,7 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    #[inline]
     pub const fn from_static(bytes: &'static [u8]) -> Self {
         Self { buffer: Buffer::Static(bytes), start: 0, end: bytes.len() }
     }
@@ -49,6 +50,7 @@ impl Chunk {
     ///
     /// # Panics
     /// When there are fewer.
+    #[inline]
     pub fn split_to(&mut self, count: usize) -> Self {
         if count == self.len() {
             // The usual: all of it, and nothing is left to share the buffer.
@@ -64,6 +66,7 @@ impl Chunk {
     ///
     /// # Panics
     /// When there are fewer.
+    #[inline]
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.len(), "a chunk has the bytes that are taken from it");
         self.start += count;
@@ -74,7 +77,18 @@ impl Chunk {
         self.end = self.end.min(self.start.saturating_add(count));
     }
 
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// It keeps a slot of the pool from being used otherwise.
+    #[inline]
     pub fn holds_slot(&self) -> bool {
         matches!(self.buffer, Buffer::Slot(_))
     }
@@ -85,6 +99,7 @@ impl Chunk {
     }
 
     /// Index of the first byte within the whole buffer: so many bytes lie in front.
+    #[inline]
     pub const fn start(&self) -> usize {
         self.start
     }
@@ -93,6 +108,7 @@ impl Chunk {
     ///
     /// # Panics
     /// When `start` lies behind the end.
+    #[inline]
     pub fn set_start(&mut self, start: usize) {
         assert!(start <= self.end, "a chunk starts inside its buffer");
         self.start = start;
@@ -100,6 +116,7 @@ impl Chunk {
 
     /// The whole buffer from index 0 to this chunk's end, when this is its only chunk. `None` for
     /// static bytes.
+    #[inline]
     pub fn unique_mut(&mut self) -> Option<&mut [u8]> {
         match &mut self.buffer {
             Buffer::Heap(bytes) => Rc::get_mut(bytes)?.get_mut(..self.end),
@@ -112,7 +129,7 @@ impl Chunk {
 impl Deref for Chunk {
     type Target = [u8];
 
-    #[inline]
+    #[inline(always)]
     fn deref(&self) -> &[u8] {
         self.buffer.bytes(self.start..self.end)
     }
@@ -132,8 +149,17 @@ enum Buffer {
 }
 
 impl Buffer {
-    #[inline]
+    /// Small enough to be a part of whoever looks at a chunk, which happens twenty times a call.
+    #[inline(always)]
     fn bytes(&self, range: Range<usize>) -> &[u8] {
+        match self {
+            Self::Slot(slot) => slot.bytes(range),
+            Self::Heap(_) | Self::Static(_) => self.bytes_elsewhere(range),
+        }
+    }
+
+    #[inline(never)]
+    fn bytes_elsewhere(&self, range: Range<usize>) -> &[u8] {
         match self {
             Self::Heap(bytes) => &bytes[range],
             Self::Slot(slot) => slot.bytes(range),

@@ -64,6 +64,7 @@ impl BufferPool {
         Some(self.lease(id))
     }
 
+    #[inline]
     pub(super) fn take_scratch(&self) -> Option<Slot> {
         let id = self.0.scratch.borrow_mut().pop()?;
         Some(self.lease(id))
@@ -90,6 +91,7 @@ impl BufferPool {
         self.lease(id)
     }
 
+    #[inline]
     fn lease(&self, id: u16) -> Slot {
         let state = self.0.state(id);
         debug_assert_eq!(state.get(), FREE);
@@ -119,10 +121,12 @@ struct Pool {
 }
 
 impl Pool {
+    #[inline]
     fn state(&self, id: u16) -> &Cell<u32> {
         &self.states[usize::from(id)]
     }
 
+    #[inline]
     fn release(&self, id: u16) {
         if id < BUFFERS_MAX {
             self.leased.set(self.leased.get() - 1);
@@ -155,6 +159,7 @@ impl Slot {
 
     /// # Panics
     /// When the range does not lie inside the slot.
+    #[inline]
     pub(super) fn unique_bytes_mut(&mut self, range: Range<usize>) -> Option<&mut [u8]> {
         if self.pool.state(self.id).get() != 1 {
             return None;
@@ -170,7 +175,12 @@ impl Slot {
     #[inline]
     fn start_of(&self, range: &Range<usize>) -> NonNull<u8> {
         assert!(range.start <= range.end && range.end <= SLOT_BYTES, "a range inside the slot");
-        self.pool.mapping.at(usize::from(self.id) * SLOT_BYTES + range.start)
+        let offset = usize::from(self.id) * SLOT_BYTES + range.start;
+        debug_assert!(offset <= self.pool.mapping.bytes, "a slot lies inside the mapping");
+        // SAFETY: `id` is one of those that the pool has handed out, for each of which `new` mapped
+        // SLOT_BYTES, and the range was checked to lie inside that slot. An id that is not of this
+        // pool's lists would break this.
+        unsafe { self.pool.mapping.start.add(offset) }
     }
 }
 
@@ -184,6 +194,7 @@ impl Clone for Slot {
 }
 
 impl Drop for Slot {
+    #[inline]
     fn drop(&mut self) {
         let state = self.pool.state(self.id);
         state.set(state.get() - 1);

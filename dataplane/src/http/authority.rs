@@ -9,6 +9,16 @@ use std::net::Ipv6Addr;
 
 /// Is this a host, perhaps an empty one, with perhaps a port?
 pub(super) fn is_authority(text: &[u8]) -> bool {
+    let name_bytes = text.iter().take_while(|byte| NAME_BYTES[usize::from(**byte)]).count();
+    match &text[name_bytes..] {
+        [] => true,
+        [b':', port @ ..] => is_port(port),
+        _ => is_unusual_authority(text),
+    }
+}
+
+/// An address in brackets, or a name with escapes.
+fn is_unusual_authority(text: &[u8]) -> bool {
     if text.first() == Some(&b'[') {
         return is_bracketed(text);
     }
@@ -42,14 +52,18 @@ fn is_hex(byte: u8) -> bool {
 }
 
 fn is_port(port: &[u8]) -> bool {
-    let number = |sum: u32, digit: &u8| sum * 10 + u32::from(digit - b'0');
-    port.len() <= 5
-        && port.iter().all(u8::is_ascii_digit)
-        && port.iter().fold(0, number) <= u32::from(u16::MAX)
+    if port.len() > 5 {
+        return false;
+    }
+    let number = port.iter().try_fold(0, |sum, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then_some(sum * 10 + u32::from(digit))
+    });
+    number.is_some_and(|number| number <= u32::from(u16::MAX))
 }
 
 /// Characters of a registered name or an IPv4 address: unreserved ones and sub-delimiters.
-const NAME_BYTES: [bool; 256] = {
+static NAME_BYTES: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0u8;
     while byte < 128 {

@@ -51,6 +51,7 @@ impl Default for BodyReader {
 }
 
 impl BodyReader {
+    #[inline]
     pub fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::Empty | Framing::Length(0) => State::Complete,
@@ -62,12 +63,35 @@ impl BodyReader {
     }
 
     /// The body of a message with this head.
+    #[inline]
     pub fn of(framing: Framing, lines: &Lines) -> Self {
         let mut reader = Self::new(framing);
         if let State::Chunked(chunks) = &mut reader.state {
             chunks.refuse_trailers(lines.nominated_names());
         }
         reader
+    }
+
+    /// Becomes [`Self::of`] without being made elsewhere and moved here.
+    #[inline]
+    pub fn begin(&mut self, framing: Framing, lines: &Lines) {
+        match framing {
+            Framing::Empty | Framing::Length(0) => self.clear(),
+            Framing::Length(left) => {
+                self.state = State::Length { left };
+                self.data_bytes = 0;
+            }
+            Framing::Chunked | Framing::UntilClose => *self = Self::of(framing, lines),
+        }
+    }
+
+    /// Becomes the default: nothing to read.
+    #[inline]
+    pub fn clear(&mut self) {
+        if !self.is_complete() {
+            self.state = State::Complete;
+        }
+        self.data_bytes = 0;
     }
 
     /// Its length is not known before its end.
@@ -80,6 +104,7 @@ impl BodyReader {
     ///
     /// # Errors
     /// When the chunks are malformed, and from then on always.
+    #[inline]
     pub fn take(&mut self, bytes: &[u8]) -> Result<usize, ChunkError> {
         let mut count = 0;
         while count < bytes.len() && !self.is_complete() {
@@ -134,11 +159,13 @@ impl BodyReader {
         }
     }
 
+    #[inline]
     pub fn is_complete(&self) -> bool {
         matches!(self.state, State::Complete)
     }
 
     /// Bytes of content so far, without framing.
+    #[inline]
     pub fn data_bytes(&self) -> u64 {
         self.data_bytes
     }
@@ -382,6 +409,10 @@ mod tests {
             ("until close, at once", Framing::UntilClose, "", 0, true),
         ] {
             let mut reader = BodyReader::new(framing);
+            let mut another = BodyReader::new(Framing::Length(7));
+            assert_eq!(another.take(b"1234"), Ok(4));
+            another.begin(framing, &Lines::default());
+            assert_eq!(format!("{another:?}"), format!("{reader:?}"), "{case}");
             assert_eq!(reader.take(text.as_bytes()), Ok(used), "{case}");
             assert_eq!(reader.data_bytes(), used as u64, "{case}");
             assert_eq!(reader.on_end().is_ok(), ends_well, "{case}");

@@ -8,25 +8,35 @@
 /// `Sun, 06 Nov 1994 08:49:37 GMT`
 pub const DATE_BYTES: usize = 29;
 
-/// Remembers the text of one second.
+/// Remembers the line of one second.
 #[derive(Debug)]
 pub struct DateCache {
     second: u64,
-    text: [u8; DATE_BYTES],
+    line: [u8; LINE_BYTES],
 }
+
+const NAME: &[u8] = b"Date: ";
+const END: &[u8] = b"\r\n";
+const LINE_BYTES: usize = NAME.len() + DATE_BYTES + END.len();
 
 impl DateCache {
     pub fn new() -> Self {
-        Self { second: 0, text: format(0) }
+        Self { second: 0, line: line_of(0) }
     }
 
     /// The text for this moment, in seconds since 1970.
     pub fn at(&mut self, unix_seconds: u64) -> &[u8] {
+        &self.line_at(unix_seconds)[NAME.len()..][..DATE_BYTES]
+    }
+
+    /// The whole line for this moment.
+    #[inline]
+    pub fn line_at(&mut self, unix_seconds: u64) -> &[u8] {
         if self.second != unix_seconds {
             self.second = unix_seconds;
-            self.text = format(unix_seconds);
+            self.line = line_of(unix_seconds);
         }
-        &self.text
+        &self.line
     }
 }
 
@@ -34,6 +44,16 @@ impl Default for DateCache {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn line_of(unix_seconds: u64) -> [u8; LINE_BYTES] {
+    let mut line = [0; LINE_BYTES];
+    let (name, rest) = line.split_at_mut(NAME.len());
+    let (text, end) = rest.split_at_mut(DATE_BYTES);
+    name.copy_from_slice(NAME);
+    text.copy_from_slice(&format(unix_seconds));
+    end.copy_from_slice(END);
+    line
 }
 
 fn format(unix_seconds: u64) -> [u8; DATE_BYTES] {
@@ -111,6 +131,8 @@ mod tests {
         ] {
             assert_eq!(str::from_utf8(cache.at(second)), Ok(text), "{second}");
             assert_eq!(str::from_utf8(cache.at(second)), Ok(text), "{second}, again");
+            let line = format!("Date: {text}\r\n");
+            assert_eq!(str::from_utf8(cache.line_at(second)), Ok(&*line), "{second}");
         }
     }
 }

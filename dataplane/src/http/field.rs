@@ -97,17 +97,33 @@ impl Field {
         }
     }
 
+    #[inline]
     const fn bit(self) -> u64 {
         1 << self as u8
     }
 }
 
-/// Is this token `known`, whatever the case? `known` has its length in its type, so this becomes a
-/// few comparisons of whole words. It consists of small letters, digits and dashes: no other token
-/// characters become these with LOWER.
+/// Is this text of printable characters `known`, whatever the case? `known` consists of small
+/// letters, digits and dashes: no other printable characters become these with LOWER.
+///
+/// Its length is in its type, so this becomes a few comparisons of whole words, the last of which
+/// overlaps the one before it.
+#[inline(always)]
 fn is<const LENGTH: usize>(name: &[u8], known: &[u8; LENGTH]) -> bool {
     let Ok(name) = <&[u8; LENGTH]>::try_from(name) else { return false };
-    name.iter().zip(known).fold(0, |difference, (a, b)| difference | ((a | LOWER) ^ b)) == 0
+    let mut difference = 0;
+    if let (Some(last), Some(known_last)) = (name.last_chunk(), known.last_chunk()) {
+        let words = name.as_chunks().0.iter().zip(known.as_chunks().0).take(LENGTH.div_ceil(8) - 1);
+        for (word, known) in words.chain([(last, known_last)]) {
+            let word = u64::from_ne_bytes(*word) | u64::from_ne_bytes([LOWER; 8]);
+            difference |= word ^ u64::from_ne_bytes(*known);
+        }
+    } else {
+        for (byte, known) in name.iter().zip(known) {
+            difference |= u64::from((byte | LOWER) ^ known);
+        }
+    }
+    difference == 0
 }
 
 /// Does `name` begin with `prefix`, whatever the case?
@@ -139,10 +155,12 @@ impl FieldSet {
         Self(self.0 | Self::of(fields).0)
     }
 
+    #[inline]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
+    #[inline]
     pub const fn contains(self, field: Field) -> bool {
         self.0 & field.bit() != 0
     }

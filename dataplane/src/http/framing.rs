@@ -42,6 +42,7 @@ pub enum FramingError {
 
 /// Spells the field that frames a body as everybody does, where its sender did not (`CHUNKED`,
 /// `007`): appends the line to `out` and returns the field whose line it replaces.
+#[inline]
 pub fn respell(framing: Framing, lines: &Lines, head: &[u8], out: &mut Vec<u8>) -> FieldSet {
     let field = match framing {
         Framing::Chunked => Field::TransferEncoding,
@@ -92,7 +93,15 @@ pub(super) fn of_response(
 }
 
 /// What Content-Length or Transfer-Encoding say, if either is there.
+#[inline]
 fn declared(lines: &Lines, head: &[u8], version: Version) -> Result<Option<Framing>, FramingError> {
+    if !lines.has(Field::TransferEncoding) && !lines.has(Field::ContentLength) {
+        return Ok(None);
+    }
+    judge(lines, head, version)
+}
+
+fn judge(lines: &Lines, head: &[u8], version: Version) -> Result<Option<Framing>, FramingError> {
     match (lines.find(Field::TransferEncoding), lines.find(Field::ContentLength)) {
         (None, None) => Ok(None),
         (Some(_), Some(_)) => Err(FramingError::Ambiguous),
@@ -132,11 +141,13 @@ fn parse_coding(value: &[u8]) -> Result<Framing, FramingError> {
 }
 
 fn parse_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || value.len() > LENGTH_DIGITS_MAX || !value.iter().all(u8::is_ascii_digit)
-    {
+    if value.is_empty() || value.len() > LENGTH_DIGITS_MAX {
         return None;
     }
-    Some(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+    value.iter().try_fold(0, |sum, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then_some(sum * 10 + u64::from(digit))
+    })
 }
 
 const CHUNKED: &[u8] = b"chunked";

@@ -62,24 +62,29 @@ pub struct Lines {
 }
 
 impl Lines {
+    #[inline]
     pub fn iter(&self) -> std::slice::Iter<'_, Line> {
         self.lines.iter()
     }
 
+    #[inline]
     pub fn as_slice(&self) -> &[Line] {
         &self.lines
     }
 
     /// The first line of this field.
+    #[inline]
     pub fn find(&self, field: Field) -> Option<&Line> {
         if self.has(field) { self.lines.iter().find(|line| line.field == field) } else { None }
     }
 
+    #[inline]
     pub fn has(&self, field: Field) -> bool {
         self.seen.contains(field)
     }
 
     /// Are there two or more lines of this field?
+    #[inline]
     pub fn is_repeated(&self, field: Field) -> bool {
         self.repeated.contains(field)
     }
@@ -131,25 +136,28 @@ impl Lines {
         for (index, header) in headers.iter().enumerate() {
             let end = start_of(index + 1);
             check_line_end(head, end)?;
-            self.push(Line {
+            let line = Line {
                 name: Span::new(start, start + header.name.len()),
                 value: Span::locate(header.value, head),
                 end: offset(end),
                 field: Field::from_name(header.name.as_bytes()),
                 nominated: false,
-            });
+            };
+            // httparse was given room for as many as there is here.
+            self.try_push(line).ok_or(HeadError::TooManyLines)?;
             start = end;
         }
         Ok(())
     }
 
-    fn push(&mut self, line: Line) {
+    /// `None`: there is no room for it.
+    #[inline]
+    pub(super) fn try_push(&mut self, line: Line) -> Option<()> {
         if self.seen.contains(line.field) {
             self.repeated.insert(line.field);
         }
         self.seen.insert(line.field);
-        // httparse was given room for HEADER_LINES_MAX lines, so there is room here.
-        self.lines.push(line);
+        self.lines.try_push(line).ok()
     }
 }
 
@@ -237,8 +245,24 @@ pub fn is_token(name: &[u8]) -> bool {
 }
 
 /// A character of a token (RFC 9110 §5.6.2).
-pub(super) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+pub(super) const fn is_token_byte(byte: u8) -> bool {
+    TOKEN_BYTES[byte as usize]
 }
+
+static TOKEN_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut index = 0;
+    while index < others.len() {
+        table[others[index] as usize] = true;
+        index += 1;
+    }
+    table
+};
 
 pub(super) const CRLF: &[u8] = b"\r\n";

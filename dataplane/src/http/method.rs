@@ -22,20 +22,28 @@ impl Method {
     /// As it stands in a request line. Another token than these cannot be told; it is never sent
     /// under this name.
     pub fn name(self) -> &'static str {
+        let name = self.name_and_blank();
+        &name[..name.len() - 1]
+    }
+
+    /// As a request line begins.
+    #[inline]
+    pub fn name_and_blank(self) -> &'static str {
         match self {
-            Self::Connect => "CONNECT",
-            Self::Delete => "DELETE",
-            Self::Get => "GET",
-            Self::Head => "HEAD",
-            Self::Options => "OPTIONS",
-            Self::Patch => "PATCH",
-            Self::Post | Self::Other => "POST",
-            Self::Put => "PUT",
-            Self::Trace => "TRACE",
+            Self::Connect => "CONNECT ",
+            Self::Delete => "DELETE ",
+            Self::Get => "GET ",
+            Self::Head => "HEAD ",
+            Self::Options => "OPTIONS ",
+            Self::Patch => "PATCH ",
+            Self::Post | Self::Other => "POST ",
+            Self::Put => "PUT ",
+            Self::Trace => "TRACE ",
         }
     }
 
     /// Methods are case-sensitive (RFC 9110 §9.1): `get` is another method than `GET`.
+    #[inline]
     pub fn from_bytes(name: &[u8]) -> Self {
         match name {
             b"CONNECT" => Self::Connect,
@@ -52,6 +60,7 @@ impl Method {
     }
 
     /// May a request be sent a second time when its fate is unknown? RFC 9110 §9.2.2.
+    #[inline]
     pub fn is_idempotent(self) -> bool {
         match self {
             Self::Delete | Self::Get | Self::Head | Self::Options | Self::Put | Self::Trace => true,
@@ -81,6 +90,8 @@ mod tests {
         ] {
             assert_eq!(Method::from_bytes(name.as_bytes()), method, "{name}");
             assert_eq!(method.is_idempotent(), is_idempotent, "{name}");
+            let sent_as = if method == Method::Other { "POST" } else { name };
+            assert_eq!(method.name(), sent_as);
         }
     }
 }

@@ -8,7 +8,7 @@
 //! differently is an error, never a repair, because the next parser on the path may be the other
 //! one.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod authority;
 mod body;
@@ -26,6 +26,7 @@ mod rewrite;
 mod scan;
 mod span;
 mod trailer;
+mod usual;
 
 pub use body::{BodyReader, Piece, Truncated};
 pub use chunked::{CHUNK_HEADER_BYTES, ChunkError, LAST_CHUNK, chunk_header};

@@ -20,11 +20,13 @@ pub(super) struct Options {
 
 impl Options {
     /// Reads all `Connection` lines and marks the lines that they name.
+    #[inline]
     pub(super) fn read(lines: &mut Lines, head: &[u8]) -> Result<Self, HeadError> {
+        if lines.has(Field::Connection) { Self::read_all(lines, head) } else { Ok(Self::default()) }
+    }
+
+    fn read_all(lines: &mut Lines, head: &[u8]) -> Result<Self, HeadError> {
         let mut options = Self::default();
-        if !lines.has(Field::Connection) {
-            return Ok(options);
-        }
         let mut count = 0;
         for index in 0..lines.as_slice().len() {
             let line = lines.as_slice()[index];

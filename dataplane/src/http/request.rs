@@ -13,6 +13,7 @@ use super::{
     method::Method,
     options::Options,
     span::{Span, offset},
+    usual,
 };
 use crate::limits::HEADER_LINES_MAX;
 use memchr::{memchr, memchr2};
@@ -115,6 +116,20 @@ pub fn parse_request(
 ) -> Result<Parsed, RequestError> {
     head.lines.clear();
     let window = window(bytes, bytes_max);
+    match usual::read_request(window, head) {
+        Some(length) => head.check(&window[..length]).map(|()| Parsed::Complete),
+        None => parse_by_httparse(window, bytes_max, head),
+    }
+}
+
+/// All but the usual.
+#[inline(never)]
+pub(super) fn parse_by_httparse(
+    window: &[u8],
+    bytes_max: usize,
+    head: &mut RequestHead,
+) -> Result<Parsed, RequestError> {
+    head.lines.clear();
     let Some(skipped) = skip_empty_line(window)? else { return Ok(Parsed::Partial) };
     let mut headers = [const { MaybeUninit::uninit() }; HEADER_LINES_MAX];
     let mut request = httparse::Request::new(&mut []);
@@ -122,6 +137,7 @@ pub fn parse_request(
         Ok(httparse::Status::Complete(length)) => {
             let window = &window[..skipped + length];
             head.take(&request, window)?;
+            head.check_target(window)?;
             head.check(window)?;
             Ok(Parsed::Complete)
         }
@@ -150,8 +166,7 @@ impl RequestHead {
         self.lines.fill(request.headers, head)
     }
 
-    /// Everything that needs more than the syntax of one line.
-    fn check(&mut self, head: &[u8]) -> Result<(), RequestError> {
+    fn check_target(&self, head: &[u8]) -> Result<(), RequestError> {
         // With a path it is daprd's to refuse, in its words.
         if self.method == Method::Connect && !self.target.of(head).starts_with(b"/") {
             return Err(RequestError::Connect);
@@ -159,6 +174,11 @@ impl RequestHead {
         if !is_target(self.target.of(head), self.method) {
             return Err(RequestError::BadTarget);
         }
+        Ok(())
+    }
+
+    /// Everything else that needs more than the syntax of one line.
+    pub(super) fn check(&mut self, head: &[u8]) -> Result<(), RequestError> {
         self.check_host(head)?;
         self.framing = framing::of_request(&self.lines, head, self.version)?;
         let options = Options::read(&mut self.lines, head)?;

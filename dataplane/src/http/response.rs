@@ -13,6 +13,7 @@ use super::{
     method::Method,
     options::Options,
     span::{Span, offset},
+    usual,
 };
 use crate::limits::HEADER_LINES_MAX;
 use std::mem::MaybeUninit;
@@ -82,6 +83,21 @@ pub fn parse_response(
     debug_assert_ne!(request_method, Method::Connect);
     head.lines.clear();
     let window = window(bytes, bytes_max);
+    match usual::read_response(window, head) {
+        Some(length) => head.check(&window[..length], request_method).map(|()| Parsed::Complete),
+        None => parse_by_httparse(window, bytes_max, request_method, head),
+    }
+}
+
+/// All but the usual.
+#[inline(never)]
+pub(super) fn parse_by_httparse(
+    window: &[u8],
+    bytes_max: usize,
+    request_method: Method,
+    head: &mut ResponseHead,
+) -> Result<Parsed, ResponseError> {
+    head.lines.clear();
     if matches!(window, [b'\r' | b'\n', ..]) {
         // httparse would skip it; here it would be a byte of another response.
         return Err(HeadError::BadStartLine.into());
@@ -121,7 +137,11 @@ impl ResponseHead {
         Ok(())
     }
 
-    fn check(&mut self, head: &[u8], request_method: Method) -> Result<(), ResponseError> {
+    pub(super) fn check(
+        &mut self,
+        head: &[u8],
+        request_method: Method,
+    ) -> Result<(), ResponseError> {
         if self.status < 100 {
             return Err(ResponseError::BadStatus);
         }
@@ -145,7 +165,7 @@ impl ResponseHead {
     }
 }
 
-const REASON_START: usize = "HTTP/1.1 200 ".len();
+pub(super) const REASON_START: usize = "HTTP/1.1 200 ".len();
 
 #[cfg(test)]
 mod tests {

@@ -57,12 +57,15 @@ pub fn rewrite_in_place(
     let new_bytes = total(rewrite.start_line) + total(rewrite.added);
     let start = head_end.checked_sub(kept_bytes + new_bytes)?;
     move_right(buffer, head_start, &runs, head_end);
-    let mut at = start;
-    for part in rewrite.start_line.iter().chain(rewrite.added) {
-        buffer[at..at + part.len()].copy_from_slice(part);
-        at += part.len();
+    let mut free = &mut buffer[start..head_end - kept_bytes];
+    for parts in [rewrite.start_line, rewrite.added] {
+        for part in parts {
+            let (place, rest) = free.split_at_mut(part.len());
+            place.copy_from_slice(part);
+            free = rest;
+        }
     }
-    debug_assert_eq!(at + kept_bytes, head_end);
+    debug_assert!(free.is_empty());
     Some(start)
 }
 
@@ -85,15 +88,19 @@ pub fn rewrite_anew(head: &[u8], lines: &Lines, rewrite: &Rewrite<'_>, put: &mut
 
 /// The lines that stay, in order.
 fn kept(lines: &Lines, drop: FieldSet) -> impl Iterator<Item = &Line> {
-    let lines = lines.as_slice();
-    (0..lines.len()).filter(move |index| stays(lines, *index, drop)).map(|index| &lines[index])
+    let has_more_baggage = lines.is_repeated(Field::Baggage);
+    lines.iter().enumerate().filter_map(move |(index, line)| {
+        let is_dropped = line.nominated
+            || drop.contains(line.field)
+            || has_more_baggage && is_more_baggage(lines, index);
+        (!is_dropped).then_some(line)
+    })
 }
 
-fn stays(lines: &[Line], index: usize, drop: FieldSet) -> bool {
-    let line = &lines[index];
+fn is_more_baggage(lines: &Lines, index: usize) -> bool {
     let is_baggage = |line: &Line| line.field == Field::Baggage;
-    let is_more_baggage = || is_baggage(line) && lines[..index].iter().any(is_baggage);
-    !line.nominated && !drop.contains(line.field) && !is_more_baggage()
+    let lines = lines.as_slice();
+    is_baggage(&lines[index]) && lines[..index].iter().any(is_baggage)
 }
 
 /// Moves each run of kept lines to the right, the last one first, so that nothing is overwritten

@@ -1,10 +1,14 @@
-//! Heads that arrive in pieces: is it worth parsing again?
+//! Looks through the bytes of heads, many at a time.
 //!
-//! Parsing from the front on every piece costs the square of a slow sender's bytes. This looks at
-//! each byte once, and finds what can never become a head (a bare CR or LF, a control character),
-//! so that such a sender is refused at once and not when its time is up.
+//! Heads that arrive in pieces: is it worth parsing again? Parsing from the front on every piece
+//! costs the square of a slow sender's bytes. This looks at each byte once, and finds what can
+//! never become a head (a bare CR or LF, a control character), so that such a sender is refused at
+//! once and not when its time is up.
+//!
+//! Heads that are here: where does the name, the value end? The only unsafe code is the comparison
+//! of sixteen bytes that are there.
 
-#![forbid(unsafe_code)]
+#![expect(unsafe_code, reason = "the processor compares sixteen bytes at once")]
 
 use super::head::HeadError;
 use crate::limits::HEAD_BYTES_MAX;
@@ -102,9 +106,94 @@ fn is_control(byte: u8) -> bool {
     (byte < b' ' && byte != b'\t' && byte != b'\r' && byte != b'\n') || byte == 0x7f
 }
 
+/// Where the first byte from `start` on lies that is `STOP`, less than `LEAST`, or not one of
+/// ASCII's printable characters. `None`: nowhere, or within fewer than sixteen bytes in all, which
+/// are no head.
+#[inline]
+pub(super) fn find_end<const LEAST: u8, const STOP: u8>(
+    bytes: &[u8],
+    start: usize,
+) -> Option<usize> {
+    let mut at = start;
+    while let Some(block) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+        let marks = mark_ends::<LEAST, STOP>(block);
+        if marks != 0 {
+            return Some(at + marks.trailing_zeros() as usize);
+        }
+        at += BLOCK_BYTES;
+    }
+    // The last block overlaps the one before it; what was seen there is no end.
+    let left = bytes.len().checked_sub(at).filter(|left| *left > 0)?;
+    let marks = mark_ends::<LEAST, STOP>(bytes.last_chunk()?) >> (BLOCK_BYTES - left);
+    (marks != 0).then(|| at + marks.trailing_zeros() as usize)
+}
+
+const BLOCK_BYTES: usize = 16;
+
+/// A bit for each byte of the block that ends something, the first byte's the lowest.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn mark_ends<const LEAST: u8, const STOP: u8>(block: &[u8; BLOCK_BYTES]) -> u32 {
+    use std::arch::x86_64::{
+        _mm_cmpeq_epi8, _mm_cmplt_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_or_si128,
+        _mm_set1_epi8,
+    };
+    // SAFETY: SSE2 is part of x86_64, so the processor has these instructions. The load needs no
+    // alignment and reads the sixteen bytes that `block` borrows; a shorter type would break this.
+    let marks = unsafe {
+        let bytes = _mm_loadu_si128(block.as_ptr().cast());
+        // Bytes beyond ASCII are negative here, and so less than any.
+        let is_less = _mm_cmplt_epi8(bytes, _mm_set1_epi8(LEAST.cast_signed()));
+        let is_delete = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(DELETE.cast_signed()));
+        let is_stop = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(STOP.cast_signed()));
+        _mm_movemask_epi8(_mm_or_si128(is_less, _mm_or_si128(is_delete, is_stop)))
+    };
+    marks.cast_unsigned()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn mark_ends<const LEAST: u8, const STOP: u8>(block: &[u8; BLOCK_BYTES]) -> u32 {
+    mark_ends_one_by_one::<LEAST, STOP>(block)
+}
+
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn mark_ends_one_by_one<const LEAST: u8, const STOP: u8>(block: &[u8; BLOCK_BYTES]) -> u32 {
+    let is_end = |byte: u8| byte == STOP || !(LEAST..DELETE).contains(&byte);
+    let bytes = block.iter().enumerate();
+    bytes.fold(0, |marks, (at, byte)| marks | u32::from(is_end(*byte)) << at)
+}
+
+pub(super) const DELETE: u8 = 0x7f;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn finds_the_first_end_wherever_it_is() {
+        for at in 0..40 {
+            for byte in 0..=255_u8 {
+                let mut bytes = [b'a'; 42];
+                bytes[at] = byte;
+                // What comes behind the first one must not matter.
+                bytes[at + 1] = 0;
+                let want = |is_end: bool| Some(if is_end { at } else { at + 1 });
+                let is_end_of_name = mark_ends_one_by_one::<0x21, b':'>(&[byte; 16]) != 0;
+                let is_end_of_value = mark_ends_one_by_one::<0x20, DELETE>(&[byte; 16]) != 0;
+                for start in [0, at / 2, at] {
+                    let of_name = find_end::<0x21, b':'>(&bytes, start);
+                    assert_eq!(of_name, want(is_end_of_name), "{byte} at {at} from {start}");
+                    let of_value = find_end::<0x20, DELETE>(&bytes, start);
+                    assert_eq!(of_value, want(is_end_of_value), "{byte} at {at} from {start}");
+                }
+                assert_eq!(find_end::<0x20, DELETE>(&bytes, at + 1), Some(at + 1));
+            }
+        }
+        let plain = [b'a'; 42];
+        for (bytes, start) in [(0, 0), (15, 0), (16, 0), (16, 16), (16, 17), (42, 1), (42, 43)] {
+            assert_eq!(find_end::<0x20, DELETE>(&plain[..bytes], start), None, "{bytes} {start}");
+        }
+    }
 
     /// What is looked for, said as plainly as possible: an offset after which a verdict is
     /// possible.

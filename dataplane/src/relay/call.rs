@@ -104,8 +104,8 @@ impl<E: Engine> Relay<E> {
     fn dispatch(&mut self, key: ConnectionKey, mut chunk: Chunk, way: Way, drop: FieldSet) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         let exchange = &mut connection.exchange;
-        let method = exchange.method.name().as_bytes();
-        let start_line: [&[u8]; 4] = [method, b" ", &exchange.url_path, b" HTTP/1.1\r\n"];
+        let method = exchange.method.name_and_blank().as_bytes();
+        let start_line: [&[u8]; 3] = [method, &exchange.url_path, b" HTTP/1.1\r\n"];
         let rewrite = Rewrite { start_line: &start_line, drop, added: &[&self.lines] };
         let rewritten = rewrite_request(&mut chunk, &self.request_head, &rewrite);
         let head = if rewritten.is_some() {
@@ -119,7 +119,9 @@ impl<E: Engine> Relay<E> {
         };
         let Some(rest) = self.take_message(key, chunk, rewritten.unwrap_or(0)) else { return };
         // Requests sent ahead may have stopped the reading; this one's body must come.
-        self.resume_downstream(key);
+        if self.connections.find(key).is_some_and(|connection| connection.paused) {
+            self.resume_downstream(key);
+        }
         match way {
             Way::Host => {
                 self.remember(key, &head, &rest, false);

@@ -6,6 +6,7 @@ use super::Relay;
 use crate::{
     connection::{Buffers, ConnectionKey, Input, State},
     engine::Engine,
+    gate::Pass,
     limits::{
         DOWNSTREAM_IDLE_TIMEOUT, LINGER_BYTES_MAX, LINGER_TIMEOUT, POOL_IDLE_TIMEOUT, STALL_TIMEOUT,
     },
@@ -19,9 +20,16 @@ const SPARE_MAX: usize = 64;
 impl<E: Engine> Relay<E> {
     /// The response has been forwarded whole.
     pub(super) fn finish(&mut self, key: ConnectionKey) {
-        self.end_policy(key);
+        let Some(connection) = self.connections.find(key) else { return };
+        let has_policy = connection.exchange.attempts.is_some();
+        let has_pass = !matches!(connection.exchange.pass, Pass::None);
+        if has_policy {
+            self.end_policy(key);
+        }
         self.observe_end(key, None);
-        self.leave_gate(key);
+        if has_pass {
+            self.leave_gate(key);
+        }
         let Some(connection) = self.connections.find_mut(key) else { return };
         let request_complete = connection.exchange.request.is_complete();
         let upstream_keep_alive = connection.exchange.upstream_keep_alive && request_complete;
@@ -47,6 +55,7 @@ impl<E: Engine> Relay<E> {
         let exchange = &mut connection.exchange;
         keep_spare(&mut self.spare, exchange.end());
         connection.state = State::Idle;
+        let is_paused = connection.paused;
         if connection.input.is_empty() {
             if self.draining || connection.read_closed {
                 return self.close_after_flush(key, true);
@@ -55,7 +64,9 @@ impl<E: Engine> Relay<E> {
             self.ready.push(key);
         }
         self.engine.relax_sent(connection.socket, true);
-        self.resume_downstream(key);
+        if is_paused {
+            self.resume_downstream(key);
+        }
         self.set_deadline(key, Some(DOWNSTREAM_IDLE_TIMEOUT));
     }
 

@@ -53,6 +53,11 @@ impl Guards {
         }
     }
 
+    /// Whether there is anything to pass before the API is asked.
+    pub(super) fn guards_api(&self) -> bool {
+        self.cors.is_some() || self.api_token.is_some() || self.api_pipeline.is_some()
+    }
+
     pub(super) fn allowed(&self) -> &Allowed {
         self.allowed.as_ref().unwrap_or(&Allowed::ALL)
     }

@@ -272,6 +272,13 @@ impl<E: Engine> Relay<E> {
         self.balancer.look_again();
     }
 
+    /// Whether there is something for the worker to send on.
+    pub(crate) fn asks_others(&self) -> bool {
+        !(self.control_calls.is_empty()
+            && self.questions.is_empty()
+            && self.host_questions.is_empty())
+    }
+
     pub(crate) fn connection_count(&self) -> usize {
         self.connections.len()
     }
@@ -421,10 +428,12 @@ impl<E: Engine> Relay<E> {
                 let Some(upstream) = self.upstreams.find_mut(key) else { return };
                 upstream.asked = true;
                 let Some(borrower) = upstream.borrower() else { return };
-                if queued <= RELAY_LOW_BYTES {
+                let Some(connection) = self.connections.find(borrower) else { return };
+                let (is_paused, is_tunnel) = (connection.paused, connection.state == State::Tunnel);
+                if is_paused && queued <= RELAY_LOW_BYTES {
                     self.resume_downstream(borrower);
                 }
-                if queued == 0 {
+                if is_tunnel && queued == 0 {
                     self.on_tunnel_flushed(borrower);
                 }
                 self.note_progress(borrower);
@@ -530,6 +539,18 @@ impl<E: Engine> Relay<E> {
 
     fn schedule_connection(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.find_mut(key) else { return };
+        if let Some(entered) = connection.timer_at
+            && connection.exchange.attempts.is_none()
+            && connection.deadline.is_none_or(|deadline| entered <= deadline)
+        {
+            // The usual: the deadline moved on, and its entry will come up before it.
+            return;
+        }
+        self.enter_deadline(key);
+    }
+
+    fn enter_deadline(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.find_mut(key) else { return };
         let Some(deadline) = connection.deadline else { return };
         let is_policys = connection.exchange.policy_deadline().is_some();
         if !is_policys && connection.timer_at.is_some_and(|entered| entered <= deadline) {
@@ -613,6 +634,7 @@ impl<E: Engine> Relay<E> {
 }
 
 /// The earlier one, where there are two.
+#[inline]
 fn sooner(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),

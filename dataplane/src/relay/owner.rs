@@ -31,6 +31,7 @@ impl Owners {
         }
     }
 
+    #[inline]
     pub(super) fn find(&self, socket: SocketKey) -> Option<Owner> {
         match self.0.get(socket.index as usize) {
             Some(Some((generation, owner))) if *generation == socket.generation => Some(*owner),

@@ -125,6 +125,7 @@ impl<E: Engine> Relay<E> {
     }
 }
 
+#[inline]
 fn policies_of(app: &App) -> Option<&snapshot::policy::resiliency::Resiliency> {
     app.resiliency.as_deref()
 }

@@ -8,7 +8,7 @@ use crate::{
     dapr::{self, Asked, external::LookupError},
     engine::{Chunk, Engine},
     error::Cause,
-    http::{BodyReader, ChunkError, HeadError, Parsed, RequestError, parse_request},
+    http::{ChunkError, HeadError, Parsed, RequestError, parse_request},
     limits::{
         ADMIN_BODY_BYTES_MAX, ADMIN_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADER_LINES_MAX,
         PEER_HEAD_BYTES, PEER_HEADER_LINES, RELAY_HIGH_BYTES, STALL_TIMEOUT,
@@ -20,10 +20,7 @@ impl<E: Engine> Relay<E> {
     pub(super) fn on_downstream_bytes(&mut self, key: ConnectionKey, chunk: Chunk) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         match &mut connection.state {
-            State::Idle | State::ReadingHead => {
-                connection.input.push(chunk);
-                self.read_head(key);
-            }
+            State::Idle | State::ReadingHead => self.read_head_with(key, chunk),
             State::CollectingForControl { .. } => self.collect_for_control(key, chunk),
             State::AwaitingHost
             | State::Exchanging
@@ -45,6 +42,11 @@ impl<E: Engine> Relay<E> {
 
     /// Parses the next head from what is here, if it is whole, and starts its exchange.
     pub(super) fn read_head(&mut self, key: ConnectionKey) {
+        self.read_head_with(key, Chunk::from_static(b""));
+    }
+
+    /// As [`Self::read_head`], with what has just come.
+    fn read_head_with(&mut self, key: ConnectionKey, arrived: Chunk) {
         let Some(connection) = self.connections.find_mut(key) else { return };
         if !matches!(connection.state, State::Idle | State::ReadingHead) {
             return;
@@ -53,13 +55,16 @@ impl<E: Engine> Relay<E> {
         let queued = self.engine.send_queued_bytes(connection.socket);
         if queued >= RELAY_HIGH_BYTES {
             self.engine.relax_sent(connection.socket, false);
+            if !arrived.is_empty() {
+                connection.input.push(arrived);
+            }
             return self.pause_downstream_if_full(key, queued);
         }
         let Some(app) = self.view.snapshot.apps.get(connection.app) else {
             return self.close_downstream(key);
         };
         let (bytes_max, lines_max) = head_bounds(connection.listener, app);
-        let Some(chunk) = connection.input.take_for_parsing(bytes_max) else {
+        let Some(chunk) = connection.input.take_with(arrived, bytes_max) else {
             return self.await_head(key);
         };
         match parse_request(&chunk, bytes_max, &mut self.request_head) {
@@ -111,7 +116,7 @@ impl<E: Engine> Relay<E> {
         exchange.keep_alive = head.keep_alive && !self.draining;
         exchange.asks_more = head.keep_alive;
         exchange.expects_continue = head.expect_continue;
-        exchange.request = BodyReader::of(head.framing, &head.lines);
+        exchange.request.begin(head.framing, &head.lines);
         connection.state = State::Exchanging;
         connection.deadline = None;
         if !self.observe_request(key, &chunk) {
@@ -122,15 +127,17 @@ impl<E: Engine> Relay<E> {
             return self.call(key, chunk);
         }
         // Who does not know of a sidecar has no token for it, and no browser asks it for leave.
-        let is_api = connection.listener == ListenerKind::Api && connection.target().is_none();
-        if is_api && self.ask_cors(key, &chunk) {
+        let is_guarded = connection.listener == ListenerKind::Api
+            && connection.target().is_none()
+            && self.view.app(connection.app).guards.guards_api();
+        if is_guarded && self.ask_cors(key, &chunk) {
             return self.answer_preflight(key, chunk);
         }
         let asked = self.interpret(key, &chunk);
-        if is_api && !self.has_token(key, &chunk, asked) {
+        if is_guarded && !self.has_token(key, &chunk, asked) {
             return self.refuse_token(key, chunk);
         }
-        let asked = match is_api {
+        let asked = match is_guarded {
             true => self.pass_pipeline(key, &chunk, asked),
             false => Some(asked),
         };
@@ -355,6 +362,7 @@ impl<E: Engine> Relay<E> {
 
 /// A client's head grows by a few lines on its way to another sidecar. What passed the first one
 /// must pass the second.
+#[inline]
 fn head_bounds(listener: ListenerKind, app: &App) -> (usize, usize) {
     match listener {
         ListenerKind::Peer => (HEAD_BYTES_MAX, HEADER_LINES_MAX),
@@ -375,6 +383,7 @@ fn bad_body(_: ChunkError) -> Cause {
 
 /// Bytes behind the current request. They are copied: a slow exchange must not hold a receive
 /// buffer.
+#[inline]
 pub(super) fn keep_for_later(connection: &mut Connection, chunk: Chunk) {
     if !chunk.is_empty() {
         connection.input.push(chunk);

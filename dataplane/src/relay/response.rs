@@ -8,8 +8,8 @@ use crate::{
     engine::{Chunk, Engine},
     error::{Cause, Hop},
     http::{
-        BodyReader, CHUNK_HEADER_BYTES, Field, FieldSet, Framing, LAST_CHUNK, Parsed, ResponseHead,
-        Rewrite, Version, chunk_header, parse_response, reply::decimal, respell, rewrite_anew,
+        CHUNK_HEADER_BYTES, Field, FieldSet, Framing, LAST_CHUNK, Parsed, ResponseHead, Rewrite,
+        Version, chunk_header, parse_response, reply::decimal, respell, rewrite_anew,
         rewrite_in_place,
     },
     limits::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX},
@@ -49,18 +49,22 @@ impl<E: Engine> Relay<E> {
         if connection.exchange.response_started {
             self.forward_body(borrower, key, chunk);
         } else {
-            upstream.input.push(chunk);
-            self.read_response_head(borrower, key);
+            self.read_response_head(borrower, key, chunk);
         }
         self.note_progress(borrower);
     }
 
     /// Interim responses may come before the final one, in the same bytes.
-    fn read_response_head(&mut self, borrower: ConnectionKey, key: UpstreamKey) {
+    fn read_response_head(
+        &mut self,
+        borrower: ConnectionKey,
+        key: UpstreamKey,
+        mut arrived: Chunk,
+    ) {
         loop {
             let Some(upstream) = self.upstreams.find_mut(key) else { return };
             let Some(connection) = self.connections.find_mut(borrower) else { return };
-            let Some(chunk) = upstream.input.take_for_parsing(HEAD_BYTES_MAX) else { return };
+            let Some(chunk) = upstream.input.take_with(arrived, HEAD_BYTES_MAX) else { return };
             let method = connection.exchange.method;
             match parse_response(&chunk, HEAD_BYTES_MAX, method, &mut self.response_head) {
                 Ok(Parsed::Complete) => {}
@@ -81,8 +85,7 @@ impl<E: Engine> Relay<E> {
                     if rest.is_empty() {
                         return;
                     }
-                    let Some(upstream) = self.upstreams.find_mut(key) else { return };
-                    upstream.input.push(rest);
+                    arrived = rest;
                 }
                 _ => return self.forward_response(borrower, key, chunk),
             }
@@ -155,7 +158,7 @@ impl<E: Engine> Relay<E> {
         }
         let head = &self.response_head;
         let Some(connection) = self.connections.find_mut(borrower) else { return };
-        let date = self.date.at(self.unix_seconds);
+        let date = self.date.line_at(self.unix_seconds);
         let drop = prepare(connection, head, &chunk, date, self.draining, &mut self.lines);
         if let Some(observed) = &connection.exchange.observed {
             self.lines.extend_from_slice(observed.echo(head.lines.has(Field::Traceparent)));
@@ -306,7 +309,7 @@ fn prepare(
     connection: &mut Connection,
     head: &ResponseHead,
     bytes: &[u8],
-    date: &[u8],
+    date_line: &[u8],
     draining: bool,
     lines: &mut Vec<u8>,
 ) -> FieldSet {
@@ -319,7 +322,7 @@ fn prepare(
         (Framing::Chunked, Version::Http10) => Encoding::Unchunked,
         _ => Encoding::AsIs,
     };
-    exchange.response = BodyReader::of(head.framing, &head.lines);
+    exchange.response.begin(head.framing, &head.lines);
     exchange.upstream_keep_alive = head.keep_alive;
     let ends_by_close = exchange.encoding == Encoding::Unchunked
         || (head.framing == Framing::UntilClose && exchange.version == Version::Http10);
@@ -338,9 +341,7 @@ fn prepare(
     }
     if !head.lines.has(Field::Date) {
         // RFC 9110 §6.6.1; Go's server does so for daprd.
-        for part in [b"Date: ", date, b"\r\n"] {
-            lines.extend_from_slice(part);
-        }
+        lines.extend_from_slice(date_line);
     }
     let is_error = !resiliency::is_success(head.status);
     if is_error && connection.listener != ListenerKind::Peer && !head.lines.has(Field::ContentType)

@@ -78,6 +78,7 @@ impl View {
     pub(crate) const GONE: usize = usize::MAX;
 
     /// What belongs to the app of this number, which the caller has found in this view's snapshot.
+    #[inline]
     pub(crate) fn app(&self, number: usize) -> &AppView {
         debug_assert!(self.snapshot.apps.get(number).is_some());
         self.apps[Apps::slot(number)].as_deref().expect("each app of the snapshot has a view")

@@ -17,7 +17,6 @@ use crate::{
     error::Hop,
     http::{Field, FieldSet, Framing, RequestHead},
 };
-use std::rc::Rc;
 
 /// A request's head, and whose sidecar it came to.
 pub(crate) struct Seen<'a> {
@@ -63,25 +62,24 @@ impl Telemetry {
         let Some(app) = self.find(seen.app).filter(|app| !app.is_silent()) else {
             return Ok(None);
         };
+        let is_traced = app.tracing().is_some();
+        let excludes_verbs = app.metrics().is_some_and(|metrics| metrics.excludes_verbs);
         let mut observed = match self.spare.pop() {
             Some(mut observed) => {
-                observed.renew(Rc::clone(&app), seen.side, now);
+                observed.renew(app, seen.side, now);
                 observed
             }
-            None => Box::new(Observed::new(Rc::clone(&app), seen.side, now)),
+            None => Box::new(Observed::new(app, seen.side, now)),
         };
         observed.request_bytes = match seen.head.framing {
             Framing::Length(bytes) => bytes,
             _ => 0,
         };
-        observed.verb = match app.metrics() {
-            Some(metrics) if metrics.excludes_verbs => Verb::NONE,
-            _ => Verb::of(seen.head.method),
-        };
+        observed.verb = if excludes_verbs { Verb::NONE } else { Verb::of(seen.head.method) };
         if seen.side.is_client() {
             self.note_path(&mut observed, seen);
         }
-        if app.tracing().is_some() && !observed.is_health_check {
+        if is_traced && !observed.is_health_check {
             if seen.side.is_client() {
                 check_baggage(seen)?;
             }
@@ -92,18 +90,19 @@ impl Telemetry {
 
     fn note_path(&mut self, observed: &mut Observed, seen: &Seen<'_>) {
         let path = path_of(seen.head.target.of(seen.bytes));
-        let app = Rc::clone(&observed.app);
+        let app = &*observed.app;
         let seeing = match self.paths.find(app.number, path) {
             Some(seeing) => seeing,
             None => {
-                let seeing = self.see(&app, path);
+                let seeing = self.see(app, path);
                 self.paths.keep(app.number, path, seeing);
                 seeing
             }
         };
         observed.is_health_check = seeing.is_health_check;
         observed.path = seeing.label;
-        if app.api_log().is_some() || app.records_spans() {
+        let (is_logged, is_recorded) = (app.api_log().is_some(), app.records_spans());
+        if is_logged || is_recorded {
             self.scratch.clear();
             let is_escaped = memchr::memchr(b'%', path).is_some();
             let is_decoded = is_escaped && decode_path(path, &mut self.scratch).is_ok();
@@ -111,9 +110,7 @@ impl Telemetry {
             observed.method.push(b" ");
             observed.method.push(if is_decoded { &self.scratch } else { path });
         }
-        if app.api_log().is_some()
-            && let Some(line) = seen.head.lines.find(Field::UserAgent)
-        {
+        if is_logged && let Some(line) = seen.head.lines.find(Field::UserAgent) {
             observed.user_agent.push(line.value.of(seen.bytes));
         }
     }
@@ -159,9 +156,9 @@ impl Telemetry {
         self.name_call(observed, id, planned.method);
         self.count_sent(observed, planned.hop);
         if planned.hop == Hop::InboundFromPeer
-            && let Some(callee) = observed.callee.clone()
+            && let Some(callee) = &observed.callee
         {
-            self.count(&callee, Labels::of(Family::InvokeTaken, observed.caller));
+            self.count(callee, Labels::of(Family::InvokeTaken, observed.caller));
         }
         self.trace_call(observed, planned, lines)
     }
@@ -196,7 +193,7 @@ impl Telemetry {
     fn count_sent(&mut self, observed: &Observed, hop: Hop) {
         if observed.side == Side::Api && hop != Hop::SelfCall {
             let labels = Labels::of(Family::InvokeSent, observed.target);
-            self.count(&Rc::clone(&observed.app), labels);
+            self.count(&observed.app, labels);
         }
     }
 
@@ -265,14 +262,14 @@ impl Telemetry {
     /// An answer of our own, with one of daprd's error codes in its body.
     pub(crate) fn on_own_answer(&mut self, observed: &mut Observed, status: u16, body: &[u8]) {
         observed.status = status;
-        let app = Rc::clone(&observed.app);
+        let app = &observed.app;
         let Some(metrics) = app.metrics() else { return };
         if status >= 400
             && metrics.counts_error_codes
             && let Some(code) = error_code(body)
         {
             let name = self.names.intern(code);
-            self.count(&app, Labels::of(Family::ErrorCode, name));
+            self.count(app, Labels::of(Family::ErrorCode, name));
         }
     }
 
@@ -285,11 +282,11 @@ impl Telemetry {
             // The client left, or was left, without an answer; daprd's handler had an error then.
             observed.status = 500;
         }
-        if let Some(callee) = observed.callee.clone()
+        if let Some(callee) = &observed.callee
             && callee.metrics().is_some()
             && observed.answered.is_some()
         {
-            self.record_bytes(&callee, Family::ReceivedBytes, outcome.response_bytes);
+            self.record_bytes(callee, Family::ReceivedBytes, outcome.response_bytes);
         }
         if observed.side.is_client() {
             self.note_server_request(&observed, outcome, now);

@@ -12,14 +12,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub(crate) struct Tally(AtomicU64);
 
 impl Tally {
+    #[inline]
     pub(crate) fn add(&self, count: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
     }
 
+    #[inline]
     pub(crate) fn set(&self, value: u64) {
         self.0.store(value, Relaxed);
     }
 
+    #[inline]
     pub(crate) fn value(&self) -> u64 {
         self.0.load(Relaxed)
     }

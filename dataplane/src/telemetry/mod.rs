@@ -55,9 +55,10 @@ use ids::Ids;
 use memchr::memmem::Finder;
 use memo::Memo;
 use names::{NameId, Names};
+use notes::record;
 use series::{Family, Labels, Place, SeriesTable};
 use snapshot::{Apps, Snapshot};
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc};
 
 /// Boxes kept for the next exchanges.
 const SPARE_MAX: usize = 64;
@@ -118,10 +119,12 @@ struct Seeing {
     is_health_check: bool,
 }
 
+/// By its series' labels: to hold on to the series would cost two locked instructions a call.
 struct Answered {
-    series: Arc<Series>,
+    slot: usize,
+    labels: Labels,
     began: Instant,
-    waited: Duration,
+    waited_ns: u64,
 }
 
 impl Telemetry {
@@ -178,9 +181,14 @@ impl Telemetry {
     }
 
     fn series(&mut self, app: &AppTelemetry, labels: Labels) -> &Arc<Series> {
-        if self.series.find_recent(app.slot(), labels).is_some() {
-            return self.series.find_recent(app.slot(), labels).expect("it is there");
+        if self.series.is_recent(app.slot(), labels) {
+            return self.series.recent(labels.family).expect("it is there");
         }
+        self.look_up(app, labels)
+    }
+
+    #[inline(never)]
+    fn look_up(&mut self, app: &AppTelemetry, labels: Labels) -> &Arc<Series> {
         let shape = app.shape(&self.bounds);
         let (series, place) = self.series.series(&shape, labels, &self.names);
         if place == Place::Overflow || labels.name == NameId::OTHERS {
@@ -214,10 +222,10 @@ impl Telemetry {
 
     /// The turn is over: what it answered leaves now.
     pub(crate) fn end_turn(&mut self, now: Instant) {
-        for Answered { series, began, waited } in self.answered.drain(..) {
-            let nanos = now.since(began).saturating_sub(waited).as_nanos();
-            if let Some(histogram) = &series.latency {
-                histogram.record(u64::try_from(nanos).unwrap_or(u64::MAX));
+        for Answered { slot, labels, began, waited_ns } in self.answered.drain(..) {
+            let here_ns = now.nanos_since(began).saturating_sub(waited_ns);
+            if let Some(series) = self.series.find(slot, labels) {
+                record(&series.latency, here_ns);
             }
         }
     }

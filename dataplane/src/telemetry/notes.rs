@@ -15,16 +15,15 @@ use super::{
     series::{Family, Labels, Verb},
 };
 use crate::{clock::Instant, error::Hop};
-use std::{rc::Rc, sync::Arc};
 
 impl Telemetry {
     /// What the callee's sidecar tells of its call to the app.
     pub(super) fn note_client_call(&mut self, observed: &Observed, status: u16, now: Instant) {
-        let Some(callee) = observed.callee.clone() else { return };
+        let Some(callee) = &observed.callee else { return };
         let Some(metrics) = callee.metrics() else { return };
         let verb = if metrics.excludes_verbs { Verb::NONE } else { observed.verb };
         let labels = Labels::of(Family::Client, observed.callee_path.name).with(verb, status);
-        let series = self.series(&callee, labels);
+        let series = self.series(callee, labels);
         series.count.add(1);
         record(&series.latency, whole_millis(observed.attempted, now));
         record(&series.bytes, observed.request_bytes);
@@ -36,13 +35,13 @@ impl Telemetry {
         }
         if observed.side == Side::Api && observed.app.metrics().is_some() {
             let labels = Labels::of(Family::InvokeReceived, observed.target);
-            let series = self.series(&Rc::clone(&observed.app), labels.with(Verb::NONE, status));
+            let series = self.series(&observed.app, labels.with(Verb::NONE, status));
             series.count.add(1);
             record(&series.latency, whole_millis(observed.began, now));
         }
-        if let Some(callee) = observed.callee.clone() {
+        if let Some(callee) = &observed.callee {
             let labels = Labels::of(Family::InvokeAnswered, observed.caller);
-            self.count(&callee, labels.with(Verb::NONE, status));
+            self.count(callee, labels.with(Verb::NONE, status));
         }
     }
 
@@ -61,9 +60,10 @@ impl Telemetry {
             return;
         }
         let route = if path.is_pattern { path.name } else { default };
-        let series = Arc::clone(self.series(&Rc::clone(app), Labels::of(family, route)));
-        let Observed { began, waited, .. } = *observed;
-        self.answered.push(Answered { series, began, waited });
+        let labels = Labels::of(family, route);
+        self.series(app, labels);
+        let Observed { began, waited_ns, .. } = *observed;
+        self.answered.push(Answered { slot: app.slot(), labels, began, waited_ns });
     }
 
     /// What the caller's sidecar tells of a request to its API.
@@ -73,19 +73,19 @@ impl Telemetry {
         outcome: Outcome,
         now: Instant,
     ) {
-        let app = Rc::clone(&observed.app);
+        let app = &observed.app;
         if app.metrics().is_none() {
             return;
         }
         let labels = Labels::of(Family::Server, observed.path.name);
-        let series = self.series(&app, labels.with(observed.verb, observed.status));
+        let series = self.series(app, labels.with(observed.verb, observed.status));
         series.count.add(1);
         record(&series.latency, whole_millis(observed.began, now));
         for (family, bytes) in [
             (Family::RequestBytes, observed.request_bytes),
             (Family::ResponseBytes, outcome.response_bytes),
         ] {
-            self.record_bytes(&app, family, bytes);
+            self.record_bytes(app, family, bytes);
         }
     }
 
@@ -122,7 +122,7 @@ pub(super) fn record(histogram: &Option<Histogram>, value: u64) {
 
 /// Cut off, as daprd does.
 fn whole_millis(from: Instant, to: Instant) -> u64 {
-    to.as_nanos().saturating_sub(from.as_nanos()) / NANOS_PER_MILLI
+    to.nanos_since(from) / NANOS_PER_MILLI
 }
 
 const NANOS_PER_MILLI: u64 = 1_000_000;

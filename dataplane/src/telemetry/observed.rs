@@ -15,7 +15,7 @@ use super::{
     trace::{Context, SpanId},
 };
 use crate::{clock::Instant, error::Hop, http::RequestHead, policy::access::Verdict};
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{net::SocketAddr, rc::Rc};
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,7 +58,7 @@ pub(crate) struct Observed {
     pub(super) caller: NameId,
     /// Since when upstream has the request, and how long it had it before.
     pub(super) waiting_since: Option<Instant>,
-    pub(super) waited: Duration,
+    pub(super) waited_ns: u64,
     pub(super) attempted: Instant,
     /// Zero until there is an answer.
     pub(super) status: u16,
@@ -112,7 +112,7 @@ impl Observed {
             target: NameId::EMPTY,
             caller: NameId::EMPTY,
             waiting_since: None,
-            waited: Duration::ZERO,
+            waited_ns: 0,
             attempted: now,
             status: 0,
             answered: None,
@@ -150,7 +150,7 @@ impl Observed {
         self.target = NameId::EMPTY;
         self.caller = NameId::EMPTY;
         self.waiting_since = None;
-        self.waited = Duration::ZERO;
+        self.waited_ns = 0;
         self.attempted = now;
         self.status = 0;
         self.answered = None;
@@ -205,6 +205,7 @@ impl Observed {
     }
 
     /// Upstream has, or is about to have, the request.
+    #[inline]
     pub(crate) fn on_attempt(&mut self, now: Instant) {
         self.stop_waiting(now);
         self.attempted = now;
@@ -212,19 +213,22 @@ impl Observed {
     }
 
     /// The turn in which the attempt began is over: only now do its bytes leave.
+    #[inline]
     pub(crate) fn on_turn_end(&mut self, turn_began: Instant, now: Instant) {
         if self.waiting_since == Some(turn_began) {
             self.waiting_since = Some(now);
         }
     }
 
+    #[inline]
     pub(super) fn stop_waiting(&mut self, now: Instant) {
         if let Some(since) = self.waiting_since.take() {
-            self.waited += now.since(since);
+            self.waited_ns += now.nanos_since(since);
         }
     }
 
     /// Lines for the client's response head: with `traceparent`, unless the app sent its own.
+    #[inline]
     pub(crate) fn echo(&self, app_sent_trace: bool) -> &[u8] {
         if app_sent_trace { &self.echo[self.echo_trace_bytes..] } else { &self.echo }
     }

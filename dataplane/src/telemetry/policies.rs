@@ -44,8 +44,14 @@ impl Observed {
 
 impl Telemetry {
     /// Whatever became of the call: counts what access control said of it, if it was asked.
+    #[inline]
     pub(crate) fn on_judged(&mut self, observed: &mut Observed) {
-        let Some((number, verdict)) = observed.verdict.take() else { return };
+        if let Some((number, verdict)) = observed.verdict.take() {
+            self.note_verdict(observed, number, verdict);
+        }
+    }
+
+    fn note_verdict(&mut self, observed: &Observed, number: usize, verdict: Verdict) {
         let Some(app) = self.find(number).filter(|app| app.metrics().is_some()) else { return };
         let family = match (verdict.level, verdict.is_allowed) {
             (Level::App, true) => Family::AccessAppAllowed,

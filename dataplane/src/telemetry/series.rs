@@ -166,6 +166,25 @@ impl SeriesTable {
         (*key == labels.key(slot)).then_some(series)
     }
 
+    pub(super) fn is_recent(&self, slot: usize, labels: Labels) -> bool {
+        self.find_recent(slot, labels).is_some()
+    }
+
+    /// The one that was asked for last of its kind.
+    pub(super) fn recent(&self, family: Family) -> Option<&Arc<Series>> {
+        self.recent[family as usize].as_ref().map(|(_, series)| series)
+    }
+
+    /// The series that these labels have, or share for want of room.
+    pub(super) fn find(&self, slot: usize, labels: Labels) -> Option<&Series> {
+        if let Some(series) = self.find_recent(slot, labels) {
+            return Some(series);
+        }
+        let shared = Labels::of(labels.family, NameId::OTHERS);
+        let series = self.series.get(&labels.key(slot));
+        series.or_else(|| self.series.get(&shared.key(slot))).map(|series| &**series)
+    }
+
     /// Beyond METRIC_SERIES_MAX what would be new goes into one series per kind and app.
     pub(super) fn series(
         &mut self,
@@ -283,6 +302,9 @@ mod tests {
         assert_eq!(table.series(&shape, own, &names).1, Place::Own);
         assert!(table.find_recent(3, own).is_some_and(|series| &*series.name == "/0"));
         assert!(table.find_recent(4, own).is_none(), "another app's");
+        let name_of = |labels| table.find(3, labels).map(|series| &*series.name);
+        assert_eq!((name_of(own), name_of(more)), (Some("/0"), Some("{other}")));
+        assert!(table.find(4, own).is_none(), "another app's");
         assert_eq!(table.len(), METRIC_SERIES_MAX + 1);
         table.forget(4);
         assert_eq!(table.len(), METRIC_SERIES_MAX + 1);

@@ -29,7 +29,9 @@ impl Telemetry {
         observed.keeps_tracestate = parent.is_some() && has_good_tracestate(seen);
         let traced = self.hop(tracing, parent);
         observed.own = Some(traced);
-        observed.span_name.push(path_of(observed.method.bytes()));
+        if observed.app.records_spans() {
+            observed.span_name.push(path_of(observed.method.bytes()));
+        }
         if traced.is_recorded {
             observed.note_asked(seen.head, seen.bytes);
         }

@@ -72,6 +72,7 @@ impl Upstream {
         }
     }
 
+    #[inline]
     pub(crate) fn borrower(&self) -> Option<ConnectionKey> {
         match self.state {
             UpstreamState::Connecting(key) | UpstreamState::Busy(key) => Some(key),

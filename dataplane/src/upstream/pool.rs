@@ -86,6 +86,7 @@ impl Endpoints {
     }
 
     /// Lends the connection that was idle for the shortest time.
+    #[inline]
     pub(crate) fn checkout(&mut self, endpoint: EndpointKey) -> Option<UpstreamKey> {
         self.entries.find_mut(endpoint).expect(NAMED).idle.pop()
     }
@@ -94,6 +95,7 @@ impl Endpoints {
     ///
     /// # Errors Returns the key when the pool is full or nobody will call there again; the caller
     /// closes the connection.
+    #[inline]
     pub(crate) fn checkin(
         &mut self,
         endpoint: EndpointKey,

@@ -238,6 +238,30 @@ impl<E: Engine> Worker<E> {
     /// What this turn leaves for others.
     fn report(&mut self) {
         let worker = self.surroundings.id;
+        if self.relay.asks_others() {
+            self.ask_others();
+        }
+        self.send_gate_messages();
+        let count = self.relay.connection_count();
+        self.mailbox().set_load(count);
+        self.relay.counters.connections_open.set(count as u64);
+        self.relay.counters.turns.add(1);
+        self.report_telemetry();
+        let leased = self.relay.engine.buffers().leased_buffers();
+        self.relay.counters.buffers_leased.set(leased as u64);
+        if self.accepting == Accepting::Closing && self.listeners.is_empty() {
+            self.accepting = Accepting::Closed;
+            self.surroundings.link.put(FromWorker::AcceptsNoMore);
+        }
+        if self.stage == Stage::Draining && count == 0 && self.mailbox().is_empty() {
+            self.stage = Stage::Drained;
+            self.surroundings.link.put(FromWorker::Drained { worker });
+        }
+    }
+
+    /// What exchanges want to know of control, or of the name service.
+    fn ask_others(&mut self) {
+        let worker = self.surroundings.id;
         for call in std::mem::take(&mut self.relay.control_calls) {
             let key = call.connection;
             let id = AdminCallId { worker: worker.0, connection: key.to_bits() };
@@ -257,22 +281,6 @@ impl<E: Engine> Worker<E> {
             }
         }
         self.ask_for_hosts();
-        self.send_gate_messages();
-        let count = self.relay.connection_count();
-        self.mailbox().set_load(count);
-        self.relay.counters.connections_open.set(count as u64);
-        self.relay.counters.turns.add(1);
-        self.report_telemetry();
-        let leased = self.relay.engine.buffers().leased_buffers();
-        self.relay.counters.buffers_leased.set(leased as u64);
-        if self.accepting == Accepting::Closing && self.listeners.is_empty() {
-            self.accepting = Accepting::Closed;
-            self.surroundings.link.put(FromWorker::AcceptsNoMore);
-        }
-        if self.stage == Stage::Draining && count == 0 && self.mailbox().is_empty() {
-            self.stage = Stage::Drained;
-            self.surroundings.link.put(FromWorker::Drained { worker });
-        }
     }
 
     fn ask_for_hosts(&mut self) {
