@@ -20,6 +20,8 @@ pub(crate) struct Metadata {
     runtime_version: Cow<'static, str>,
     #[serde(default)]
     enabled_features: Vec<Cow<'static, str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    components: Vec<Component>,
     extended: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     http_endpoints: Vec<Loaded>,
@@ -34,6 +36,15 @@ pub(crate) struct Metadata {
 #[derive(Deserialize, Serialize)]
 struct Loaded {
     name: String,
+}
+
+/// Its capabilities are left out, as daprd leaves out those of middleware, which has none.
+#[derive(Deserialize, Serialize)]
+struct Component {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    version: String,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -83,6 +94,7 @@ impl Metadata {
             id: app_id.to_owned(),
             runtime_version: version::DAPR.into(),
             enabled_features: FEATURES.map(Into::into).into(),
+            components: Vec::new(),
             extended: extended.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             http_endpoints: Vec::new(),
             app_connection_properties: app,
@@ -100,6 +112,12 @@ impl Metadata {
         let loaded = |name: &String| Loaded { name: name.clone() };
         let endpoints = in_scope.http_endpoints.iter().map(|endpoint| &endpoint.name);
         self.http_endpoints = endpoints.map(loaded).collect();
+        let components = in_scope.components.iter().map(|component| Component {
+            name: component.name.clone(),
+            kind: component.kind.clone(),
+            version: component.version.clone(),
+        });
+        self.components = components.collect();
         self.resiliencies = in_scope.resiliencies.iter().map(loaded).collect();
     }
 
@@ -190,8 +208,16 @@ mod tests {
             (vec![endpoint("a"), endpoint("b")], vec!["r".to_owned()]);
         let mut metadata = Metadata::new("orders", None);
         let without = metadata.emit();
-        metadata.set_resources(&InScope { http_endpoints, resiliencies });
+        let components = vec![crate::resources::Loaded {
+            name: "up".to_owned(),
+            kind: "middleware.http.uppercase".to_owned(),
+            version: "v1".to_owned(),
+        }];
+        metadata.set_resources(&InScope { http_endpoints, components, resiliencies });
         let text = metadata.emit();
+        let components = "\"components\":[{\"name\":\"up\",\"type\":\"middleware.http.uppercase\",\
+            \"version\":\"v1\"}],\"extended\":{";
+        assert!(text.contains(components), "{text}");
         let endpoints =
             "},\"httpEndpoints\":[{\"name\":\"a\"},{\"name\":\"b\"}],\"actorRuntime\":{";
         assert!(text.contains(endpoints), "{text}");

@@ -305,7 +305,8 @@ replaces what an earlier one says. The section `spec.ringcar` is Ringcar's own; 
 | in a file | what becomes of it |
 |---|---|
 | a key of the tables above | used |
-| `spec.metrics`, `spec.tracing`, `spec.logging` | used, and reloaded: [metrics.md](metrics.md), [tracing.md](tracing.md) |
+| `spec.metrics`, `spec.logging` | used, and reloaded: [metrics.md](metrics.md) |
+| `spec.tracing` | used, and reloaded: [tracing.md](tracing.md) |
 | a key of daprd without effect here | one line in the log |
 | `spec.accessControl`, `spec.api` | enforced, see docs/access-control.md; a rule without effect is named in the log |
 | a key nobody knows | ignored with a line in the log; a problem for `config check` |

@@ -1,4 +1,4 @@
-//! `spec.tracing` apart from its rate: where the spans of an app go.
+//! `spec.tracing`, apart from its rate: where the spans of an app go.
 //!
 //! The rules are daprd's. What is reached over TLS only is named and left out: an app whose traces
 //! cannot be sent still serves.

@@ -3,7 +3,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Resources, http_endpoint::Endpoint, secrets::Stores};
+use super::{
+    Resources, component::Component, http_endpoint::Endpoint, middleware, secrets::Stores,
+};
 use snapshot::HttpEndpoint;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +13,18 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct InScope {
     /// By name; of several of one name the last one counts.
     pub(crate) http_endpoints: Vec<HttpEndpoint>,
+    /// Middleware that is loaded, whether or not a pipeline names it; by name.
+    pub(crate) components: Vec<Loaded>,
     /// The names of Resiliency resources.
     pub(crate) resiliencies: Vec<String>,
+}
+
+/// A component.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Loaded {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) version: String,
 }
 
 impl InScope {
@@ -36,7 +48,17 @@ impl InScope {
         }
         let resiliencies = resources.resiliencies.iter().filter(|found| holds(&found.scopes));
         let resiliencies: BTreeSet<&str> = resiliencies.map(|found| &*found.source.name).collect();
-        Self { http_endpoints, resiliencies: resiliencies.into_iter().map(str::to_owned).collect() }
+        let resiliencies = resiliencies.into_iter().map(str::to_owned).collect();
+        let components = resources.middleware.iter().filter(|found| found.is_for(app_id));
+        let components: BTreeMap<&str, &Component> =
+            components.map(|found| (found.name.as_str(), found)).collect();
+        let components = components.into_values().filter(|found| middleware::is_known(found));
+        let components = components.map(|found| Loaded {
+            name: found.name.clone(),
+            kind: found.kind.clone(),
+            version: found.version.clone(),
+        });
+        Self { http_endpoints, components: components.collect(), resiliencies }
     }
 
     /// For the log: lines that give way to the app's own token.
@@ -102,6 +124,30 @@ spec: {baseUrl: \"http://two\"}
             let urls: Vec<&str> = found.iter().map(|endpoint| &*endpoint.base_url).collect();
             assert_eq!(urls, want, "{app}");
         }
+    }
+
+    #[test]
+    fn middleware_is_loaded_where_it_is_in_scope_and_known() {
+        let component = |name: &str, kind: &str, more: &str| {
+            format!(
+                "kind: Component\nmetadata: {{name: {name}}}\nspec: {{type: middleware.http.{kind}, \
+                 version: v1}}\n{more}\n---\n"
+            )
+        };
+        let found = resources(
+            &[
+                component("up", "uppercase", ""),
+                component("limit", "RateLimit", "scopes: [b]"),
+                component("door", "opa", ""),
+            ]
+            .concat(),
+        );
+        let names = |app: &str| -> Vec<String> {
+            of(&found, app).components.iter().map(|found| found.name.clone()).collect()
+        };
+        assert_eq!(names("a"), ["up"]);
+        assert_eq!(names("b"), ["limit", "up"]);
+        assert_eq!(of(&found, "b").components[0].kind, "middleware.http.RateLimit");
     }
 
     #[test]

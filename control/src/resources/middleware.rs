@@ -9,6 +9,7 @@ use super::{
     component::{Component, Given, Property},
     route_pattern::route,
     secrets::Stores,
+    template::Template,
 };
 use crate::{
     config::file::Problem,
@@ -26,13 +27,14 @@ pub(super) const PREFIX: &str = "middleware.http.";
 pub(super) fn step(
     component: &Component,
     stores: &Stores<'_>,
+    template: &Template<'_>,
 ) -> Result<(Step, Vec<String>), Problem> {
     let kind = component.kind.to_ascii_lowercase();
     let kind = kind.strip_prefix(PREFIX).unwrap_or_default();
     if let Some(unenforced) = unenforced(kind) {
         return Err(component.problem(unenforced));
     }
-    let values = Values::of(component, stores)?;
+    let values = Values::of(component, stores, template)?;
     let mut notes = Vec::new();
     let step = match kind {
         "ratelimit" => rate_limit(component, &values)?,
@@ -58,6 +60,14 @@ pub(super) fn step(
     Ok((step, notes))
 }
 
+/// Whether it is one of those that this sidecar has: what others may be, nothing loads them.
+pub(super) fn is_known(component: &Component) -> bool {
+    let kind = component.kind.to_ascii_lowercase();
+    let kinds = ["ratelimit", "routeralias", "routerchecker", "uppercase"];
+    kind.strip_prefix(PREFIX).is_some_and(|kind| kinds.contains(&kind))
+        && matches!(component.version.as_str(), "v0" | "v1")
+}
+
 /// Why one that guards is refused.
 fn unenforced(kind: &str) -> Option<String> {
     let why = match kind {
@@ -77,13 +87,24 @@ fn unenforced(kind: &str) -> Option<String> {
 struct Values<'c>(Vec<(&'c Property, String)>);
 
 impl<'c> Values<'c> {
-    fn of(component: &'c Component, stores: &Stores<'_>) -> Result<Self, Problem> {
-        let value = |property: &'c Property| match &property.value {
-            Given::Text(text) => Ok((property, text.clone())),
-            Given::Secret(wanted) => match stores.find(&component.secret_store, wanted) {
-                Ok(secret) => Ok((property, secret)),
+    fn of(
+        component: &'c Component,
+        stores: &Stores<'_>,
+        template: &Template<'_>,
+    ) -> Result<Self, Problem> {
+        let value = |property: &'c Property| {
+            let text = match &property.value {
+                Given::Text(text) => Ok(text.clone()),
+                Given::Secret(wanted) => stores.find(&component.secret_store, wanted),
+            };
+            let filled = text.and_then(|text| {
+                let filled = template.fill(&text, &component.name, &property.name)?;
+                Ok(filled.into_owned())
+            });
+            match filled {
+                Ok(filled) => Ok((property, filled)),
                 Err(reason) => Err(property.problem(reason)),
-            },
+            }
         };
         component.properties.iter().map(value).collect::<Result<_, _>>().map(Self)
     }
@@ -209,7 +230,9 @@ mod tests {
         let document = &yaml::parse(&text).unwrap()[0];
         let component = component::read(&mut reader, document, &|_| None).unwrap();
         assert!(reader.problems.is_empty(), "{:?}", reader.problems);
-        step(&component, &Stores::of(&[], "a", &|_| None)).map_err(|problem| problem.to_string())
+        let template = Template { app_id: "a", namespace: "shop", env: &|_| None };
+        step(&component, &Stores::of(&[], "a", &|_| None), &template)
+            .map_err(|problem| problem.to_string())
     }
 
     #[test]
@@ -261,6 +284,12 @@ mod tests {
                 "\"/a\" is mapped to no path",
             ),
             ("routeralias", "[{name: /a, value: \"\"}]", "must not be empty"),
+            (
+                "routerchecker",
+                "[{name: rule, value: '{podName}'}]",
+                "m.yaml:5:14: spec.metadata[0]: failed to parse metadata: property rule refers to \
+                 {podName} but podName is not set",
+            ),
             ("nothing", "[]", "there is no middleware \"middleware.http.nothing\""),
         ] {
             let told = made(&format!("middleware.http.{kind}"), metadata).unwrap_err();
@@ -274,6 +303,11 @@ mod tests {
             |per_second| Step::RateLimit(RateLimit { component: "m".to_owned(), per_second });
         for (kind, metadata, want) in [
             ("ratelimit", "[]", rate(100.0)),
+            (
+                "routerchecker",
+                "[{name: rule, value: '^/{appID}/{namespace}$'}]",
+                Step::Check(Pattern::new("^/a/shop.a$").unwrap()),
+            ),
             ("RateLimit", "[{name: MAXREQUESTSPERSECOND, value: 0.5}]", rate(0.5)),
             ("routerchecker", "[]", Step::Check(Pattern::new("").unwrap())),
             ("uppercase", "[]", Step::Uppercase { request: true, answer: false }),

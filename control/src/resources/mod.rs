@@ -19,6 +19,7 @@ mod reader;
 mod resiliency;
 mod route_pattern;
 mod secrets;
+mod template;
 mod trip;
 mod variable;
 
@@ -33,15 +34,18 @@ use crate::{
 use component::Component;
 use http_endpoint::Endpoint;
 pub(crate) use in_scope::InScope;
+#[cfg(test)]
+pub(crate) use in_scope::Loaded;
 use reader::Reader;
 use resiliency::Resiliency;
 use secrets::{SecretStore, Stores};
-use snapshot::policy;
+use snapshot::{Namespace, policy};
 use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
+use template::Template;
 
 /// What the directories hold.
 #[derive(Clone, Debug, Default)]
@@ -124,8 +128,11 @@ impl Resources {
         for component in &found.middleware {
             // In the name of an app that has it, since its secrets may be that app's alone.
             let app = component.scopes.first().or(apps.first().copied());
-            let stores = Stores::of(&found.secret_stores, app.map_or("", |id| id), env);
-            problems.extend(middleware::step(component, &stores).err());
+            let app_id = app.map_or("", |id| id);
+            let stores = Stores::of(&found.secret_stores, app_id, env);
+            let namespace = Namespace::default();
+            let template = Template { app_id, namespace: namespace.as_str(), env };
+            problems.extend(middleware::step(component, &stores, &template).err());
         }
         let scopes = found.resiliencies.iter().flat_map(|resource| &resource.scopes);
         for app_id in scopes.map(String::as_str).chain([""]) {
@@ -156,7 +163,7 @@ impl Resources {
         }
         config.resiliency = self.resiliency_of(app_id.as_str())?;
         let stores = Stores::of(&self.secret_stores, app_id.as_str(), env);
-        self.set_pipelines(config, &stores)?;
+        self.set_pipelines(config, &stores, env)?;
         let in_scope = InScope::of(self, app_id.as_str(), &stores, &mut config.warnings);
         let has_token = config.guards.app_token.is_some();
         config.warnings.extend(in_scope.overruled(has_token));
@@ -167,12 +174,19 @@ impl Resources {
         Ok(())
     }
 
-    fn set_pipelines(&self, config: &mut Config, stores: &Stores<'_>) -> Result<(), Vec<Problem>> {
+    fn set_pipelines(
+        &self,
+        config: &mut Config,
+        stores: &Stores<'_>,
+        env: Environment<'_>,
+    ) -> Result<(), Vec<Problem>> {
         let app_id = config.app_id.as_str();
         let components: Vec<&Component> =
             self.middleware.iter().filter(|component| component.is_for(app_id)).collect();
         let specs = Arc::clone(&config.pipelines);
-        let compiled = pipelines::compile(&specs, &components, stores, &mut config.warnings)?;
+        let template = Template { app_id, namespace: config.namespace.as_str(), env };
+        let around = pipelines::Around { components: &components, stores, template: &template };
+        let compiled = pipelines::compile(&specs, &around, &mut config.warnings)?;
         if let Some(compiled) = compiled {
             Arc::make_mut(&mut config.guards).pipelines = Some(Arc::new(compiled));
         }

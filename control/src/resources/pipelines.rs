@@ -6,12 +6,19 @@
 
 #![forbid(unsafe_code)]
 
-use super::{component::Component, middleware, secrets::Stores};
+use super::{component::Component, middleware, secrets::Stores, template::Template};
 use crate::config::{
     file::Problem,
     pipeline::{Handler, PipelineSpecs},
 };
 use snapshot::policy::{Pipelines, Step};
+
+/// What handlers are made of, for one app.
+pub(super) struct Around<'a> {
+    pub(super) components: &'a [&'a Component],
+    pub(super) stores: &'a Stores<'a>,
+    pub(super) template: &'a Template<'a>,
+}
 
 /// `None`: nothing stands in the way of any request. What is to be said goes to `notes`.
 ///
@@ -19,15 +26,14 @@ use snapshot::policy::{Pipelines, Step};
 /// All that cannot be done, each with the place of its component and of the handler.
 pub(super) fn compile(
     specs: &PipelineSpecs,
-    components: &[&Component],
-    stores: &Stores<'_>,
+    around: &Around<'_>,
     notes: &mut Vec<String>,
 ) -> Result<Option<Pipelines>, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut steps = |handlers: &[Handler]| {
         let mut steps = Vec::new();
         for handler in handlers {
-            match step(handler, components, stores, notes) {
+            match step(handler, around, notes) {
                 Ok(step) => steps.extend(step),
                 Err(problem) => problems.push(problem),
             }
@@ -43,13 +49,12 @@ pub(super) fn compile(
 
 fn step(
     handler: &Handler,
-    components: &[&Component],
-    stores: &Stores<'_>,
+    around: &Around<'_>,
     notes: &mut Vec<String>,
 ) -> Result<Option<Step>, Problem> {
     let Handler { name, kind, version, place, key } = handler;
     // Of several of one name the last one counts.
-    let found = components.iter().rev().find(|component| component.name == *name);
+    let found = around.components.iter().rev().find(|component| component.name == *name);
     let Some(component) = found.filter(|c| c.kind == *kind && c.version == *version) else {
         notes.push(format!(
             "{place}: {key}: there is no component {name:?} of type {kind}, version {version}; the \
@@ -57,7 +62,7 @@ fn step(
         ));
         return Ok(None);
     };
-    match middleware::step(component, stores) {
+    match middleware::step(component, around.stores, around.template) {
         Ok((step, more)) => {
             notes.extend(more);
             Ok(Some(step))

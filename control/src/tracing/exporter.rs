@@ -157,3 +157,79 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// For one batch, so that one that nobody can digest does not stand in the way for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::tracing::Protocol,
+        log::{Format, Level, Settings},
+        tracing::span::tests::{call, told},
+    };
+
+    fn log() -> Log {
+        let (app_id, instance) = Default::default();
+        let file = Some("/dev/null".to_owned());
+        let (format, threshold) = (Format::Text, Level::Info);
+        Log::open(Settings { format, threshold, app_id, instance, file }).unwrap()
+    }
+
+    /// Nobody listens there.
+    fn nowhere() -> Destination {
+        Destination {
+            protocol: Protocol::Zipkin,
+            authority: "127.0.0.1:1".to_owned(),
+            path: "/".to_owned(),
+            headers: Vec::new(),
+            timeout: Duration::from_secs(10),
+        }
+    }
+
+    fn dropped(totals: &Totals, reason: &str) -> f64 {
+        let counters = totals.counters();
+        let found = counters.iter().find(|one| one.labels[0].1 == reason);
+        found.unwrap().value
+    }
+
+    /// Time passes as fast as nobody needs it.
+    fn run(test: impl Future<Output = ()>) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().start_paused(true).build().unwrap().block_on(test);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_dropped() {
+        let totals = Arc::default();
+        let (exporter, _task) = new(nowhere(), &totals, &log());
+        for _ in 0..SPANS_WAITING_MAX + 5 {
+            exporter.put(told(call(200)));
+        }
+        assert_eq!(dropped(&totals, "queue_full"), 5.0);
+    }
+
+    #[test]
+    fn a_batch_that_nobody_takes_has_its_time() {
+        run(async {
+            let totals = Arc::default();
+            let (exporter, task) = new(nowhere(), &totals, &log());
+            let task = tokio::spawn(task.run());
+            let began = Instant::now();
+            for _ in 0..3 {
+                exporter.put(told(call(200)));
+            }
+            while dropped(&totals, "unreachable") == 0.0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            assert_eq!(dropped(&totals, "unreachable"), 3.0);
+            let time = began.elapsed();
+            assert!((PATIENCE - PAUSE_MAX..PATIENCE + PAUSE_MAX).contains(&time), "{time:?}");
+
+            exporter.put(told(call(200)));
+            let ended = Instant::now();
+            drop(exporter);
+            task.await.unwrap();
+            assert_eq!(dropped(&totals, "unreachable"), 4.0, "tried once");
+            assert!(ended.elapsed() < BATCH_DELAY, "nothing to wait for");
+        });
+    }
+}

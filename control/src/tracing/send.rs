@@ -184,3 +184,56 @@ const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Expor
 
 /// A machine that does not answer at all is tried again soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_better_next_time_is_told_from_what_will_not() {
+        for (status, want) in [
+            (200, "taken"),
+            (202, "taken"),
+            (301, "refused"),
+            (400, "refused"),
+            (404, "refused"),
+            (408, "later"),
+            (413, "refused"),
+            (429, "later"),
+            (500, "later"),
+            (503, "later"),
+        ] {
+            let answer = Response::builder().status(status).body(Bytes::new()).unwrap();
+            let got = match judge(answer) {
+                Ok(_) => "taken",
+                Err(SendError::Refused(_)) => "refused",
+                Err(SendError::Unreachable(_)) => "later",
+            };
+            assert_eq!(got, want, "{status}");
+        }
+        for (code, want) in [
+            (Code::InvalidArgument, "refused"),
+            (Code::Unauthenticated, "refused"),
+            (Code::Unimplemented, "refused"),
+            (Code::ResourceExhausted, "later"),
+            (Code::Unavailable, "later"),
+            (Code::Unknown, "later"),
+        ] {
+            let got = match judge_status(&Status::new(code, "why")) {
+                SendError::Refused(_) => "refused",
+                SendError::Unreachable(_) => "later",
+            };
+            assert_eq!(got, want, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn spans_that_were_not_taken_are_told_apart() {
+        let answer = |rejected_spans| {
+            let partial = otlp::PartialSuccess { rejected_spans, error_message: String::new() };
+            ExportResponse { partial_success: Some(partial) }
+        };
+        assert_eq!(rejected(ExportResponse::default()), 0);
+        assert_eq!((rejected(answer(3)), rejected(answer(-1))), (3, 0));
+    }
+}

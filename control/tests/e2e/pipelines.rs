@@ -59,7 +59,8 @@ fn aliases_come_change_and_go_without_a_restart() {
     let names = [("one", "routeralias"), ("two", "routeralias"), ("three", "routeralias")];
     let set = Set::new(&handlers("httpPipeline", &names));
     let path = |method: &str| format!("/v1.0/invoke/orders/method/{method}");
-    let one = component("one", "routeralias", &routes(&format!("\"/hello\": \"{}\"", path("foo"))));
+    let first = "\"/hello\": \"/v1.0/invoke/{appID}/method/foo\"";
+    let one = component("one", "routeralias", &routes(first));
     let second = |from: &str, to: &str| format!("\"{}\": \"{}\"", path(from), path(to));
     let two = component("two", "routeralias", &routes(&second("foo", "abc")));
     set.resource(&[one.as_str(), &two].join("---\n"));
@@ -75,6 +76,17 @@ fn aliases_come_change_and_go_without_a_restart() {
     set.resource(&[one.as_str(), &two, &three].join("---\n"));
     process.wait_for("Configuration reloaded");
     eventually("the third handler counts", || reaches().1.starts_with("/xyz"));
+    let loaded = |names: &[&str]| {
+        let one = |name: &&str| {
+            format!(
+                "{{\"name\":\"{name}\",\"type\":\"middleware.http.routeralias\",\"version\":\"v1\"}}"
+            )
+        };
+        let list: Vec<String> = names.iter().map(one).collect();
+        format!("\"components\":[{}],\"extended\":", list.join(","))
+    };
+    let metadata = get(port, "/v1.0/metadata").body;
+    assert!(metadata.contains(&loaded(&["one", "three", "two"])), "{metadata}");
 
     set.resource(&component("one", "routeralias", "[{name: routes, value: '['}]"));
     let line = process.wait_for("is not reloaded");
@@ -86,6 +98,8 @@ fn aliases_come_change_and_go_without_a_restart() {
     let line = process.wait_for("the handler is passed over");
     assert!(line.contains("c.yaml:5:7: spec.httpPipeline.handlers[0]"), "{line}");
     eventually("nothing is called hello", || reaches().0 == 404);
+    let metadata = get(port, "/v1.0/metadata").body;
+    assert!(metadata.contains(&loaded(&["two"])), "{metadata}");
 }
 
 #[test]
