@@ -49,7 +49,7 @@ impl Context {
         let at = "traceparent: 00-".len();
         write_hex(&self.trace, &mut line[at..at + 32]);
         write_hex(&self.span, &mut line[at + 33..at + 49]);
-        line[at + 51] += self.flags & SAMPLED;
+        write_hex(&[self.flags & SAMPLED], &mut line[at + 50..at + 52]);
         out.extend_from_slice(&line);
     }
 }
