@@ -46,7 +46,7 @@ impl Instant {
     /// Zero if `earlier` is later: clocks of two threads may be read out of order.
     #[inline]
     pub const fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
+        Duration::from_nanos(self.nanos_since(earlier))
     }
 }
 

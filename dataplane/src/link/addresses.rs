@@ -119,7 +119,7 @@ mod tests {
     fn route(id: &str, paths: &[&str]) -> Route {
         let endpoint = |path: &&str| Endpoint {
             instance: InstanceId((*path).into()),
-            address: Address::Unix(path.into()),
+            address: Address::Unix((*path).into()),
             zone: None,
         };
         let id = AppId::new(id).unwrap();

@@ -314,7 +314,7 @@ on_both_engines! {
         let guard = |state: &mut State| guards_of(state, 0).access = Some(Arc::new(policy));
         let plane = Plane::on(engine).app("checkout", Some(app.address())).edit(guard).start();
         let Address::Unix(path) = plane.peer().clone() else { panic!("peers use Unix sockets") };
-        for path in [path.as_path(), path.parent().unwrap()] {
+        for path in [&*path, path.parent().unwrap()] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
         }
         let call = move || {

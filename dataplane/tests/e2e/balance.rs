@@ -206,7 +206,7 @@ on_both_engines! {
             assert!(clock::now() < give_up, "it is never ejected");
         }
         let Address::Unix(path) = second else { unreachable!("it is a path") };
-        let back = App::listen_at(path);
+        let back = App::listen_at(path.to_path_buf());
         let serving = std::thread::spawn(move || {
             let mut wire = back.accept();
             wire.read_request();
@@ -249,7 +249,7 @@ on_both_engines! {
             assert!(clock::now() < give_up, "it is never ejected");
         }
         let Address::Unix(path) = second else { unreachable!("it is a path") };
-        let back = App::listen_at(path);
+        let back = App::listen_at(path.to_path_buf());
         let serving = std::thread::spawn(move || {
             let mut wire = back.accept();
             while wire.await_more() {
