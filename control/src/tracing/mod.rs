@@ -14,7 +14,7 @@ mod totals;
 mod zipkin;
 
 use crate::{
-    config::{Config, otel_variables::Variables, telemetry::Options, tracing::Destination},
+    config::{Common, Config, otel_variables::Variables, telemetry::Options, tracing::Destination},
     log::{Field, Level, Log},
     timestamp::Timestamp,
 };
@@ -41,7 +41,8 @@ pub(crate) struct Exporters {
 /// Where the spans of one app go; made for the first of them.
 #[derive(Debug, Default)]
 pub(crate) struct Way {
-    made: Option<Made>,
+    /// Boxed, since a node has one of these for each of its apps, and most are never asked.
+    made: Option<Box<Made>>,
 }
 
 #[derive(Debug)]
@@ -61,13 +62,13 @@ impl Exporters {
 
     /// A span of an app that has this configuration.
     pub(crate) fn put(&mut self, way: &mut Way, config: &Config, span: Span) {
-        let Config { telemetry: options, otel: variables, .. } = config;
+        let Common { telemetry: options, otel: variables, .. } = &*config.common;
         let is_made = way.made.as_ref().is_some_and(|made| {
             Arc::ptr_eq(&made.options, options) && Arc::ptr_eq(&made.variables, variables)
         });
         if !is_made {
             // What it had goes only then, so that an exporter that stays is not made anew.
-            way.made = Some(self.make(config));
+            way.made = Some(Box::new(self.make(config)));
         }
         let Some(made) = &way.made else { return };
         if options.exporters.to_stdout {
@@ -86,7 +87,7 @@ impl Exporters {
     }
 
     fn make(&mut self, config: &Config) -> Made {
-        let Config { telemetry: options, otel: variables, .. } = config;
+        let Common { telemetry: options, otel: variables, .. } = &*config.common;
         let name = variables.service_name.as_deref().unwrap_or(config.app_id.as_str());
         let service = Service { name: name.to_owned(), resource: variables.resource.clone() };
         let destinations = options.exporters.destinations(variables);
