@@ -186,7 +186,9 @@ impl Resources {
         let specs = Arc::clone(&config.pipelines);
         let template = Template { app_id, namespace: config.namespace.as_str(), env };
         let around = pipelines::Around { components: &components, stores, template: &template };
-        let compiled = pipelines::compile(&specs, &around, &mut config.warnings)?;
+        let mut notes = Vec::new();
+        let compiled = pipelines::compile(&specs, &around, &mut notes)?;
+        config.warnings.extend(notes);
         if let Some(compiled) = compiled {
             Arc::make_mut(&mut config.guards).pipelines = Some(Arc::new(compiled));
         }

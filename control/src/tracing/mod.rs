@@ -41,7 +41,8 @@ pub(crate) struct Exporters {
 /// Where the spans of one app go; made for the first of them.
 #[derive(Debug, Default)]
 pub(crate) struct Way {
-    made: Option<Made>,
+    /// Boxed, since a node has one of these for each of its apps, and most are never asked.
+    made: Option<Box<Made>>,
 }
 
 #[derive(Debug)]
@@ -67,7 +68,7 @@ impl Exporters {
         });
         if !is_made {
             // What it had goes only then, so that an exporter that stays is not made anew.
-            way.made = Some(self.make(config));
+            way.made = Some(Box::new(self.make(config)));
         }
         let Some(made) = &way.made else { return };
         if options.exporters.to_stdout {
