@@ -125,11 +125,11 @@ fn a_sidecar_does_not_start_with_a_file_it_must_refuse() {
 #[test]
 fn a_sidecar_says_what_it_ignores() {
     let place = Place::new();
-    let file = "spec:\n  tracing: {stdout: true}\n  sepc: 1\n";
+    let file = "spec:\n  tracing: {zipkin: {endpointAddress: 'https://z'}}\n  sepc: 1\n";
     fs::write(place.path().join("c.yaml"), file).unwrap();
     let (mut process, _) = place.start_sidecar("a", None, &["--config", "c.yaml"]);
     process.wait_for("c.yaml:3:3: spec.sepc: there is no such key");
-    process.wait_for("c.yaml:2:21: spec.tracing.stdout has no exporter in this version");
+    process.wait_for("spec.tracing.zipkin.endpointAddress https://z is reached over TLS");
     process.wait_for("dapr initialized");
 }
 
