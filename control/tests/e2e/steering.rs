@@ -631,6 +631,49 @@ fn a_sidecar_hears_of_its_app_and_keeps_others_from_it() {
     assert!(!groups.is_attached_to(&place, "orders"));
 }
 
+/// What goes round the sidecar of one app is taken in, and judged as if it had not.
+#[test]
+fn a_sidecar_takes_in_what_goes_round_it() {
+    let place = Place::new();
+    let Some(groups) = Groups::new(&place) else { return };
+    for group in ["orders", "stranger"] {
+        fs::create_dir(groups.root.join(group)).unwrap();
+    }
+    let app = App::start();
+    let access = place.path().join("access.yaml");
+    let text =
+        "kind: Configuration\nmetadata: {name: c}\nspec: {accessControl: {defaultAction: allow}}\n";
+    let write = |action: &str| fs::write(&access, text.replace("allow", action)).unwrap();
+    write("allow");
+    let (api, port) = (free_port().to_string(), app.port.to_string());
+    let (root, group) = (format!("/{}", groups.name), format!("/{}/orders", groups.name));
+    let arguments = [
+        &["sidecar", "--app-id", "orders", "--dapr-http-port", &api, "--app-port", &port][..],
+        &["--dapr-listen-addresses", "127.0.0.1", "--enable-metrics=false"],
+        &["--steering", "on", "--steering-cgroup", &root, "--app-cgroup", &group],
+        &["--direct", "redirect", "--config", access.to_str().unwrap()],
+    ]
+    .concat();
+    let ringcar = place.ringcar(&arguments);
+    let mut sidecar = Process::start(groups.command("sidecar", &ringcar).current_dir(place.path()));
+    sidecar.wait_for("application discovered on port");
+    let direct = format!("http://127.0.0.1:{port}/a/b?c=d");
+    assert_eq!(groups.curl("stranger", &direct), (0, "/a/b?c=d ".to_owned()));
+    let head = app.request_for("/a/b?c=d").to_ascii_lowercase();
+    assert!(head.contains("traceparent: "), "it came through the sidecar: {head}");
+    assert_eq!(groups.curl("orders", &direct), (0, "/a/b?c=d ".to_owned()));
+    let head = app.request_for("/a/b?c=d").to_ascii_lowercase();
+    assert!(!head.contains("traceparent"), "its own processes go straight: {head}");
+
+    write("deny");
+    eventually("strangers are refused", || {
+        groups.curl("stranger", &direct).1.contains("PermissionDenied")
+    });
+    sidecar.signal(Signal::TERM);
+    assert_eq!(sidecar.wait().code, 0);
+    assert_eq!(groups.curl("stranger", &direct), (0, "/a/b?c=d ".to_owned()), "as before");
+}
+
 /// Times that an app listens in the test; `RINGCAR_TEST_FLIPS=100` measures.
 static FLIPS: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| {
     std::env::var("RINGCAR_TEST_FLIPS").ok().and_then(|n| n.parse().ok()).unwrap_or(5)
