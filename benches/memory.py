@@ -34,6 +34,8 @@ CONTROL_MAX, DATA_PLANE_MAX, SIDECAR_MAX = 14.0, 8.0, 20.0
 
 # What may be there after the last turn over what was there after half of them: the first few find room between what stays.
 GROWTH_MAX = 1.03
+# With fewer turns the middle one is still among those.
+TURNS_JUDGED_MIN = 10
 
 # In this order in the tables. What a mapping is, by its name and its rights.
 KINDS = ("heap", "anonymous", "stacks", "rings", "executable: code", "executable: constants", "executable: data", "libraries")
@@ -278,7 +280,7 @@ def busy_node(executable, origin, options):
                     again = tell(f"All of them again, called, turn {turn}", ringcar, options.details)
             if options.turns:
                 bound("control with apps that went and came back", again["control"], CONTROL_MAX)
-            for role, was in middle.items():
+            for role, was in middle.items() if options.turns >= TURNS_JUDGED_MIN else ():
                 bound(f"{role} without apps, last turn over half of them", resident[role], was * GROWTH_MAX)
 
 
