@@ -48,12 +48,12 @@ pub(super) fn merge<'a>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::registry::{Entry, Revision};
     use snapshot::{Address, InstanceId};
 
-    fn row(id: &str, instance: &str, port: u16) -> Arc<Row> {
+    pub(in crate::registry) fn row(id: &str, instance: &str, port: u16) -> Arc<Row> {
         Arc::new(Row {
             id: AppId::new(id).unwrap(),
             namespace: Namespace::default(),

@@ -424,21 +424,10 @@ mod tests {
     use super::*;
     use crate::{
         log,
-        registry::{Revision, Row},
+        registry::{Row, merge::tests::row},
         test_dir::TestDir,
     };
     use snapshot::{Address, Endpoint};
-
-    fn row(id: &str, instance: &str, port: u16) -> Arc<Row> {
-        Arc::new(Row {
-            id: AppId::new(id).unwrap(),
-            namespace: Namespace::default(),
-            instance: InstanceId(instance.into()),
-            address: Address::Tcp(([10, 0, 0, 1], port).into()),
-            revision: Revision::None,
-            zone: None,
-        })
-    }
 
     /// Nothing is known of it before it tells.
     struct Sheet;
